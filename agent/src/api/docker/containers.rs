@@ -1,0 +1,279 @@
+//! Container lifecycle: list, inspect, start, stop, kill, wait, update, remove.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use bollard::models::{HostConfig, RestartPolicyNameEnum};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tenantry_container::{Snapshot, State as Lifecycle, WaitCondition, signals};
+
+use super::super::{Shared, begin, is_running};
+use super::attach::is_true;
+use super::sizes::Sizes;
+use super::{create, inspect};
+use crate::api::error::{ApiError, ApiResult};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ListQuery {
+    all: Option<String>,
+    limit: Option<i64>,
+    size: Option<String>,
+    /// JSON: `{"name": ["web"], "label": ["a=b"], "status": ["exited"]}`.
+    filters: Option<String>,
+}
+
+pub async fn list(
+    State(app): State<Shared>,
+    Query(query): Query<ListQuery>,
+) -> ApiResult<Json<Vec<Value>>> {
+    let filters = Filters::parse(query.filters.as_deref())?;
+    let all = is_true(query.all.as_deref()) || !filters.status.is_empty();
+    let mut containers = app.engine.list();
+    containers.retain(|container| (all || is_running(container)) && filters.want(container));
+    containers.sort_by_key(|container| std::cmp::Reverse(container.record.created_unix_ns));
+    if let Some(limit) = query.limit.filter(|limit| *limit > 0) {
+        containers.truncate(limit as usize);
+    }
+    let mut views: Vec<Value> =
+        containers.iter().map(|container| inspect::summary(container)).collect();
+    if is_true(query.size.as_deref()) {
+        let sizes = Sizes::new(&app);
+        for (container, view) in containers.iter().zip(&mut views) {
+            sizes.add(container, view).await;
+        }
+    }
+    Ok(Json(views))
+}
+
+#[derive(Debug, Default)]
+struct Filters {
+    id: Vec<String>,
+    name: Vec<String>,
+    label: Vec<String>,
+    status: Vec<String>,
+}
+
+impl Filters {
+    /// Clients write a list, or an object whose keys are the list.
+    fn parse(text: Option<&str>) -> ApiResult<Self> {
+        let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(Self::default()) };
+        let refused = |allowed: &str| ApiError::invalid("filters", text, allowed);
+        let given: HashMap<String, Value> =
+            serde_json::from_str(text).map_err(|_| refused("a JSON object of lists"))?;
+        let mut filters = Self::default();
+        for (name, values) in given {
+            let list = match name.as_str() {
+                "id" => &mut filters.id,
+                "name" => &mut filters.name,
+                "label" => &mut filters.label,
+                "status" => &mut filters.status,
+                _ => return Err(refused("id, name, label and status")),
+            };
+            match values {
+                Value::Array(values) => {
+                    list.extend(values.iter().filter_map(Value::as_str).map(str::to_owned));
+                }
+                Value::Object(values) => list.extend(values.keys().cloned()),
+                _ => return Err(refused("a JSON object of lists")),
+            }
+        }
+        Ok(filters)
+    }
+
+    fn want(&self, container: &Snapshot) -> bool {
+        let any = |list: &[String], fits: &dyn Fn(&str) -> bool| {
+            list.is_empty() || list.iter().any(|value| fits(value))
+        };
+        let labels = &container.record.config.labels;
+        let has_label = |wanted: &String| match wanted.split_once('=') {
+            Some((name, value)) => labels.get(name).is_some_and(|found| found == value),
+            None => labels.contains_key(wanted),
+        };
+        any(&self.id, &|id| container.record.id.starts_with(id))
+            && any(&self.name, &|name| container.record.name.contains(name.trim_start_matches('/')))
+            && any(&self.status, &|status| container.record.state.as_str() == status)
+            && self.label.iter().all(has_label)
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct InspectQuery {
+    size: Option<String>,
+}
+
+pub async fn inspect(
+    State(app): State<Shared>,
+    Path(id): Path<String>,
+    Query(query): Query<InspectQuery>,
+) -> ApiResult<Json<Value>> {
+    let container = app.engine.get(&id)?;
+    let mut view = inspect::inspect(&container);
+    if is_true(query.size.as_deref()) {
+        Sizes::new(&app).add(&container, &mut view).await;
+    }
+    Ok(Json(view))
+}
+
+pub async fn start(State(app): State<Shared>, Path(id): Path<String>) -> ApiResult<StatusCode> {
+    let container = app.engine.get(&id)?;
+    if is_running(&container) {
+        return Ok(StatusCode::NOT_MODIFIED);
+    }
+    let id = &container.record.id;
+    let started = app.engine.start(id).await;
+    // The client of `run --rm` waits until the container is gone, started or not.
+    if started.is_err()
+        && container.record.config.auto_remove
+        && let Err(error) = app.engine.remove(id, true).await
+    {
+        tracing::warn!(container_id = id, error = %error.chain(), "not removed");
+    }
+    started?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct StopQuery {
+    /// Seconds before SIGKILL; -1 waits for ever.
+    t: Option<i64>,
+}
+
+impl StopQuery {
+    fn grace(&self) -> Option<Duration> {
+        self.t.map(|seconds| u64::try_from(seconds).map_or(Duration::MAX, Duration::from_secs))
+    }
+}
+
+pub async fn stop(
+    State(app): State<Shared>,
+    Path(id): Path<String>,
+    Query(query): Query<StopQuery>,
+) -> ApiResult<StatusCode> {
+    let container = app.engine.get(&id)?;
+    if !matches!(container.record.state, Lifecycle::Running | Lifecycle::Restarting) {
+        return Ok(StatusCode::NOT_MODIFIED);
+    }
+    app.engine.stop(&container.record.id, query.grace()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub async fn restart(
+    State(app): State<Shared>,
+    Path(id): Path<String>,
+    Query(query): Query<StopQuery>,
+) -> ApiResult<StatusCode> {
+    app.engine.restart(&id, query.grace()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct KillQuery {
+    signal: Option<String>,
+}
+
+pub async fn kill(
+    State(app): State<Shared>,
+    Path(id): Path<String>,
+    Query(query): Query<KillQuery>,
+) -> ApiResult<StatusCode> {
+    let signal = query.signal.filter(|signal| !signal.is_empty());
+    let signal = signals::parse_signal("signal", signal.as_deref().unwrap_or("SIGKILL"))?;
+    app.engine.kill(&id, signal).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct RemoveQuery {
+    force: Option<String>,
+}
+
+pub async fn remove(
+    State(app): State<Shared>,
+    Path(id): Path<String>,
+    Query(query): Query<RemoveQuery>,
+) -> ApiResult<StatusCode> {
+    app.engine.remove(&id, is_true(query.force.as_deref())).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct WaitQuery {
+    condition: Option<String>,
+}
+
+/// The head of the answer goes out at once: the client starts the container only
+/// when it knows that it is waited for.
+pub async fn wait(
+    State(app): State<Shared>,
+    Path(id): Path<String>,
+    Query(query): Query<WaitQuery>,
+) -> ApiResult<Response> {
+    let condition = match query.condition.as_deref() {
+        None | Some("" | "not-running") => WaitCondition::NotRunning,
+        Some("next-exit") => WaitCondition::NextExit,
+        Some("removed") => WaitCondition::Removed,
+        Some(other) => {
+            let allowed = "not-running, next-exit or removed";
+            return Err(ApiError::invalid("condition", other, allowed));
+        }
+    };
+    let id = app.engine.get(&id)?.record.id.clone();
+    let engine = app.engine.clone();
+    let waiting = begin(async move { engine.wait(&id, condition).await }).await;
+    let body = futures_util::stream::once(async move {
+        let answer = match waiting.await {
+            Ok(status) => json!({ "StatusCode": status.code }),
+            Err(error) => json!({ "StatusCode": 125, "Error": { "Message": error.chain() } }),
+        };
+        Ok::<_, std::io::Error>(Bytes::from(answer.to_string() + "\n"))
+    });
+    Ok(([("content-type", "application/json")], Body::from_stream(body)).into_response())
+}
+
+/// `docker update`: limits and nothing else.
+pub async fn update(
+    State(app): State<Shared>,
+    Path(id): Path<String>,
+    Json(host): Json<HostConfig>,
+) -> ApiResult<Json<Value>> {
+    let policy = host.restart_policy.as_ref().and_then(|policy| policy.name);
+    if policy.is_some_and(|name| name != RestartPolicyNameEnum::EMPTY) {
+        return Err(ApiError::unsupported("RestartPolicy", "a change after creation"));
+    }
+    app.engine.update_limits(&id, create::limits_of(&host)?).await?;
+    Ok(Json(json!({ "Warnings": [] })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_come_as_lists_or_as_objects() {
+        let list = Filters::parse(Some(r#"{"name": ["web"]}"#)).unwrap();
+        let object = Filters::parse(Some(r#"{"name": {"web": true}}"#)).unwrap();
+        assert_eq!(list.name, object.name);
+        let error = Filters::parse(Some(r#"{"colour": ["red"]}"#)).unwrap_err();
+        assert!(error.message.contains("status"), "{}", error.message);
+    }
+
+    #[test]
+    fn a_negative_grace_waits_for_ever() {
+        assert_eq!(StopQuery { t: Some(-1) }.grace(), Some(Duration::MAX));
+        assert_eq!(StopQuery { t: Some(3) }.grace(), Some(Duration::from_secs(3)));
+        assert_eq!(StopQuery { t: None }.grace(), None);
+    }
+}

@@ -1,0 +1,328 @@
+//! `POST /containers/create`: Docker's words for a container become ours.
+//!
+//! [`request_of`] is the pure translation. A field that asks for something that
+//! is not there is refused by name; a field at its default is let pass, because
+//! the stock client sends all of them.
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use bollard::models::{ContainerCreateBody, HostConfig, RestartPolicyNameEnum, ThrottleDevice};
+use serde::Deserialize;
+use serde_json::json;
+use tenantry_container::units::{self, Device};
+use tenantry_container::{
+    BindRequest, ContainerConfig, CreateRequest, IoPatch, Limit, LimitsPatch, NetworkMode,
+    RestartPolicy, SeccompChoice,
+};
+
+use super::super::Shared;
+use crate::api::error::{ApiError, ApiResult};
+
+/// Docker never had a field for bandwidth; Compose files carry labels.
+const EGRESS_LABEL: &str = "tenantry.egress";
+const INGRESS_LABEL: &str = "tenantry.ingress";
+
+#[derive(Debug, Default, Deserialize)]
+pub struct CreateQuery {
+    name: Option<String>,
+}
+
+pub async fn create(
+    State(app): State<Shared>,
+    Query(query): Query<CreateQuery>,
+    body: Result<Json<ContainerCreateBody>, JsonRejection>,
+) -> ApiResult<Response> {
+    let Json(body) = body.map_err(|e| ApiError::new(e.status(), e.body_text()))?;
+    let name = query.name.filter(|name| !name.is_empty());
+    let name = name.map(|name| name.trim_start_matches('/').to_owned());
+    let request = request_of(name, body)?;
+    let id = app.engine.create(request).await?;
+    app.introduce(&*app.engine.get(&id)?);
+    let answer = Json(json!({ "Id": id, "Warnings": [] }));
+    Ok((StatusCode::CREATED, answer).into_response())
+}
+
+pub fn request_of(name: Option<String>, body: ContainerCreateBody) -> ApiResult<CreateRequest> {
+    let host = body.host_config.unwrap_or_default();
+    refuse_what_is_missing(&host)?;
+    if body.tty == Some(true) {
+        return Err(ApiError::unsupported("Tty", "a terminal"));
+    }
+    let labels = body.labels.unwrap_or_default();
+    let security = Security::parse(host.security_opt.as_deref().unwrap_or_default())?;
+    let limits = LimitsPatch {
+        egress_bits_per_s: bandwidth(EGRESS_LABEL, labels.get(EGRESS_LABEL))?,
+        ingress_bits_per_s: bandwidth(INGRESS_LABEL, labels.get(INGRESS_LABEL))?,
+        ..limits_of(&host)?
+    };
+    let config = ContainerConfig {
+        entrypoint: body.entrypoint,
+        command: body.cmd,
+        env: body.env.unwrap_or_default(),
+        user: body.user.filter(|user| !user.is_empty()),
+        working_dir: body.working_dir.filter(|dir| !dir.is_empty()),
+        hostname: body.hostname.filter(|name| !name.is_empty()),
+        labels: labels.into_iter().collect(),
+        stop_signal: body.stop_signal.filter(|signal| !signal.is_empty()),
+        stop_timeout_s: body.stop_timeout.and_then(|seconds| u64::try_from(seconds).ok()),
+        restart: restart_policy(&host)?,
+        auto_remove: host.auto_remove.unwrap_or(false),
+        network: network_mode(host.network_mode.as_deref())?,
+        binds: binds(host.binds.as_deref().unwrap_or_default())?,
+        open_stdin: body.open_stdin.unwrap_or(false),
+        read_only_rootfs: host.readonly_rootfs.unwrap_or(false),
+        user_namespace: user_namespace(host.userns_mode.as_deref())?,
+        no_new_privileges: security.no_new_privileges,
+        cap_add: host.cap_add.unwrap_or_default(),
+        cap_drop: host.cap_drop.unwrap_or_default(),
+        seccomp: security.seccomp,
+        oom_score_adj: host.oom_score_adj.map(|score| score as i32).filter(|score| *score != 0),
+    };
+    Ok(CreateRequest { name, image: body.image.unwrap_or_default(), config, limits })
+}
+
+fn refuse_what_is_missing(host: &HostConfig) -> ApiResult<()> {
+    let some =
+        |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list: &Vec<String>| !list.is_empty());
+    let asked = [
+        ("Privileged", host.privileged == Some(true)),
+        ("PortBindings", host.port_bindings.as_ref().is_some_and(|ports| !ports.is_empty())),
+        ("PublishAllPorts", host.publish_all_ports == Some(true)),
+        ("Mounts", host.mounts.as_ref().is_some_and(|mounts| !mounts.is_empty())),
+        ("VolumesFrom", some(&host.volumes_from)),
+        ("Devices", host.devices.as_ref().is_some_and(|devices| !devices.is_empty())),
+        ("Tmpfs", host.tmpfs.as_ref().is_some_and(|tmpfs| !tmpfs.is_empty())),
+        ("Sysctls", host.sysctls.as_ref().is_some_and(|sysctls| !sysctls.is_empty())),
+        ("Dns", some(&host.dns)),
+        ("ExtraHosts", some(&host.extra_hosts)),
+        ("GroupAdd", some(&host.group_add)),
+        ("Links", some(&host.links)),
+        ("Ulimits", host.ulimits.as_ref().is_some_and(|ulimits| !ulimits.is_empty())),
+        ("Init", host.init == Some(true)),
+        ("BlkioWeight", host.blkio_weight.is_some_and(|weight| weight > 0)),
+        ("PidMode", host.pid_mode.as_ref().is_some_and(|mode| !mode.is_empty())),
+        ("UTSMode", host.uts_mode.as_ref().is_some_and(|mode| !mode.is_empty())),
+        ("IpcMode", !matches!(host.ipc_mode.as_deref(), None | Some("" | "private" | "none"))),
+    ];
+    match asked.into_iter().find(|(_, asked)| *asked) {
+        Some((field, _)) => Err(ApiError::unsupported(&format!("HostConfig.{field}"), "this")),
+        None => Ok(()),
+    }
+}
+
+/// The limits in a `HostConfig`, as `create` and `update` take them. Zero, and
+/// Docker's -1, are "not limited", which is where a container begins.
+pub fn limits_of(host: &HostConfig) -> ApiResult<LimitsPatch> {
+    let positive = |n: Option<i64>| n.filter(|n| *n > 0);
+    let quota = positive(host.cpu_quota).map(|quota| {
+        let period = positive(host.cpu_period).unwrap_or(100_000);
+        quota as f64 / period as f64
+    });
+    let cpus = positive(host.nano_cpus).map(|nano| nano as f64 / 1e9).or(quota);
+    let memory = positive(host.memory).map(|bytes| bytes as u64);
+    let swap = positive(host.memory_swap).map(|total| total as u64);
+    let swap = match (memory, swap) {
+        (Some(memory), Some(total)) if total < memory => {
+            let allowed = format!("Memory ({memory}) or more: it is memory and swap together");
+            return Err(ApiError::invalid("HostConfig.MemorySwap", total, allowed));
+        }
+        (Some(_), Some(total)) => Some(Limit::Value(total)),
+        _ => None,
+    };
+    Ok(LimitsPatch {
+        cpus: cpus.map(Limit::Value),
+        cpu_weight: positive(host.cpu_shares).map(weight_of_shares),
+        cpuset_cpus: host.cpuset_cpus.clone().filter(|list| !list.is_empty()),
+        memory_bytes: memory.map(Limit::Value),
+        memory_swap_bytes: swap,
+        pids: positive(host.pids_limit).map(|pids| Limit::Value(pids as u64)),
+        io: io_patches(host)?,
+        ..LimitsPatch::default()
+    })
+}
+
+/// Shares run from 2 to 262144 around 1024, weights from 1 to 10000 around 100;
+/// the line between them is the one that OCI runtimes use.
+fn weight_of_shares(shares: i64) -> u64 {
+    let shares = shares.clamp(2, 262_144) as u64;
+    1 + (shares - 2) * 9_999 / 262_142
+}
+
+fn io_patches(host: &HostConfig) -> ApiResult<Vec<IoPatch>> {
+    let mut patches: Vec<IoPatch> = Vec::new();
+    let mut add = |field: &str,
+                   throttles: &Option<Vec<ThrottleDevice>>,
+                   set: fn(&mut IoPatch, Limit<u64>)|
+     -> ApiResult<()> {
+        for throttle in throttles.iter().flatten() {
+            let field = format!("HostConfig.{field}");
+            let device = Device::Path(throttle.path.clone().unwrap_or_default().into());
+            let (major, minor) = units::read_device_number(&field, &device)?;
+            let rate = match throttle.rate.unwrap_or(0) {
+                0 => Limit::Unlimited,
+                rate => Limit::Value(
+                    u64::try_from(rate)
+                        .map_err(|_| ApiError::invalid(&field, rate, "0 (no limit) or more"))?,
+                ),
+            };
+            let known = patches.iter_mut().position(|p| (p.major, p.minor) == (major, minor));
+            let index = known.unwrap_or_else(|| {
+                patches.push(IoPatch { major, minor, ..IoPatch::default() });
+                patches.len() - 1
+            });
+            set(&mut patches[index], rate);
+        }
+        Ok(())
+    };
+    add("BlkioDeviceReadBps", &host.blkio_device_read_bps, |p, r| p.read_bytes_per_s = Some(r))?;
+    add("BlkioDeviceWriteBps", &host.blkio_device_write_bps, |p, r| p.write_bytes_per_s = Some(r))?;
+    add("BlkioDeviceReadIOps", &host.blkio_device_read_iops, |p, r| p.read_ops_per_s = Some(r))?;
+    add("BlkioDeviceWriteIOps", &host.blkio_device_write_iops, |p, r| p.write_ops_per_s = Some(r))?;
+    Ok(patches)
+}
+
+fn bandwidth(label: &str, text: Option<&String>) -> ApiResult<Option<Limit<u64>>> {
+    Ok(text.map(|text| units::parse_bits_limit(label, text)).transpose()?)
+}
+
+fn restart_policy(host: &HostConfig) -> ApiResult<RestartPolicy> {
+    let Some(policy) = &host.restart_policy else { return Ok(RestartPolicy::No) };
+    Ok(match policy.name {
+        None | Some(RestartPolicyNameEnum::EMPTY | RestartPolicyNameEnum::NO) => RestartPolicy::No,
+        Some(RestartPolicyNameEnum::ALWAYS) => RestartPolicy::Always,
+        Some(RestartPolicyNameEnum::UNLESS_STOPPED) => RestartPolicy::UnlessStopped,
+        Some(RestartPolicyNameEnum::ON_FAILURE) => {
+            let most = policy.maximum_retry_count.filter(|most| *most > 0);
+            RestartPolicy::OnFailure { max_restarts: most.map(|most| most as u32) }
+        }
+    })
+}
+
+fn network_mode(mode: Option<&str>) -> ApiResult<NetworkMode> {
+    match mode {
+        None | Some("" | "default" | "bridge") => Ok(NetworkMode::Bridge),
+        Some("none") => Ok(NetworkMode::None),
+        Some("host") => Ok(NetworkMode::Host),
+        Some(other) => {
+            Err(ApiError::invalid("HostConfig.NetworkMode", other, "bridge, none or host"))
+        }
+    }
+}
+
+fn user_namespace(mode: Option<&str>) -> ApiResult<bool> {
+    match mode {
+        None | Some("" | "host") => Ok(false),
+        Some("private") => Ok(true),
+        Some(other) => Err(ApiError::invalid("HostConfig.UsernsMode", other, "host or private")),
+    }
+}
+
+fn binds(texts: &[String]) -> ApiResult<Vec<BindRequest>> {
+    let bind = |text: &String| {
+        let refused = || {
+            let allowed = "SOURCE:TARGET[:ro|rw], both absolute; named volumes are not supported";
+            ApiError::invalid("HostConfig.Binds", text, allowed)
+        };
+        let mut parts = text.split(':');
+        let (Some(source), Some(target)) = (parts.next(), parts.next()) else {
+            return Err(refused());
+        };
+        let read_only = match (parts.next(), parts.next()) {
+            (None | Some("rw"), None) => false,
+            (Some("ro"), None) => true,
+            _ => return Err(refused()),
+        };
+        if !source.starts_with('/') {
+            return Err(refused());
+        }
+        Ok(BindRequest { source: source.into(), target: target.into(), read_only })
+    };
+    texts.iter().map(bind).collect()
+}
+
+#[derive(Debug, Default)]
+struct Security {
+    no_new_privileges: bool,
+    seccomp: SeccompChoice,
+}
+
+impl Security {
+    fn parse(options: &[String]) -> ApiResult<Self> {
+        let mut security = Self::default();
+        for option in options {
+            let (name, value) = option.split_once(['=', ':']).unwrap_or((option, ""));
+            match (name, value) {
+                ("no-new-privileges", "" | "true") => security.no_new_privileges = true,
+                ("no-new-privileges", "false") => security.no_new_privileges = false,
+                ("seccomp", "unconfined") => security.seccomp = SeccompChoice::Unconfined,
+                ("seccomp", "builtin") => security.seccomp = SeccompChoice::Default,
+                // The client has read the file and sends its text.
+                ("seccomp", profile) => security.seccomp = SeccompChoice::Profile(profile.into()),
+                _ => {
+                    let allowed = "no-new-privileges, seccomp=unconfined or a seccomp profile";
+                    return Err(ApiError::invalid("HostConfig.SecurityOpt", option, allowed));
+                }
+            }
+        }
+        Ok(security)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: serde_json::Value) -> ApiResult<CreateRequest> {
+        request_of(None, serde_json::from_value(json).unwrap())
+    }
+
+    #[test]
+    fn what_docker_run_sends_becomes_a_request() {
+        let request = parse(json!({
+            "Image": "demo", "Cmd": ["/bin/true"], "Env": ["A=b"], "Tty": false,
+            "Labels": { "tenantry.egress": "20mbit" },
+            "HostConfig": {
+                "NetworkMode": "default", "RestartPolicy": { "Name": "on-failure", "MaximumRetryCount": 3 },
+                "NanoCpus": 500_000_000, "Memory": 67_108_864, "MemorySwap": 67_108_864,
+                "SecurityOpt": ["no-new-privileges", "seccomp=unconfined"], "Binds": ["/a:/b:ro"],
+                "Ulimits": [], "PortBindings": {}, "Devices": [], "IpcMode": "private",
+            },
+        }))
+        .unwrap();
+        assert_eq!(request.image, "demo");
+        assert_eq!(request.config.restart, RestartPolicy::OnFailure { max_restarts: Some(3) });
+        assert!(request.config.no_new_privileges);
+        assert_eq!(request.config.seccomp, SeccompChoice::Unconfined);
+        assert!(request.config.binds[0].read_only);
+        assert_eq!(request.limits.cpus, Some(Limit::Value(0.5)));
+        assert_eq!(request.limits.memory_swap_bytes, Some(Limit::Value(64 << 20)));
+        assert_eq!(request.limits.egress_bits_per_s, Some(Limit::Value(20_000_000)));
+    }
+
+    #[test]
+    fn what_is_not_served_is_refused_by_name() {
+        for (host, field) in [
+            (json!({ "Privileged": true }), "Privileged"),
+            (json!({ "PortBindings": { "80/tcp": [] } }), "PortBindings"),
+            (json!({ "NetworkMode": "web" }), "NetworkMode"),
+            (json!({ "Binds": ["data:/data"] }), "Binds"),
+            (json!({ "SecurityOpt": ["label=x"] }), "SecurityOpt"),
+            (json!({ "Memory": 8, "MemorySwap": 4 }), "MemorySwap"),
+        ] {
+            let error = parse(json!({ "Image": "demo", "HostConfig": host })).unwrap_err();
+            assert!(error.message.contains(field), "{}", error.message);
+            assert!(!error.status.is_success());
+        }
+        assert!(parse(json!({ "Tty": true })).unwrap_err().message.contains("Tty"));
+    }
+
+    #[test]
+    fn shares_and_weights_meet_at_their_ends() {
+        assert_eq!(weight_of_shares(2), 1);
+        assert_eq!(weight_of_shares(1024), 39);
+        assert_eq!(weight_of_shares(262_144), 10_000);
+    }
+}

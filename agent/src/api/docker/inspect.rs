@@ -1,0 +1,156 @@
+//! A container as Docker's clients expect to read it. Pure: values to JSON.
+
+use serde_json::{Value, json};
+use tenantry_container::{NetworkMode, Record, RestartPolicy, Snapshot, State};
+
+use crate::api::logs::rfc3339;
+use crate::cli::table;
+use crate::collect::value;
+
+/// What Docker writes for a moment that never was.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// One entry of `GET /containers/json`.
+pub fn summary(container: &Snapshot) -> Value {
+    let record = &container.record;
+    json!({
+        "Id": record.id,
+        "Names": [format!("/{}", record.name)],
+        "Image": record.image.name,
+        "ImageID": record.image.id,
+        "Command": record.process.args.join(" "),
+        "Created": record.created_unix_ns / 1_000_000_000,
+        "Ports": [],
+        "Labels": record.config.labels,
+        "State": record.state.as_str(),
+        "Status": status(record, jiff::Timestamp::now()),
+        "HostConfig": { "NetworkMode": network_mode(record) },
+        "NetworkSettings": { "Networks": networks(container) },
+        "Mounts": [],
+    })
+}
+
+/// `GET /containers/{id}/json`.
+pub fn inspect(container: &Snapshot) -> Value {
+    let record = &container.record;
+    let mut args = record.process.args.iter();
+    json!({
+        "Id": record.id,
+        "Created": rfc3339(record.created_unix_ns),
+        "Path": args.next(),
+        "Args": args.collect::<Vec<_>>(),
+        "State": state(container),
+        "Image": record.image.id,
+        "LogPath": container.log_path(),
+        "Name": format!("/{}", record.name),
+        "RestartCount": record.restarts,
+        "Driver": "overlay",
+        "Platform": "linux",
+        "Mounts": [],
+        "HostConfig": host_config(record),
+        "Config": config(record),
+        "NetworkSettings": { "Networks": networks(container), "Ports": {} },
+    })
+}
+
+fn state(container: &Snapshot) -> Value {
+    let record = &container.record;
+    let ended = record.ended.as_ref();
+    json!({
+        "Status": record.state.as_str(),
+        "Running": record.state == State::Running,
+        "Paused": false,
+        "Restarting": record.state == State::Restarting,
+        "OOMKilled": ended.is_some_and(|ended| ended.oom_killed),
+        "Dead": record.state == State::Dead,
+        "Pid": container.live.as_ref().map_or(0, |live| live.pid),
+        "ExitCode": ended.map_or(0, |ended| ended.code),
+        "Error": ended.and_then(|ended| ended.error.as_deref()).unwrap_or_default(),
+        "StartedAt": record.started_unix_ns.map_or(NEVER.into(), rfc3339),
+        "FinishedAt": ended.map_or(NEVER.into(), |ended| rfc3339(ended.finished_unix_ns)),
+    })
+}
+
+fn host_config(record: &Record) -> Value {
+    let config = &record.config;
+    let resources = &record.limits.resources;
+    let nano_cpus = resources
+        .cpu
+        .as_ref()
+        .and_then(|cpu| Some(cpu.quota_usec? * 1_000_000_000 / cpu.period_usec));
+    json!({
+        "NetworkMode": network_mode(record),
+        "AutoRemove": config.auto_remove,
+        "RestartPolicy": restart_policy(config.restart),
+        "CapAdd": config.cap_add,
+        "CapDrop": config.cap_drop,
+        "ReadonlyRootfs": config.read_only_rootfs,
+        "UsernsMode": if config.user_namespace { "private" } else { "" },
+        "NanoCpus": nano_cpus.unwrap_or(0),
+        "Memory": value(resources.memory_max_bytes.as_ref()).unwrap_or(0),
+        "PidsLimit": value(resources.pids_max.as_ref()).unwrap_or(0),
+        "CpusetCpus": resources.cpuset_cpus.as_deref().unwrap_or_default(),
+        "LogConfig": { "Type": "tenantry", "Config": {} },
+    })
+}
+
+fn config(record: &Record) -> Value {
+    let config = &record.config;
+    json!({
+        "Hostname": record.hostname,
+        "User": config.user.as_deref().unwrap_or_default(),
+        "Env": record.process.env,
+        "Cmd": record.process.args,
+        "Image": record.image.name,
+        "WorkingDir": record.process.cwd,
+        "Labels": config.labels,
+        "OpenStdin": config.open_stdin,
+        "Tty": false,
+        "StopTimeout": config.stop_timeout_s,
+    })
+}
+
+fn network_mode(record: &Record) -> &'static str {
+    match record.config.network {
+        NetworkMode::Bridge => "bridge",
+        NetworkMode::Host => "host",
+        NetworkMode::None => "none",
+    }
+}
+
+fn networks(container: &Snapshot) -> Value {
+    let Some(endpoint) = container.live.as_ref().and_then(|live| live.endpoint.as_ref()) else {
+        return json!({});
+    };
+    json!({ "bridge": {
+        "IPAddress": endpoint.address.to_string(),
+        "IPPrefixLen": endpoint.prefix,
+        "Gateway": endpoint.gateway.to_string(),
+        "MacAddress": endpoint.mac,
+    } })
+}
+
+fn restart_policy(policy: RestartPolicy) -> Value {
+    let (name, most) = match policy {
+        RestartPolicy::No => ("no", None),
+        RestartPolicy::OnFailure { max_restarts } => ("on-failure", max_restarts),
+        RestartPolicy::Always => ("always", None),
+        RestartPolicy::UnlessStopped => ("unless-stopped", None),
+    };
+    json!({ "Name": name, "MaximumRetryCount": most.unwrap_or(0) })
+}
+
+/// `Up 5 minutes`, `Exited (1) 2 hours ago`, …
+fn status(record: &Record, now: jiff::Timestamp) -> String {
+    let ago = |unix_ns: u64| table::ago(now.as_second() - (unix_ns / 1_000_000_000) as i64);
+    let ended = record.ended.as_ref().map(|ended| (ended.code, ago(ended.finished_unix_ns)));
+    match (record.state, ended) {
+        (State::Created, _) => "Created".into(),
+        (State::Running, _) => format!("Up {}", record.started_unix_ns.map_or("".into(), ago)),
+        (State::Restarting, Some((code, ago))) => format!("Restarting ({code}) {ago} ago"),
+        (State::Restarting, None) => "Restarting".into(),
+        (State::Exited, Some((code, ago))) => format!("Exited ({code}) {ago} ago"),
+        (State::Exited, None) => "Exited".into(),
+        (State::Dead, _) => "Dead".into(),
+    }
+}

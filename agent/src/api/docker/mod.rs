@@ -1,0 +1,137 @@
+//! The Docker Engine API, as far as the lifecycle needs it: what the stock
+//! `docker` client and its libraries ask for to run, watch, exec into, stop and
+//! remove containers, and to load and list images.
+//!
+//! A request for something that is not served yet is answered with 501 and the
+//! name of what is missing, never with a guess.
+
+pub mod attach;
+pub mod changes;
+pub mod containers;
+pub mod create;
+pub mod events;
+pub mod exec;
+pub mod images;
+pub mod inspect;
+pub mod logs;
+mod sizes;
+pub mod system;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{StatusCode, Uri, header::HeaderValue};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, delete, get, post};
+
+use super::error::ApiError;
+use super::{MAX_BODY_BYTES, Shared};
+
+pub const API_VERSION: &str = "1.43";
+pub const MIN_API_VERSION: &str = "1.24";
+
+pub fn router(app: Shared) -> Router {
+    Router::new()
+        .route("/_ping", get(system::ping).head(system::ping))
+        .route("/version", get(system::version))
+        .route("/info", get(system::info))
+        .route("/events", get(events::events))
+        .route("/containers/json", get(containers::list))
+        .route("/containers/create", post(create::create))
+        .route("/containers/{id}/json", get(containers::inspect))
+        .route("/containers/{id}/start", post(containers::start))
+        .route("/containers/{id}/stop", post(containers::stop))
+        .route("/containers/{id}/restart", post(containers::restart))
+        .route("/containers/{id}/kill", post(containers::kill))
+        .route("/containers/{id}/wait", post(containers::wait))
+        .route("/containers/{id}/update", post(containers::update))
+        .route("/containers/{id}/logs", get(logs::logs))
+        .route("/containers/{id}/attach", post(attach::attach))
+        .route("/containers/{id}/exec", post(exec::create))
+        .route("/containers/{id}", delete(containers::remove))
+        .route("/exec/{id}/start", post(exec::start))
+        .route("/exec/{id}/json", get(exec::inspect))
+        .route("/images/json", get(images::list))
+        .route("/images/load", post(images::load).layer(DefaultBodyLimit::disable()))
+        .route("/images/create", post(images::create).layer(DefaultBodyLimit::disable()))
+        .route("/images/{*rest}", get(images::inspect).delete(images::remove))
+        .fallback(any(not_served))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(axum::middleware::from_fn_with_state(app.clone(), say_who_runs_it))
+        .layer(axum::middleware::map_response(announce_version))
+        .with_state(app)
+}
+
+/// `/v1.43/containers/json` is `/containers/json`: every version that a client
+/// may ask for is served alike.
+pub fn strip_version(mut request: Request) -> Request {
+    let path_and_query = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    if let Some(rest) = versionless(path_and_query)
+        && let Ok(uri) = rest.parse::<Uri>()
+    {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+fn versionless(path: &str) -> Option<&str> {
+    let rest = path.strip_prefix("/v")?;
+    let slash = rest.find('/')?;
+    let is_version = rest[..slash].bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    (is_version && slash > 0).then(|| &rest[slash..])
+}
+
+async fn announce_version(mut response: Response) -> Response {
+    response.headers_mut().insert("Api-Version", HeaderValue::from_static(API_VERSION));
+    response
+}
+
+/// A container of another runtime is not unknown: whoever asks for it here is told whose it
+/// is, in Docker's own words for a refusal.
+async fn say_who_runs_it(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    let id = container_in(request.uri().path()).map(str::to_owned);
+    let response = next.run(request).await;
+    match id {
+        Some(id) if response.status() == StatusCode::NOT_FOUND => {
+            app.refuse_foreign(&id).map_or_else(IntoResponse::into_response, |()| response)
+        }
+        _ => response,
+    }
+}
+
+/// The container that a path names.
+fn container_in(path: &str) -> Option<&str> {
+    let id = path.strip_prefix("/containers/")?.split('/').next()?;
+    (!id.is_empty() && id != "json" && id != "create").then_some(id)
+}
+
+async fn not_served(request: Request) -> ApiError {
+    let what = format!("{} {} is not served by tenantry", request.method(), request.uri().path());
+    ApiError::new(StatusCode::NOT_IMPLEMENTED, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_a_container_or_none() {
+        let check = |path, expected| assert_eq!(container_in(path), expected, "{path}");
+        check("/containers/web/stop", Some("web"));
+        check("/containers/web", Some("web"));
+        check("/containers/json", None);
+        check("/containers/create", None);
+        check("/exec/1/start", None);
+    }
+
+    #[test]
+    fn a_version_prefix_is_taken_off_and_nothing_else() {
+        let check = |path, expected| assert_eq!(versionless(path), expected, "{path}");
+        check("/v1.43/containers/json?all=1", Some("/containers/json?all=1"));
+        check("/v1/events", Some("/events"));
+        check("/version", None);
+        check("/volumes/x", None);
+        check("/v/x", None);
+        check("/containers/v1.2/json", None);
+    }
+}

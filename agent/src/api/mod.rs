@@ -1,0 +1,102 @@
+//! The agent's faces: the Docker Engine API, the native API and the scrape port.
+//!
+//! [`docker`] serves what Docker's clients ask for, [`native`] what Docker has no
+//! words for, [`scrape`] what Prometheus and probes of life read. All three are
+//! thin: they parse, call the engine, and render. None of them names eBPF's
+//! loader or touches a cgroup.
+
+pub mod docker;
+pub mod error;
+pub mod logs;
+pub mod native;
+mod pieces;
+pub mod scrape;
+
+use std::sync::Arc;
+use std::task::Poll;
+
+use axum::http::StatusCode;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tenantry_cgroupfs::Hierarchy;
+use tenantry_container::{Engine, Snapshot, State};
+use tenantry_ebpf::Meters;
+use tenantry_image::Store;
+
+use crate::audit::Audit;
+use crate::collect::Collector;
+use crate::config::Config;
+use crate::foreign::Entry;
+use crate::metrics::Cap;
+use crate::registry::{Holder, Registry};
+use crate::trace::Traces;
+
+use self::error::{ApiError, ApiResult};
+
+/// Everything that a request may need.
+#[derive(Debug)]
+pub struct App {
+    pub config: Config,
+    pub engine: Engine,
+    pub images: Arc<Store>,
+    pub meters: Arc<Meters>,
+    pub registry: Arc<Registry>,
+    pub audit: Arc<Audit>,
+    pub hierarchy: Hierarchy,
+    pub execs: docker::exec::Execs,
+    pub collector: Collector,
+    pub traces: Traces,
+    pub cap: Arc<Cap>,
+}
+
+impl App {
+    /// Gives a container its name in the kernel meters.
+    pub fn introduce(&self, container: &Snapshot) {
+        self.registry.introduce(Holder {
+            id: container.record.id.clone(),
+            name: container.record.name.clone(),
+            image: container.record.image.name.clone(),
+        });
+    }
+
+    /// Another runtime's container, by name, id, the id's beginning, or cgroup. One of ours
+    /// of that name hides it.
+    pub fn foreign(&self, wanted: &str) -> Option<Entry> {
+        let known = self.engine.get(wanted).is_ok();
+        if known { None } else { self.registry.foreign()?.find(wanted) }
+    }
+
+    /// For what only a container's own runtime may do.
+    ///
+    /// # Errors
+    /// 409 with the runtime's name, if it is not ours.
+    pub fn refuse_foreign(&self, wanted: &str) -> ApiResult<()> {
+        let Some(entry) = self.foreign(wanted) else { return Ok(()) };
+        let (name, runtime) = (&entry.name, entry.origin.runtime);
+        let what = format!("{name} is run by {runtime}: tenantry meters it, {runtime} changes it");
+        Err(ApiError::new(StatusCode::CONFLICT, what))
+    }
+}
+
+pub type Shared = Arc<App>;
+
+/// Longer JSON bodies are refused with 413. Image archives are streamed and not
+/// bound by this.
+pub const MAX_BODY_BYTES: usize = 4 << 20;
+
+/// Whether its program runs now.
+pub fn is_running(container: &Snapshot) -> bool {
+    container.record.state == State::Running
+}
+
+/// Begins to wait before it returns: what `wait` looks at first is seen now, not
+/// when the answer's body is sent.
+pub async fn begin<T: Send + 'static>(
+    wait: impl Future<Output = T> + Send + 'static,
+) -> BoxFuture<'static, T> {
+    let mut wait = wait.boxed();
+    match futures_util::poll!(&mut wait) {
+        Poll::Ready(answer) => std::future::ready(answer).boxed(),
+        Poll::Pending => wait,
+    }
+}

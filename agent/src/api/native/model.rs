@@ -1,0 +1,276 @@
+//! The native API's words: what is sent and what is answered, with units in the
+//! names. Plain data; the OpenAPI document is made from it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+
+use crate::origin::{Compose, Pod, Runtime};
+
+/// A change of limits. A field that is absent stays as it is; `null` lifts it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsRequest {
+    /// CPUs; 0.5 is half of one.
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>)]
+    pub cpus: Option<Option<f64>>,
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub memory_bytes: Option<Option<u64>>,
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub pids: Option<Option<u64>>,
+    /// What the container sends.
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub egress_bits_per_second: Option<Option<u64>>,
+    /// What the container receives.
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub ingress_bits_per_second: Option<Option<u64>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub io: Vec<IoLimit>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct IoLimit {
+    /// A block device: a path such as `/dev/vda`, or `major:minor`.
+    pub device: String,
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub read_bytes_per_second: Option<Option<u64>>,
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub write_bytes_per_second: Option<Option<u64>>,
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub read_ops_per_second: Option<Option<u64>>,
+    #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub write_ops_per_second: Option<Option<u64>>,
+}
+
+/// `null` is a value here; only a missing field is absent.
+fn present<'de, T, D>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Option::deserialize(deserializer).map(Some)
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LimitsAnswer {
+    /// What this request wrote; empty for a question.
+    pub applied: Vec<Applied>,
+    /// All limits in force.
+    pub limits: LimitsRequest,
+}
+
+/// One value in the kernel, written, read back and found equal.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Applied {
+    pub resource: String,
+    /// The file, or the queueing discipline and its interface.
+    pub actuator: String,
+    pub written: String,
+    pub read_back: String,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Container {
+    /// A container's id, or a systemd unit's name.
+    pub id: String,
+    pub name: String,
+    pub image: String,
+    /// Empty for another runtime's.
+    pub image_id: String,
+    /// Who runs it. Only a container of tenantry itself can be changed here.
+    pub runtime: Runtime,
+    /// Of Kubernetes' containers alone.
+    pub pod: Option<Pod>,
+    pub compose: Option<Compose>,
+    /// Its cgroup below the hierarchy's root: the label `id` of its series.
+    pub cgroup: String,
+    /// created, running, restarting, exited or dead.
+    pub state: String,
+    /// The first process, as the host numbers it.
+    pub pid: Option<i32>,
+    pub exit_code: Option<i32>,
+    pub oom_killed: bool,
+    pub restarts: u32,
+    /// RFC 3339.
+    pub started_at: Option<String>,
+    pub address: Option<String>,
+    pub host_interface: Option<String>,
+    /// The kernel meters' number for this container.
+    pub slot: Option<u32>,
+    pub cgroups: Option<Cgroups>,
+    /// Inode by type, as `/proc/PID/ns` shows them.
+    pub namespaces: BTreeMap<String, u64>,
+    pub limits: LimitsRequest,
+    /// Where the last start's time went, in microseconds, in order.
+    pub start_steps_usec: Vec<Step>,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Step {
+    pub name: String,
+    pub usec: u64,
+}
+
+/// Ids that the kernel's own events carry.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub struct Cgroups {
+    /// In the v2 (unified) hierarchy.
+    pub unified: u64,
+    /// In the v1 blkio hierarchy, under v1-hybrid only.
+    pub blkio_v1: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Probe {
+    pub name: String,
+    pub hook: String,
+    /// active, disabled, unsupported or failed.
+    pub status: String,
+    pub reason: Option<String>,
+}
+
+/// What one container used since it was created: raw counters, no rates.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Stats {
+    pub id: String,
+    pub name: String,
+    pub image: String,
+    /// When these numbers were read, nanoseconds of the monotonic clock.
+    pub monotonic_ns: u64,
+    pub cpu_usage_usec: u64,
+    pub cpu_throttled_usec: u64,
+    pub memory_working_set_bytes: u64,
+    pub memory_limit_bytes: Option<u64>,
+    pub pids: u64,
+    pub oom_kills: u64,
+    pub network_receive_bytes: u64,
+    pub network_transmit_bytes: u64,
+    pub network_receive_packets: u64,
+    pub network_transmit_packets: u64,
+    pub disk_read_bytes: u64,
+    pub disk_write_bytes: u64,
+    pub run_queue_p50_ns: Option<u64>,
+    pub run_queue_p99_ns: Option<u64>,
+    /// By name, most frequent first; only syscalls that were used.
+    pub syscalls: Vec<Syscall>,
+    pub execs: EventCount,
+    pub exits: EventCount,
+    /// Kills for want of memory.
+    #[serde(default)]
+    pub ooms: EventCount,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Syscall {
+    pub name: String,
+    pub count: u64,
+    pub errors: u64,
+    /// permission, not_found, busy, exhausted, network, invalid, unsupported, io, other;
+    /// only classes that came up. They add up to `errors`.
+    pub errors_by_class: BTreeMap<String, u64>,
+}
+
+/// One namespace and what containers' processes did while they were in it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Namespace {
+    /// cgroup, ipc, mnt, net, pid, user or uts.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// As `/proc/PID/ns` shows it.
+    pub inode: u64,
+    /// System calls that returned, of all containers.
+    pub calls: u64,
+    pub errors: u64,
+    pub containers: Vec<NamespaceTenant>,
+}
+
+/// A container in a namespace, in its present run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NamespaceTenant {
+    pub id: String,
+    pub name: String,
+    /// Whether the container's first process is in it now; if not, a process of the container
+    /// entered it, or the container has ended.
+    pub lives_here: bool,
+    pub calls: u64,
+    pub errors: u64,
+}
+
+/// A wish for a trace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TraceRequest {
+    /// What to trace: `syscalls`.
+    pub kinds: Vec<String>,
+    /// When it ends by itself: 1 to 3600 seconds from now.
+    pub seconds: u64,
+}
+
+/// A trace and what it saw: calls that began and returned within it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TraceAnswer {
+    pub id: String,
+    pub name: String,
+    /// syscalls.
+    pub kind: String,
+    /// False after its end; then it is told once.
+    pub running: bool,
+    /// RFC 3339.
+    pub began_at: String,
+    /// RFC 3339; the lease's end, or when it was ended before.
+    pub ends_at: String,
+    /// Longest total time first; only syscalls that were used.
+    pub syscalls: Vec<TracedCall>,
+}
+
+/// Times are wall-clock from entry to return. Quantiles are the upper bounds of buckets
+/// that are powers of two; `null` beyond 4.6 minutes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TracedCall {
+    pub name: String,
+    pub calls: u64,
+    pub errors: u64,
+    pub total_ns: u64,
+    pub p50_ns: Option<u64>,
+    pub p99_ns: Option<u64>,
+    pub max_ns: Option<u64>,
+}
+
+/// produced = delivered + lost + what is on its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EventCount {
+    pub produced: u64,
+    pub delivered: u64,
+    pub lost: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_lifts_a_limit_and_absence_leaves_it() {
+        let request: LimitsRequest = serde_json::from_str(r#"{"cpus": null, "pids": 5}"#).unwrap();
+        assert_eq!(request.cpus, Some(None));
+        assert_eq!(request.pids, Some(Some(5)));
+        assert_eq!(request.memory_bytes, None);
+        assert_eq!(serde_json::to_string(&request).unwrap(), r#"{"cpus":null,"pids":5}"#);
+    }
+
+    #[test]
+    fn an_unknown_limit_is_refused_by_name() {
+        let error = serde_json::from_str::<LimitsRequest>(r#"{"cpu": 1}"#).unwrap_err().to_string();
+        assert!(error.contains("`cpu`") && error.contains("cpus"), "{error}");
+    }
+}

@@ -1,0 +1,388 @@
+//! Execs, exits and OOM kills of every container: from the kernel's ring buffer to the
+//! audit file and to whoever listens, with an exact count of what was lost.
+//!
+//! The kernel counts what it produced and what found no room in the ring, per
+//! container and kind. This module counts what it delivered; a listener that is
+//! too slow is told how many it missed. It decides nothing.
+
+use std::io::Write;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+use tenantry_ebpf::{Event, EventReader, Slot};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::broadcast;
+
+use crate::oom::{Evidence, Groups, Neighbour};
+use crate::readable;
+use crate::registry::{Delivered, Holder, Registry};
+
+/// Events that one slow listener may fall behind before it loses some.
+const LISTENER_BACKLOG: usize = 8192;
+
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub struct AuditEvent {
+    /// RFC 3339, from the kernel's own clock at the moment of the event.
+    pub time: String,
+    /// Nanoseconds since boot, which no clock adjustment moves.
+    pub monotonic_ns: u64,
+    pub kind: AuditKind,
+    pub container_id: String,
+    pub container_name: String,
+    pub image: String,
+    /// As the host numbers it.
+    pub pid: u32,
+    /// As the container numbers it.
+    pub container_pid: u32,
+    pub parent_pid: u32,
+    pub uid: u32,
+    pub comm: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub argv: Option<Vec<String>>,
+    /// Whether `argv` was longer than the kernel side keeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub argv_truncated: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oom: Option<Evidence>,
+    /// Inode by type, as `/proc/PID/ns` shows them.
+    pub namespaces: Vec<Namespace>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditKind {
+    Exec,
+    Exit,
+    /// The kernel killed a process for want of memory.
+    Oom,
+}
+
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct Namespace {
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub inode: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct FileLimits {
+    pub path: PathBuf,
+    pub max_bytes: u64,
+    pub keep_files: u32,
+}
+
+#[derive(Debug)]
+pub struct Audit {
+    sender: broadcast::Sender<Arc<AuditEvent>>,
+    written: AtomicU64,
+    /// Read from the ring, but the disk refused them.
+    file_lost: AtomicU64,
+    /// Missed by listeners that were too slow, all listeners together.
+    stream_lost: AtomicU64,
+}
+
+impl Audit {
+    /// Starts the task that reads `reader` until the agent ends.
+    pub fn start(
+        reader: EventReader,
+        registry: Arc<Registry>,
+        limits: FileLimits,
+        groups: Groups,
+    ) -> std::io::Result<Arc<Self>> {
+        let audit = Arc::new(Self {
+            sender: broadcast::channel(LISTENER_BACKLOG).0,
+            written: AtomicU64::new(0),
+            file_lost: AtomicU64::new(0),
+            stream_lost: AtomicU64::new(0),
+        });
+        let file = AuditFile::open(limits)?;
+        let ready = readable::register(reader.as_fd().try_clone_to_owned()?)?;
+        tokio::spawn(Arc::clone(&audit).run(ready, reader, registry, file, groups));
+        Ok(audit)
+    }
+
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<AuditEvent>> {
+        self.sender.subscribe()
+    }
+
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    pub fn stream_lost(&self) -> u64 {
+        self.stream_lost.load(Ordering::Relaxed)
+    }
+
+    /// A listener missed `events`.
+    pub fn count_stream_lost(&self, events: u64) {
+        self.stream_lost.fetch_add(events, Ordering::Relaxed);
+    }
+
+    pub fn file_lost(&self) -> u64 {
+        self.file_lost.load(Ordering::Relaxed)
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        ready: AsyncFd<OwnedFd>,
+        mut reader: EventReader,
+        registry: Arc<Registry>,
+        mut file: AuditFile,
+        groups: Groups,
+    ) {
+        let boot_ns = boot_unix_ns();
+        while let Ok(mut ready) = ready.readable().await {
+            let mut batch = Vec::new();
+            ready.clear_ready();
+            reader.read_all(|event| batch.push(event));
+            let mut lines = Vec::with_capacity(batch.len() * 512);
+            for event in &batch {
+                let holder = registry.holder(event.header().slot).unwrap_or_default();
+                let neighbours = match event {
+                    Event::Oom(oom) => groups.neighbours(&holder.id, oom.header.pid),
+                    _ => Vec::new(),
+                };
+                let event = Arc::new(describe(event, holder, neighbours, boot_ns));
+                // Plain data without maps of foreign keys always serializes.
+                let _ = serde_json::to_writer(&mut lines, &*event);
+                lines.push(b'\n');
+                let _ = self.sender.send(event);
+            }
+            let events = batch.len() as u64;
+            match file.append(&lines) {
+                Ok(()) => self.written.fetch_add(events, Ordering::Relaxed),
+                Err(error) => {
+                    tracing::error!(path = %file.limits.path.display(), %error, events, "audit lost");
+                    self.file_lost.fetch_add(events, Ordering::Relaxed)
+                }
+            };
+            registry.deliver(batch.iter().map(delivery));
+        }
+    }
+}
+
+fn delivery(event: &Event) -> (Slot, Delivered) {
+    match event {
+        Event::Exec(exec) => (exec.header.slot, Delivered { exec: 1, ..Delivered::default() }),
+        Event::Exit(exit) => (exit.header.slot, Delivered { exit: 1, ..Delivered::default() }),
+        Event::Oom(oom) => (oom.header.slot, Delivered { oom: 1, ..Delivered::default() }),
+    }
+}
+
+/// `neighbours`: of an OOM kill's victim.
+fn describe(
+    event: &Event,
+    holder: Holder,
+    neighbours: Vec<Neighbour>,
+    boot_unix_ns: i128,
+) -> AuditEvent {
+    let (header, kind) = match event {
+        Event::Exec(exec) => (&exec.header, AuditKind::Exec),
+        Event::Exit(exit) => (&exit.header, AuditKind::Exit),
+        Event::Oom(oom) => (&oom.header, AuditKind::Oom),
+    };
+    let time = jiff::Timestamp::from_nanosecond(boot_unix_ns + i128::from(header.time_ns));
+    let mut line = AuditEvent {
+        time: time.unwrap_or_default().to_string(),
+        monotonic_ns: header.time_ns,
+        kind,
+        container_id: holder.id,
+        container_name: holder.name,
+        image: holder.image,
+        pid: header.pid,
+        container_pid: header.container_pid,
+        parent_pid: header.ppid,
+        uid: header.uid,
+        comm: header.comm.clone(),
+        path: None,
+        argv: None,
+        argv_truncated: None,
+        exit_code: None,
+        signal: None,
+        oom: None,
+        namespaces: namespaces(&header.namespaces),
+    };
+    match event {
+        Event::Exec(exec) => {
+            line.path = Some(exec.path.clone());
+            line.argv = Some(exec.argv.clone());
+            line.argv_truncated = Some(exec.argv_truncated);
+        }
+        Event::Exit(exit) => {
+            line.exit_code = Some(exit.exit_code);
+            line.signal = exit.signal;
+        }
+        Event::Oom(oom) => line.oom = Some(Evidence::of(oom, neighbours)),
+    }
+    line
+}
+
+fn namespaces(inodes: &tenantry_ebpf::Namespaces) -> Vec<Namespace> {
+    let all = [
+        ("mnt", inodes.mnt),
+        ("pid", inodes.pid),
+        ("net", inodes.net),
+        ("user", inodes.user),
+        ("uts", inodes.uts),
+        ("ipc", inodes.ipc),
+        ("cgroup", inodes.cgroup),
+    ];
+    all.map(|(kind, inode)| Namespace { kind, inode: u64::from(inode) }).into()
+}
+
+/// What the wall clock said when the monotonic clock was zero.
+fn boot_unix_ns() -> i128 {
+    let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let monotonic_ns = i128::from(monotonic.tv_sec) * 1_000_000_000 + i128::from(monotonic.tv_nsec);
+    jiff::Timestamp::now().as_nanosecond() - monotonic_ns
+}
+
+/// JSON lines, rotated by size: `audit.jsonl`, `audit.jsonl.1`, … the oldest is removed.
+#[derive(Debug)]
+struct AuditFile {
+    file: std::fs::File,
+    bytes: u64,
+    limits: FileLimits,
+}
+
+impl AuditFile {
+    fn open(limits: FileLimits) -> std::io::Result<Self> {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&limits.path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Self { file, bytes, limits })
+    }
+
+    fn append(&mut self, lines: &[u8]) -> std::io::Result<()> {
+        if self.bytes > 0 && self.bytes + lines.len() as u64 > self.limits.max_bytes {
+            self.rotate()?;
+        }
+        self.file.write_all(lines)?;
+        self.bytes += lines.len() as u64;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> std::io::Result<()> {
+        let numbered = |n: u32| PathBuf::from(format!("{}.{n}", self.limits.path.display()));
+        for n in (1..self.limits.keep_files).rev() {
+            if numbered(n).exists() {
+                std::fs::rename(numbered(n), numbered(n + 1))?;
+            }
+        }
+        if self.limits.keep_files == 0 {
+            std::fs::remove_file(&self.limits.path)?;
+        } else {
+            std::fs::rename(&self.limits.path, numbered(1))?;
+        }
+        *self = Self::open(self.limits.clone())?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> tenantry_ebpf::EventHeader {
+        tenantry_ebpf::EventHeader {
+            time_ns: 1_500_000_000,
+            slot: 1,
+            pid: 4242,
+            container_pid: 7,
+            ppid: 4200,
+            uid: 1000,
+            comm: "sh".into(),
+            namespaces: tenantry_ebpf::Namespaces {
+                mnt: 11,
+                pid: 12,
+                net: 13,
+                user: 14,
+                uts: 15,
+                ipc: 16,
+                cgroup: 17,
+            },
+            ..Default::default()
+        }
+    }
+
+    #[track_caller]
+    fn check_line(event: Event, expected: &str) {
+        let holder =
+            Holder { id: "c0ffee".into(), name: "web".into(), image: "demo:latest".into() };
+        let line =
+            serde_json::to_string(&describe(&event, holder, Vec::new(), 1_000_000_000)).unwrap();
+        let namespaces = r#""namespaces":[{"type":"mnt","inode":11},{"type":"pid","inode":12},{"type":"net","inode":13},{"type":"user","inode":14},{"type":"uts","inode":15},{"type":"ipc","inode":16},{"type":"cgroup","inode":17}]}"#;
+        assert_eq!(line, format!("{expected}{namespaces}"));
+    }
+
+    #[test]
+    fn an_exec_is_this_line() {
+        let event = tenantry_ebpf::ExecEvent {
+            header: header(),
+            path: "/bin/sh".into(),
+            argv: vec!["sh".into(), "-c".into(), "echo \"hi\"".into()],
+            ..Default::default()
+        };
+        check_line(
+            Event::Exec(event),
+            r#"{"time":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"kind":"exec","container_id":"c0ffee","container_name":"web","image":"demo:latest","pid":4242,"container_pid":7,"parent_pid":4200,"uid":1000,"comm":"sh","path":"/bin/sh","argv":["sh","-c","echo \"hi\""],"argv_truncated":false,"#,
+        );
+    }
+
+    #[test]
+    fn an_exit_by_a_signal_is_this_line() {
+        let event = tenantry_ebpf::ExitEvent {
+            header: header(),
+            exit_code: 137,
+            signal: Some(9),
+            ..Default::default()
+        };
+        check_line(
+            Event::Exit(event),
+            r#"{"time":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"kind":"exit","container_id":"c0ffee","container_name":"web","image":"demo:latest","pid":4242,"container_pid":7,"parent_pid":4200,"uid":1000,"comm":"sh","exit_code":137,"signal":9,"#,
+        );
+    }
+
+    #[test]
+    fn an_oom_kill_is_this_line() {
+        let event = tenantry_ebpf::OomEvent {
+            header: header(),
+            anon_bytes: 66_000_000,
+            limit_bytes: Some(67_108_864),
+            usage_bytes: 67_108_864,
+            cgroup_kills: 1,
+            trigger_pid: 4242,
+            trigger_comm: "sh".into(),
+            ..Default::default()
+        };
+        check_line(
+            Event::Oom(event),
+            r#"{"time":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"kind":"oom","container_id":"c0ffee","container_name":"web","image":"demo:latest","pid":4242,"container_pid":7,"parent_pid":4200,"uid":1000,"comm":"sh","oom":{"anon_bytes":66000000,"file_bytes":0,"shmem_bytes":0,"swap_bytes":0,"limit_bytes":67108864,"usage_bytes":67108864,"cgroup_kills":1,"trigger_pid":4242,"trigger_comm":"sh","oom_score_adj":0,"neighbours":[]},"#,
+        );
+    }
+
+    #[test]
+    fn a_full_file_is_rotated_and_the_oldest_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        let limits = FileLimits { path: path.clone(), max_bytes: 8, keep_files: 2 };
+        let mut file = AuditFile::open(limits).unwrap();
+        for line in ["first\n", "second\n", "third\n", "fourth\n"] {
+            file.append(line.as_bytes()).unwrap();
+        }
+        let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
+        assert_eq!(read("audit.jsonl"), "fourth\n");
+        assert_eq!(read("audit.jsonl.1"), "third\n");
+        assert_eq!(read("audit.jsonl.2"), "second\n");
+        assert!(!directory.path().join("audit.jsonl.3").exists());
+    }
+}

@@ -1,0 +1,135 @@
+//! `tenantry limit`: change a running container's limits, and say what was
+//! written where.
+
+use clap::Args;
+use tenantry_container::Limit;
+use tenantry_container::units::{self, Device};
+
+use super::{Target, flags::LimitArgs, table};
+use crate::api::native::model::{IoLimit, LimitsAnswer, LimitsRequest};
+
+#[derive(Debug, Args)]
+pub struct LimitFlags {
+    name: String,
+    #[command(flatten)]
+    limits: LimitArgs,
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn limit(target: &Target, flags: LimitFlags) -> anyhow::Result<()> {
+    let request = request(&flags.limits)?;
+    let path = format!("/v1/containers/{}/limits", flags.name);
+    let answer: LimitsAnswer = if request == LimitsRequest::default() {
+        target.native().get(&path).await?
+    } else {
+        target.native().patch(&path, &request).await?
+    };
+    if flags.json {
+        println!("{}", serde_json::to_string_pretty(&answer)?);
+        return Ok(());
+    }
+    if answer.applied.is_empty() {
+        println!("{}", serde_json::to_string_pretty(&answer.limits)?);
+        return Ok(());
+    }
+    let rows: Vec<Vec<String>> = answer
+        .applied
+        .into_iter()
+        .map(|applied| vec![applied.resource, applied.read_back, applied.actuator])
+        .collect();
+    print!("{}", table::render(&["LIMIT", "NOW", "ACTUATOR"], &rows));
+    Ok(())
+}
+
+fn request(args: &LimitArgs) -> anyhow::Result<LimitsRequest> {
+    let cpus = args.cpus.as_deref().map(|text| units::parse_cpus_limit("--cpus", text));
+    let memory = args.memory.as_deref().map(|text| units::parse_bytes_limit("--memory", text));
+    let pids = args.pids.as_deref().map(|text| units::parse_count_limit("--pids", text));
+    let rate = |flag, text: &Option<String>| {
+        text.as_deref().map(|text| units::parse_bits_limit(flag, text)).transpose()
+    };
+    Ok(LimitsRequest {
+        cpus: cpus.transpose()?.map(nullable),
+        memory_bytes: memory.transpose()?.map(nullable),
+        pids: pids.transpose()?.map(nullable),
+        egress_bits_per_second: rate("--egress", &args.egress)?.map(nullable),
+        ingress_bits_per_second: rate("--ingress", &args.ingress)?.map(nullable),
+        io: io(args)?,
+    })
+}
+
+/// In JSON a lifted limit is `null`.
+fn nullable<T>(limit: Limit<T>) -> Option<T> {
+    match limit {
+        Limit::Unlimited => None,
+        Limit::Value(value) => Some(value),
+    }
+}
+
+fn io(args: &LimitArgs) -> anyhow::Result<Vec<IoLimit>> {
+    let mut limits = Vec::new();
+    for text in &args.io_read {
+        let (device, rate) = units::parse_device_rate("--io-read", text)?;
+        of_device(&mut limits, device).read_bytes_per_second = Some(nullable(rate));
+    }
+    for text in &args.io_write {
+        let (device, rate) = units::parse_device_rate("--io-write", text)?;
+        of_device(&mut limits, device).write_bytes_per_second = Some(nullable(rate));
+    }
+    for text in &args.io_read_ops {
+        let (device, rate) = units::parse_device_ops("--io-read-ops", text)?;
+        of_device(&mut limits, device).read_ops_per_second = Some(nullable(rate));
+    }
+    for text in &args.io_write_ops {
+        let (device, rate) = units::parse_device_ops("--io-write-ops", text)?;
+        of_device(&mut limits, device).write_ops_per_second = Some(nullable(rate));
+    }
+    Ok(limits)
+}
+
+/// Each device has one entry, however many flags name it.
+fn of_device(limits: &mut Vec<IoLimit>, device: Device) -> &mut IoLimit {
+    let device = match device {
+        Device::Path(path) => path.display().to_string(),
+        Device::Number { major, minor } => format!("{major}:{minor}"),
+    };
+    let known = limits.iter().position(|limit| limit.device == device);
+    let index = known.unwrap_or_else(|| {
+        limits.push(IoLimit { device, ..IoLimit::default() });
+        limits.len() - 1
+    });
+    &mut limits[index]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readmes_example_becomes_numbers() {
+        let args = LimitArgs {
+            cpus: Some("0.5".into()),
+            memory: Some("256m".into()),
+            io_read: vec!["/dev/vda:10m".into()],
+            io_write: vec!["/dev/vda:max".into()],
+            egress: Some("20mbit".into()),
+            ingress: Some("max".into()),
+            ..LimitArgs::default()
+        };
+        let expected = LimitsRequest {
+            cpus: Some(Some(0.5)),
+            memory_bytes: Some(Some(256 << 20)),
+            egress_bits_per_second: Some(Some(20_000_000)),
+            ingress_bits_per_second: Some(None),
+            io: vec![IoLimit {
+                device: "/dev/vda".into(),
+                read_bytes_per_second: Some(Some(10 << 20)),
+                write_bytes_per_second: Some(None),
+                ..IoLimit::default()
+            }],
+            ..LimitsRequest::default()
+        };
+        assert_eq!(request(&args).unwrap(), expected);
+    }
+}

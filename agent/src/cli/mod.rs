@@ -1,0 +1,171 @@
+//! The command line: what people type, and nothing else.
+//!
+//! Lifecycle verbs speak the Docker Engine API on `docker.sock`, as any client
+//! does; `limit`, `stats`, `trace`, `namespaces`, `events` and `probes` speak the native API on
+//! `tenantry.sock`. A verb prints to standard output what a person or a script
+//! asked for, and to standard error what went wrong.
+
+mod connections;
+mod container;
+mod cost;
+mod flags;
+mod image;
+mod limit;
+mod namespaces;
+mod native;
+mod run;
+mod show;
+mod stats;
+pub mod table;
+mod trace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use bollard::Docker;
+use clap::{Parser, Subcommand};
+
+use crate::daemon;
+
+#[derive(Debug, Parser)]
+#[command(name = "tenantry", version, about = "Runs, meters and limits the containers of one host")]
+pub struct Cli {
+    /// The directory that holds the agent's sockets.
+    #[arg(long, global = true, env = "TENANTRY_RUN_DIR", default_value = "/run/tenantry")]
+    run_dir: PathBuf,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the agent in the foreground.
+    Agent(flags::AgentFlags),
+    /// Create a container and start it.
+    Run(Box<run::RunFlags>),
+    /// List containers.
+    Ps(show::PsFlags),
+    /// Show everything that is known about containers, as JSON.
+    Inspect(show::InspectFlags),
+    /// Show what a container wrote.
+    Logs(show::LogsFlags),
+    /// Run a further program in a running container.
+    Exec(container::ExecFlags),
+    /// Start stopped containers.
+    Start(container::NamesFlags),
+    /// Stop containers: their stop signal, then a grace period, then SIGKILL.
+    Stop(container::StopFlags),
+    /// Send a signal to containers.
+    Kill(container::KillFlags),
+    /// Remove containers.
+    Rm(container::RmFlags),
+    /// Wait until containers stop, and print their exit codes.
+    Wait(container::NamesFlags),
+    /// Load, import, list and remove images.
+    #[command(subcommand)]
+    Image(image::ImageVerb),
+    /// Change a running container's limits.
+    Limit(limit::LimitFlags),
+    /// Show what containers use: CPU, memory, network, disk, run queue, syscalls.
+    Stats(stats::StatsFlags),
+    /// Show what was done in each Linux namespace, and by which containers.
+    Namespaces(namespaces::NamespacesFlags),
+    /// Watch one container closely for a while.
+    #[command(subcommand)]
+    Trace(trace::TraceVerb),
+    /// Show whom a container talks to over TCP.
+    Connections(connections::ConnectionsFlags),
+    /// Follow lifecycle, exec and exit events.
+    Events(show::EventsFlags),
+    /// Show each kernel probe and whether it runs; with --cost, what each costs.
+    Probes(show::ProbesFlags),
+}
+
+/// Where a verb finds its agent.
+#[derive(Debug)]
+pub struct Target {
+    run_dir: PathBuf,
+}
+
+impl Target {
+    fn docker(&self) -> anyhow::Result<Docker> {
+        let path = self.run_dir.join("docker.sock");
+        let path = path.to_str().context("--run-dir is not valid UTF-8")?;
+        anyhow::ensure!(
+            std::path::Path::new(path).exists(),
+            "no agent at {path}: start one with `tenantry agent`, or name its directory with --run-dir"
+        );
+        // A container may run, and be waited for, as long as it likes.
+        let a_year_s = 365 * 24 * 3600;
+        Ok(Docker::connect_with_unix(path, a_year_s, bollard::API_DEFAULT_VERSION)?)
+    }
+
+    fn native(&self) -> native::Client {
+        native::Client::new(self.run_dir.join("tenantry.sock"))
+    }
+}
+
+/// The code that a shell sees when the agent, not the container, failed.
+const AGENT_FAILED: u8 = 125;
+
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let target = Target { run_dir: cli.run_dir };
+    let outcome = match cli.verb {
+        Verb::Agent(flags) => return daemon::main(flags.into_options(target.run_dir)),
+        verb => runtime().and_then(|runtime| runtime.block_on(dispatch(&target, verb))),
+    };
+    outcome.unwrap_or_else(|error| {
+        let message = message(&error);
+        eprintln!("tenantry: {message}");
+        ExitCode::from(failure_code(&message))
+    })
+}
+
+/// As a shell has it for a program that could not be executed.
+fn failure_code(message: &str) -> u8 {
+    match message.strip_prefix("cannot execute ") {
+        Some(why) if why.ends_with("no such file or directory") => 127,
+        Some(_) => 126,
+        None => AGENT_FAILED,
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+async fn dispatch(target: &Target, verb: Verb) -> anyhow::Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
+    match verb {
+        Verb::Agent(_) => unreachable!("handled before a client runtime exists"),
+        Verb::Run(flags) => run::run(&target.docker()?, *flags).await,
+        Verb::Ps(flags) => show::ps(target, flags).await.map(done),
+        Verb::Inspect(flags) => show::inspect(target, flags).await.map(done),
+        Verb::Logs(flags) => show::logs(&target.docker()?, flags).await.map(done),
+        Verb::Exec(flags) => container::exec(&target.docker()?, flags).await,
+        Verb::Start(flags) => container::start(&target.docker()?, flags).await.map(done),
+        Verb::Stop(flags) => container::stop(&target.docker()?, flags).await.map(done),
+        Verb::Kill(flags) => container::kill(&target.docker()?, flags).await.map(done),
+        Verb::Rm(flags) => container::rm(&target.docker()?, flags).await.map(done),
+        Verb::Wait(flags) => container::wait(&target.docker()?, flags).await.map(done),
+        Verb::Image(verb) => image::image(&target.docker()?, verb).await.map(done),
+        Verb::Limit(flags) => limit::limit(target, flags).await.map(done),
+        Verb::Stats(flags) => stats::stats(target, flags).await.map(done),
+        Verb::Namespaces(flags) => namespaces::namespaces(target, flags).await.map(done),
+        Verb::Trace(verb) => trace::trace(target, verb).await.map(done),
+        Verb::Connections(flags) => connections::connections(target, flags).await.map(done),
+        Verb::Events(flags) => show::events(target, flags).await.map(done),
+        Verb::Probes(flags) => show::probes(target, flags).await.map(done),
+    }
+}
+
+/// The agent's own words where it answered; else what kept us from asking.
+fn message(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<bollard::errors::Error>() {
+        Some(bollard::errors::Error::DockerResponseServerError { message, .. }) => message.clone(),
+        Some(bollard::errors::Error::DockerStreamError { error }) => error.clone(),
+        _ => format!("{error:#}"),
+    }
+}

@@ -1,0 +1,298 @@
+//! `tenantry run`: create, attach, start, and leave with the container's code.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use bollard::Docker;
+use bollard::container::LogOutput;
+use bollard::errors::Error as DockerError;
+use bollard::models::{
+    ContainerCreateBody, ContainerWaitResponse, HostConfig, RestartPolicy, RestartPolicyNameEnum,
+    ThrottleDevice,
+};
+use bollard::query_parameters as query;
+use clap::Args;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use tenantry_container::Limit;
+use tenantry_container::units::{self, Device};
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+
+use super::flags::LimitArgs;
+
+#[derive(Debug, Args)]
+pub struct RunFlags {
+    /// Leave it running and print its id.
+    #[arg(long, short)]
+    detach: bool,
+    /// Keep standard input open.
+    #[arg(long, short)]
+    interactive: bool,
+    /// Remove the container when it exits.
+    #[arg(long)]
+    rm: bool,
+    #[arg(long)]
+    name: Option<String>,
+    #[arg(long, short = 'H')]
+    hostname: Option<String>,
+    #[arg(long, short, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    #[arg(long, short, value_name = "NAME=VALUE")]
+    label: Vec<String>,
+    #[arg(long, short, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+    #[arg(long, short)]
+    workdir: Option<String>,
+    #[arg(long)]
+    entrypoint: Option<String>,
+    /// bridge, none or host.
+    #[arg(long, default_value = "bridge")]
+    network: String,
+    /// no, on-failure[:N], always or unless-stopped.
+    #[arg(long, default_value = "no")]
+    restart: String,
+    #[arg(long, value_name = "CAPABILITY")]
+    cap_add: Vec<String>,
+    #[arg(long, value_name = "CAPABILITY")]
+    cap_drop: Vec<String>,
+    /// no-new-privileges, seccomp=unconfined or seccomp=FILE.
+    #[arg(long)]
+    security_opt: Vec<String>,
+    /// `private` gives the container a user namespace of its own.
+    #[arg(long, value_name = "MODE")]
+    userns: Option<String>,
+    /// A host directory or file; both paths absolute.
+    #[arg(long, short, value_name = "SOURCE:TARGET[:ro]")]
+    volume: Vec<String>,
+    #[arg(long)]
+    read_only: bool,
+    #[arg(long)]
+    stop_signal: Option<String>,
+    /// Seconds between the stop signal and SIGKILL.
+    #[arg(long)]
+    stop_timeout: Option<i64>,
+    #[command(flatten)]
+    limits: LimitArgs,
+    image: String,
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+pub async fn run(docker: &Docker, flags: RunFlags) -> anyhow::Result<ExitCode> {
+    let (detach, interactive, rm) = (flags.detach, flags.interactive, flags.rm);
+    let name = flags.name.clone();
+    let body = create_body(flags)?;
+    let options = name.map(|name| query::CreateContainerOptionsBuilder::new().name(&name).build());
+    let id = docker.create_container(options, body).await?.id;
+    if detach {
+        start(docker, &id).await?;
+        println!("{id}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let options = query::AttachContainerOptionsBuilder::new()
+        .stdin(interactive)
+        .stdout(true)
+        .stderr(true)
+        .stream(true)
+        .build();
+    let attached = docker.attach_container(&id, Some(options)).await?;
+    let condition = if rm { "removed" } else { "next-exit" };
+    let options = query::WaitContainerOptionsBuilder::new().condition(condition).build();
+    let mut waiting = docker.wait_container(&id, Some(options)).boxed();
+    // The wait must be at the agent before the start: a quick program ends at once.
+    // And a start that failed is told even if the wait was answered, too.
+    let mut starting = std::pin::pin!(start(docker, &id));
+    let mut answer = None;
+    loop {
+        tokio::select! {
+            started = &mut starting => break started?,
+            first = waiting.next(), if answer.is_none() => answer = Some(first),
+        }
+    }
+    if interactive {
+        tokio::spawn(copy_stdin(attached.input));
+    }
+    copy_output(attached.output).await?;
+    let answer = match answer {
+        Some(answer) => answer,
+        None => waiting.next().await,
+    };
+    let code = exit_code(answer.context("the agent ended the wait without an answer")?)?;
+    Ok(ExitCode::from(code as u8))
+}
+
+async fn start(docker: &Docker, id: &str) -> Result<(), DockerError> {
+    docker.start_container(id, None::<query::StartContainerOptions>).await
+}
+
+/// The code of an answered wait. The client library makes an error of a code
+/// that is not zero.
+pub fn exit_code(answer: Result<ContainerWaitResponse, DockerError>) -> anyhow::Result<i64> {
+    match answer {
+        Ok(answer) => Ok(answer.status_code),
+        Err(DockerError::DockerContainerWaitError { code, .. }) => Ok(code),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub async fn copy_output(
+    mut output: Pin<Box<dyn Stream<Item = Result<LogOutput, DockerError>> + Send>>,
+) -> anyhow::Result<()> {
+    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+    while let Some(piece) = output.try_next().await? {
+        match piece {
+            LogOutput::StdErr { message } => stderr.write_all(&message).await?,
+            other => stdout.write_all(&other.into_bytes()).await?,
+        }
+        stdout.flush().await?;
+    }
+    Ok(())
+}
+
+pub async fn copy_stdin(mut input: Pin<Box<dyn AsyncWrite + Send>>) {
+    // A container that stopped reading is no error of ours.
+    let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut input).await;
+    let _ = input.shutdown().await;
+}
+
+fn create_body(flags: RunFlags) -> anyhow::Result<ContainerCreateBody> {
+    let mut labels = HashMap::new();
+    for label in &flags.label {
+        let (name, value) = label.split_once('=').unwrap_or((label, ""));
+        labels.insert(name.to_owned(), value.to_owned());
+    }
+    // The Docker API has no field for bandwidth.
+    for (label, rate) in
+        [("tenantry.egress", &flags.limits.egress), ("tenantry.ingress", &flags.limits.ingress)]
+    {
+        if let Some(rate) = rate {
+            labels.insert(label.to_owned(), rate.clone());
+        }
+    }
+    let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
+    Ok(ContainerCreateBody {
+        image: Some(flags.image),
+        cmd: some(flags.command),
+        entrypoint: flags.entrypoint.map(|program| vec![program]),
+        env: Some(flags.env),
+        hostname: flags.hostname,
+        user: flags.user,
+        working_dir: flags.workdir,
+        labels: Some(labels),
+        attach_stdin: Some(flags.interactive),
+        open_stdin: Some(flags.interactive),
+        stdin_once: Some(flags.interactive),
+        attach_stdout: Some(!flags.detach),
+        attach_stderr: Some(!flags.detach),
+        stop_signal: flags.stop_signal,
+        stop_timeout: flags.stop_timeout,
+        host_config: Some(HostConfig {
+            auto_remove: Some(flags.rm),
+            network_mode: Some(flags.network),
+            restart_policy: Some(restart_policy(&flags.restart)?),
+            binds: some(flags.volume),
+            cap_add: some(flags.cap_add),
+            cap_drop: some(flags.cap_drop),
+            security_opt: some(flags.security_opt),
+            userns_mode: flags.userns,
+            readonly_rootfs: Some(flags.read_only),
+            nano_cpus: cpus(flags.limits.cpus.as_deref())?,
+            memory: size(flags.limits.memory.as_deref())?,
+            pids_limit: count(flags.limits.pids.as_deref())?,
+            blkio_device_read_bps: throttles("--io-read", &flags.limits.io_read)?,
+            blkio_device_write_bps: throttles("--io-write", &flags.limits.io_write)?,
+            blkio_device_read_iops: throttles("--io-read-ops", &flags.limits.io_read_ops)?,
+            blkio_device_write_iops: throttles("--io-write-ops", &flags.limits.io_write_ops)?,
+            ..HostConfig::default()
+        }),
+        ..ContainerCreateBody::default()
+    })
+}
+
+fn restart_policy(text: &str) -> anyhow::Result<RestartPolicy> {
+    let (name, retries) = match text.split_once(':') {
+        Some((name, retries)) => (name, Some(retries)),
+        None => (text, None),
+    };
+    let name = match name {
+        "no" => RestartPolicyNameEnum::NO,
+        "on-failure" => RestartPolicyNameEnum::ON_FAILURE,
+        "always" => RestartPolicyNameEnum::ALWAYS,
+        "unless-stopped" => RestartPolicyNameEnum::UNLESS_STOPPED,
+        _ => anyhow::bail!(
+            "--restart {text:?} is not allowed: no, on-failure[:N], always or unless-stopped"
+        ),
+    };
+    anyhow::ensure!(
+        retries.is_none() || name == RestartPolicyNameEnum::ON_FAILURE,
+        "--restart {text:?} is not allowed: only on-failure takes a number of retries"
+    );
+    let maximum_retry_count = retries
+        .map(str::parse)
+        .transpose()
+        .with_context(|| format!("--restart {text:?}: the number of retries"))?;
+    Ok(RestartPolicy { name: Some(name), maximum_retry_count })
+}
+
+/// Docker's word for "no limit" is zero, in every field below.
+fn unlimited_is_zero<T>(limit: Limit<T>, number: impl FnOnce(T) -> i64) -> i64 {
+    match limit {
+        Limit::Unlimited => 0,
+        Limit::Value(value) => number(value),
+    }
+}
+
+fn cpus(text: Option<&str>) -> anyhow::Result<Option<i64>> {
+    let Some(text) = text else { return Ok(None) };
+    let limit = units::parse_cpus_limit("--cpus", text)?;
+    Ok(Some(unlimited_is_zero(limit, |cpus| (cpus * 1e9).round() as i64)))
+}
+
+fn size(text: Option<&str>) -> anyhow::Result<Option<i64>> {
+    let Some(text) = text else { return Ok(None) };
+    let limit = units::parse_bytes_limit("--memory", text)?;
+    Ok(Some(unlimited_is_zero(limit, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX))))
+}
+
+fn count(text: Option<&str>) -> anyhow::Result<Option<i64>> {
+    let Some(text) = text else { return Ok(None) };
+    let limit = units::parse_count_limit("--pids", text)?;
+    Ok(Some(unlimited_is_zero(limit, |pids| i64::try_from(pids).unwrap_or(i64::MAX))))
+}
+
+fn throttles(flag: &str, texts: &[String]) -> anyhow::Result<Option<Vec<ThrottleDevice>>> {
+    let throttle = |text: &String| {
+        let (device, rate) = units::parse_device_rate(flag, text)?;
+        let path = match device {
+            Device::Path(path) => path.display().to_string(),
+            Device::Number { major, minor } => format!("/dev/block/{major}:{minor}"),
+        };
+        let rate = unlimited_is_zero(rate, |rate| i64::try_from(rate).unwrap_or(i64::MAX));
+        Ok(ThrottleDevice { path: Some(path), rate: Some(rate) })
+    };
+    let list: Vec<_> = texts.iter().map(throttle).collect::<anyhow::Result<_>>()?;
+    Ok((!list.is_empty()).then_some(list))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_policy_is_read_as_docker_reads_it() {
+        let policy = restart_policy("on-failure:3").unwrap();
+        assert_eq!(policy.name, Some(RestartPolicyNameEnum::ON_FAILURE));
+        assert_eq!(policy.maximum_retry_count, Some(3));
+        for wrong in ["sometimes", "always:3", "on-failure:x"] {
+            let error = format!("{:#}", restart_policy(wrong).unwrap_err());
+            assert!(error.contains("--restart") && error.contains(wrong), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_throttle_without_a_device_says_what_is_allowed() {
+        let error = throttles("--io-read", &["10m".into()]).unwrap_err().to_string();
+        assert!(error.contains("DEVICE:RATE"), "{error}");
+    }
+}

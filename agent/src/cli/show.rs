@@ -1,0 +1,231 @@
+//! Verbs that only read: ps, inspect, logs, events, probes.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::container::LogOutput;
+use bollard::query_parameters as query;
+use clap::Args;
+use futures_util::TryStreamExt as _;
+use tokio::io::AsyncWriteExt as _;
+
+use super::{Target, table};
+use crate::origin::Runtime;
+
+#[derive(Debug, Args)]
+pub struct PsFlags {
+    /// Also containers that do not run. Those of other runtimes are shown while they run.
+    #[arg(long, short)]
+    all: bool,
+    /// Only ids, of our own containers.
+    #[arg(long, short)]
+    quiet: bool,
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectFlags {
+    #[arg(required = true)]
+    names: Vec<String>,
+    /// The native view: cgroup ids, namespaces, limits, where the start's time went.
+    #[arg(long)]
+    native: bool,
+    /// Accepted for uniformity; the output always is JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsFlags {
+    #[arg(long, short)]
+    follow: bool,
+    #[arg(long, short = 'n', default_value = "all")]
+    tail: String,
+    #[arg(long, short)]
+    timestamps: bool,
+    name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct EventsFlags {
+    /// Only this container.
+    #[arg(long)]
+    container: Option<String>,
+    /// Only these kinds: lifecycle, exec, exit, oom.
+    #[arg(long)]
+    kind: Vec<String>,
+    /// One JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ProbesFlags {
+    /// Measure what each probe costs: runs, time and kernel memory.
+    #[arg(long)]
+    cost: bool,
+    /// How long to measure, such as 5s.
+    #[arg(long = "for", value_name = "TIME", requires = "cost", default_value = "5s",
+          value_parser = super::cost::parse_window)]
+    window: Duration,
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn ps(target: &Target, flags: PsFlags) -> anyhow::Result<()> {
+    let docker = target.docker()?;
+    let options = query::ListContainersOptionsBuilder::new().all(flags.all).build();
+    let containers = docker.list_containers(Some(options)).await?;
+    if flags.json {
+        println!("{}", serde_json::to_string_pretty(&containers)?);
+        return Ok(());
+    }
+    let mut rows = Vec::new();
+    for container in containers {
+        let id: String = container.id.unwrap_or_default().chars().take(12).collect();
+        if flags.quiet {
+            println!("{id}");
+            continue;
+        }
+        let networks = container.network_settings.and_then(|settings| settings.networks);
+        let address = networks
+            .unwrap_or_default()
+            .into_values()
+            .find_map(|endpoint| endpoint.ip_address)
+            .unwrap_or_default();
+        rows.push(vec![
+            id,
+            container.names.unwrap_or_default().join(",").trim_start_matches('/').to_owned(),
+            Runtime::Tenantry.to_string(),
+            container.image.unwrap_or_default(),
+            container.command.unwrap_or_default(),
+            container.status.unwrap_or_default(),
+            address,
+        ]);
+    }
+    if !flags.quiet {
+        rows.extend(foreign(target).await?);
+        let header = ["ID", "NAME", "RUNTIME", "IMAGE", "COMMAND", "STATUS", "ADDRESS"];
+        print!("{}", table::render(&header, &rows));
+    }
+    Ok(())
+}
+
+/// Rows of containers that other runtimes run.
+async fn foreign(target: &Target) -> anyhow::Result<Vec<Vec<String>>> {
+    let containers: Vec<serde_json::Value> = target.native().get("/v1/containers").await?;
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let row = |container: &serde_json::Value| {
+        let runtime = text(&container["runtime"]);
+        // A unit's name is its id.
+        let id = text(&container["id"]);
+        let id = if id.len() == 64 { id[..12].to_owned() } else { String::new() };
+        (runtime != Runtime::Tenantry.as_str()).then(|| {
+            let [name, image, state] = ["name", "image", "state"].map(|key| text(&container[key]));
+            vec![id, name, runtime, image, String::new(), state, String::new()]
+        })
+    };
+    Ok(containers.iter().filter_map(row).collect())
+}
+
+pub async fn inspect(target: &Target, flags: InspectFlags) -> anyhow::Result<()> {
+    let mut views = Vec::new();
+    for name in &flags.names {
+        views.push(if flags.native {
+            target.native().get(&format!("/v1/containers/{name}")).await?
+        } else {
+            let options = None::<query::InspectContainerOptions>;
+            serde_json::to_value(target.docker()?.inspect_container(name, options).await?)?
+        });
+    }
+    println!("{}", serde_json::to_string_pretty(&views)?);
+    Ok(())
+}
+
+pub async fn logs(docker: &Docker, flags: LogsFlags) -> anyhow::Result<()> {
+    let options = query::LogsOptionsBuilder::new()
+        .stdout(true)
+        .stderr(true)
+        .follow(flags.follow)
+        .timestamps(flags.timestamps)
+        .tail(&flags.tail)
+        .build();
+    let mut pieces = docker.logs(&flags.name, Some(options));
+    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+    while let Some(piece) = pieces.try_next().await? {
+        match piece {
+            LogOutput::StdErr { message } => stderr.write_all(&message).await?,
+            other => stdout.write_all(&other.into_bytes()).await?,
+        }
+    }
+    stdout.flush().await?;
+    Ok(stderr.flush().await?)
+}
+
+pub async fn events(target: &Target, flags: EventsFlags) -> anyhow::Result<()> {
+    let mut parameters: HashMap<&str, String> = HashMap::new();
+    if let Some(container) = &flags.container {
+        parameters.insert("container", container.clone());
+    }
+    if !flags.kind.is_empty() {
+        parameters.insert("kind", flags.kind.join(","));
+    }
+    let query: Vec<String> =
+        parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let path = format!("/v1/events?{}", query.join("&"));
+    let mut events = Box::pin(target.native().events(&path).await?);
+    while let Some(line) = events.try_next().await? {
+        if flags.json {
+            println!("{line}");
+        } else {
+            println!("{}", event_line(&serde_json::from_str(&line)?));
+        }
+    }
+    Ok(())
+}
+
+fn event_line(event: &serde_json::Value) -> String {
+    let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
+    let argv = event["argv"]
+        .as_array()
+        .map(|argv| argv.iter().filter_map(|word| word.as_str()).collect::<Vec<_>>().join(" "));
+    let detail = match event["kind"].as_str() {
+        Some("exec") => format!("pid {} {}", event["pid"], argv.unwrap_or_default()),
+        Some("exit") => match &event["signal"] {
+            serde_json::Value::Null => format!("pid {} code {}", event["pid"], event["exit_code"]),
+            signal => format!("pid {} signal {signal}", event["pid"]),
+        },
+        Some("oom") => format!(
+            "pid {} {} killed: {} of {} in use",
+            event["pid"],
+            text("comm"),
+            table::bytes(event["oom"]["usage_bytes"].as_u64().unwrap_or(0)),
+            event["oom"]["limit_bytes"].as_u64().map_or("the host".into(), table::bytes),
+        ),
+        Some("lost") => format!("{} events: this reader was too slow", event["count"]),
+        _ => text("action"),
+    };
+    format!("{} {:9} {} {detail}", text("time"), text("kind"), text("container_name"))
+}
+
+pub async fn probes(target: &Target, flags: ProbesFlags) -> anyhow::Result<()> {
+    if flags.cost {
+        return super::cost::print(target, flags.window, flags.json).await;
+    }
+    let probes: serde_json::Value = target.native().get("/v1/probes").await?;
+    if flags.json {
+        println!("{}", serde_json::to_string_pretty(&probes)?);
+        return Ok(());
+    }
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let rows: Vec<Vec<String>> = probes
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|probe| ["name", "hook", "status", "reason"].map(|field| text(&probe[field])).into())
+        .collect();
+    print!("{}", table::render(&["PROBE", "HOOK", "STATUS", "REASON"], &rows));
+    Ok(())
+}

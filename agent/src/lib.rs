@@ -1,0 +1,30 @@
+//! tenantry: the agent and its command line.
+//!
+//! ```text
+//! kernel maps ─┐                 ┌─▶ metrics ─▶ /metrics
+//! cgroup files ┼─▶ collect ─▶ report ─▶ api/native ─▶ stats
+//! links ───────┘
+//! event ring ─▶ audit ─▶ file, api/native/events
+//! api/docker ─▶ engine (tenantry-container) ─▶ registry ─▶ kernel maps
+//! ```
+
+pub mod api;
+pub mod audit;
+pub mod cli;
+pub mod collect;
+pub mod config;
+pub mod daemon;
+pub mod destinations;
+pub mod devices;
+pub mod foreign;
+pub mod fs_usage;
+pub mod governor;
+pub mod host;
+pub mod metrics;
+pub mod oom;
+pub mod origin;
+mod readable;
+pub mod registry;
+pub mod report;
+pub mod samplers;
+pub mod trace;

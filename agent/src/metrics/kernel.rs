@@ -1,0 +1,128 @@
+//! What the kernel programs counted for each container: network at IP level,
+//! events; and the container's network interface.
+
+use std::fmt::Error;
+
+use tenantry_ebpf::{NetworkCounters, SlotCounters};
+
+use super::family::Families;
+use super::{Base, base};
+use crate::report::ContainerReport;
+
+pub(super) fn encode(f: &mut Families, containers: &[ContainerReport]) -> Result<(), Error> {
+    network(f, containers)?;
+    link(f, containers)?;
+    events(f, containers)
+}
+
+pub(super) fn counted(
+    containers: &[ContainerReport],
+) -> impl Iterator<Item = (Base<'_>, &ContainerReport, &SlotCounters)> {
+    containers
+        .iter()
+        .filter_map(|container| Some((base(container), container, container.counters.as_ref()?)))
+}
+
+fn network(f: &mut Families, containers: &[ContainerReport]) -> Result<(), Error> {
+    let mut both = |name, help, value: fn(&NetworkCounters) -> u64| {
+        f.counter(
+            name,
+            help,
+            counted(containers).flat_map(|(base, _, counters)| {
+                [("external", &counters.external), ("lo", &counters.loopback)]
+                    .into_iter()
+                    .map(move |(interface, n)| ((base, [("interface", interface)]), value(n)))
+            }),
+        )
+    };
+    both(
+        "tenantry_network_receive_bytes_total",
+        "Bytes received, IP headers included, as they reach the container's sockets",
+        |n| n.rx_bytes,
+    )?;
+    both(
+        "tenantry_network_receive_packets_total",
+        "Packets received, as they reach the container's sockets",
+        |n| n.rx_packets,
+    )?;
+    both(
+        "tenantry_network_transmit_bytes_total",
+        "Bytes sent, IP headers included, as they leave the container's sockets",
+        |n| n.tx_bytes,
+    )?;
+    both(
+        "tenantry_network_transmit_packets_total",
+        "Packets sent, as they leave the container's sockets",
+        |n| n.tx_packets,
+    )
+}
+
+/// cAdvisor's `container_network_*`, from the container's own end of its link.
+fn link(f: &mut Families, containers: &[ContainerReport]) -> Result<(), Error> {
+    use tenantry_network::LinkCounters;
+    type Row = (&'static str, &'static str, fn(&LinkCounters) -> u64);
+    let rows: [Row; 8] = [
+        ("container_network_receive_bytes_total", "Bytes received", |l| l.rx_bytes),
+        ("container_network_receive_errors_total", "Errors while receiving", |l| l.rx_errors),
+        ("container_network_receive_packets_total", "Packets received", |l| l.rx_packets),
+        (
+            "container_network_receive_packets_dropped_total",
+            "Packets dropped while receiving",
+            |l| l.rx_dropped,
+        ),
+        ("container_network_transmit_bytes_total", "Bytes transmitted", |l| l.tx_bytes),
+        ("container_network_transmit_errors_total", "Errors while transmitting", |l| l.tx_errors),
+        ("container_network_transmit_packets_total", "Packets transmitted", |l| l.tx_packets),
+        (
+            "container_network_transmit_packets_dropped_total",
+            "Packets dropped while transmitting",
+            |l| l.tx_dropped,
+        ),
+    ];
+    for (name, help, value) in rows {
+        f.counter(
+            name,
+            help,
+            containers.iter().filter_map(|container| {
+                let link = container.link.as_ref()?;
+                Some(((base(container), [("interface", "eth0")]), value(link)))
+            }),
+        )?;
+    }
+    Ok(())
+}
+
+fn events(f: &mut Families, containers: &[ContainerReport]) -> Result<(), Error> {
+    type Row = (&'static str, &'static str, fn(&ContainerReport, &SlotCounters) -> [u64; 3]);
+    let rows: [Row; 3] = [
+        (
+            "tenantry_events_produced_total",
+            "Events that the kernel had to tell: delivered plus lost, plus what is under way",
+            |_, counters| [counters.exec.produced, counters.exit.produced, counters.oom.produced],
+        ),
+        ("tenantry_events_delivered_total", "Events that the agent received", |container, _| {
+            [container.exec_delivered, container.exit_delivered, container.oom_delivered]
+        }),
+        (
+            "tenantry_events_lost_total",
+            "Events for which the ring buffer had no room",
+            |_, counters| [counters.exec.lost, counters.exit.lost, counters.oom.lost],
+        ),
+    ];
+    for (name, help, value) in rows {
+        f.counter(
+            name,
+            help,
+            counted(containers).flat_map(|(base, container, counters)| {
+                let [exec, exit, oom] = value(container, counters);
+                [("exec", exec), ("exit", exit), ("oom", oom)]
+                    .map(|(kind, events)| ((base, [("kind", kind)]), events))
+            }),
+        )?;
+    }
+    f.counter(
+        "tenantry_exec_attempts_total",
+        "Programs that the container tried to start; only where the kernel allows the probe",
+        counted(containers).filter_map(|(base, _, counters)| Some((base, counters.exec_attempts?))),
+    )
+}

@@ -1,0 +1,77 @@
+//! The cgroup files of running containers, held open from one look to the next.
+//!
+//! Opening the nineteen files of a container takes longer than reading them. How many may
+//! stay open is bounded by the process's limit of descriptors; containers beyond that are
+//! read by opening and closing, which is slower and as right. The collector is the caller.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use tenantry_cgroupfs::{Error, Group, ReadBuffer, Sample, Sampler};
+
+/// One container's cgroup at one moment.
+#[derive(Debug)]
+pub struct Look {
+    pub sample: Sample,
+    pub processes: Option<u64>,
+}
+
+#[derive(Debug)]
+pub struct Samplers {
+    held: Mutex<Held>,
+    /// Containers whose files may be held.
+    places: usize,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    buffer: ReadBuffer,
+    by_path: HashMap<String, Sampler>,
+}
+
+impl Samplers {
+    /// `descriptors`: how many the process may have open; half of them are for others.
+    pub fn new(descriptors: u64) -> Self {
+        let places = usize::try_from(descriptors / 2).unwrap_or(usize::MAX) / Sampler::MAX_FILES;
+        Self { held: Mutex::default(), places }
+    }
+
+    /// Everything about one group; `None` if there is no such group, or no more.
+    ///
+    /// # Errors
+    /// What could not be read of a group that is there.
+    pub fn look(&self, group: &Group) -> Result<Option<Look>, Error> {
+        // A panic while it was held leaves open files and a buffer, which are always right.
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let Held { buffer, by_path } = &mut *held;
+        if let Some(sampler) = by_path.get(group.path()) {
+            match look(sampler, buffer) {
+                // A restarted container has a new group at the same path.
+                Err(error) if error.is_gone() => drop(by_path.remove(group.path())),
+                other => return other.map(Some),
+            }
+        }
+        let looked = Sampler::open(group).and_then(|sampler| {
+            let look = look(&sampler, buffer)?;
+            if by_path.len() < self.places {
+                by_path.insert(group.path().to_owned(), sampler);
+            }
+            Ok(look)
+        });
+        match looked {
+            Err(error) if error.is_gone() => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Lets go of every group but these.
+    pub fn keep_only(&self, keep: impl Fn(&str) -> bool) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.by_path.retain(|path, _| keep(path));
+    }
+}
+
+fn look(sampler: &Sampler, buffer: &mut ReadBuffer) -> Result<Look, Error> {
+    let sample = sampler.read(buffer)?;
+    Ok(Look { sample, processes: sampler.count_processes(buffer).ok() })
+}

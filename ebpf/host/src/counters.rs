@@ -1,0 +1,147 @@
+//! What a caller reads: sums over CPUs, since the slot was reset. Pure.
+
+use tenantry_abi as abi;
+
+use crate::tcp::TcpCounters;
+use crate::{
+    Histogram, NamespaceCounts, SchedulerCounters, SyscallClass, SyscallCount, SyscallErrors,
+};
+
+/// Everything that one slot counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlotCounters {
+    /// Those that were called at all, by number.
+    pub syscalls: Vec<SyscallCount>,
+    /// The errors among them by syscall and class.
+    pub syscall_errors: Vec<SyscallErrors>,
+    /// How many of them were made in which namespaces, the slot's own first; each set once.
+    pub namespaces: Vec<NamespaceCounts>,
+    /// Of the sampled calls (1 in 16), the classes that were seen while sampling was on.
+    pub latency: Vec<(SyscallClass, Histogram)>,
+    /// Calls of the fsync family, each one while `syscall_enter` was attached.
+    pub sync_latency: Histogram,
+    /// Through all interfaces but loopback.
+    pub external: NetworkCounters,
+    pub loopback: NetworkCounters,
+    /// Waits between runnable and running.
+    pub run_queue: Histogram,
+    pub scheduler: SchedulerCounters,
+    pub exec: EventCounters,
+    pub exit: EventCounters,
+    /// Processes killed for want of memory, in nested cgroups too.
+    pub oom: EventCounters,
+    /// `None` where the kernel takes no program for socket operations.
+    pub tcp: Option<TcpCounters>,
+    /// Execs tried, failed ones included; `None` where the kernel has no trampolines.
+    pub exec_attempts: Option<u64>,
+}
+
+/// Bytes with network-layer headers, without link-layer ones; packets as segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetworkCounters {
+    pub rx_bytes: u64,
+    pub rx_packets: u64,
+    pub tx_bytes: u64,
+    pub tx_packets: u64,
+}
+
+/// What was delivered through [`EventReader`](crate::EventReader) is `produced - lost`
+/// once the ring is empty.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventCounters {
+    pub produced: u64,
+    /// Found no room in the ring.
+    pub lost: u64,
+}
+
+/// A slot's events by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotEvents {
+    pub exec: EventCounters,
+    pub exit: EventCounters,
+    /// Processes killed for want of memory, in nested cgroups too.
+    pub oom: EventCounters,
+}
+
+/// Entries that found no room in a kernel map since the programs were loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Nested cgroups that belong to nobody, though their parent does.
+    pub cgroups: u64,
+    /// Disk requests not counted: too many (slot, device, operation) triples.
+    pub disks: u64,
+    /// Disk requests not counted: too many at the devices at once.
+    pub requests: u64,
+    /// Threads whose switches are not counted.
+    pub tasks: u64,
+    /// TCP connections not counted: no memory to remember them.
+    pub tcp_sockets: u64,
+    /// Syscalls of processes in other namespaces, counted as if in their container's own: too
+    /// many different sets.
+    pub namespaces: u64,
+    /// Connections and failures that were added to `other` for want of room.
+    pub destinations: u64,
+    /// Foreign containers that were born when no slot was in reserve: user space registered
+    /// them a little later.
+    pub pool: u64,
+    /// Foreign containers' comings and goings that nobody was told of.
+    pub cgroup_events: u64,
+}
+
+impl Lost {
+    /// By the map's name.
+    pub fn by_map(&self) -> [(&'static str, u64); 9] {
+        [
+            ("cgroup_slots", self.cgroups),
+            ("disks", self.disks),
+            ("requests", self.requests),
+            ("tasks", self.tasks),
+            ("tcp_sockets", self.tcp_sockets),
+            ("namespace_syscalls", self.namespaces),
+            ("destinations", self.destinations),
+            ("slot_pool", self.pool),
+            ("cgroup_events", self.cgroup_events),
+        ]
+    }
+}
+
+pub(crate) fn latency(copies: &[abi::SyscallLatency]) -> Vec<(SyscallClass, Histogram)> {
+    SyscallClass::ALL
+        .iter()
+        .map(|class| {
+            let of_class = copies.iter().map(|copy| &copy.classes[*class as usize]);
+            (*class, Histogram::sum(of_class))
+        })
+        .filter(|(_, histogram)| histogram.count > 0)
+        .collect()
+}
+
+pub(crate) fn traffic<'a>(copies: impl Iterator<Item = &'a abi::Traffic>) -> NetworkCounters {
+    copies.fold(NetworkCounters::default(), |sum, copy| NetworkCounters {
+        rx_bytes: sum.rx_bytes + copy.rx_bytes,
+        rx_packets: sum.rx_packets + copy.rx_packets,
+        tx_bytes: sum.tx_bytes + copy.tx_bytes,
+        tx_packets: sum.tx_packets + copy.tx_packets,
+    })
+}
+
+pub(crate) fn events(counts: &abi::EventCounts, kind: u32) -> EventCounters {
+    let kind = kind as usize;
+    EventCounters { produced: counts.produced[kind], lost: counts.lost[kind] }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+
+    #[test]
+    fn latency_is_by_class() {
+        let mut copy = abi::SyscallLatency::new_zeroed();
+        copy.classes[SyscallClass::Poll as usize].buckets[20] = 5;
+        let classes = latency(&[copy, copy]);
+        assert_eq!(classes.len(), 1);
+        assert_eq!((classes[0].0, classes[0].1.count), (SyscallClass::Poll, 10));
+    }
+}

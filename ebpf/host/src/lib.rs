@@ -1,0 +1,59 @@
+//! Loads, attaches and reads the kernel programs: the only crate that names aya.
+//!
+//! Owns the pinned maps and links under one directory of bpffs and turns raw bytes
+//! into numbers and events. It knows containers only as slots, cgroups only as ids,
+//! and never writes to a cgroup or a process. The agent is its caller.
+//!
+//! A restarted agent finds its predecessor's pins and goes on with the same
+//! counters ([`Meters::adopted`]); the programs never stop counting meanwhile.
+
+mod cache;
+mod cost;
+mod counters;
+mod destinations;
+mod disk;
+mod error_class;
+mod event;
+mod foreign;
+mod histogram;
+mod load;
+mod map;
+mod memory;
+mod meters;
+mod namespaces;
+mod options;
+mod pins;
+mod probe;
+mod reader;
+mod scheduler;
+mod switch;
+mod syscall_counts;
+mod syscall_table;
+mod syscalls;
+mod tcp;
+mod trace;
+
+pub use cost::{Cost, CostError, MapCost, ProgramCost, Timing};
+pub use counters::{EventCounters, Lost, NetworkCounters, SlotCounters, SlotEvents};
+pub use destinations::{Destination, DestinationCounters, Direction};
+pub use disk::{DiskCounters, DiskKey, DiskOp, Disks};
+pub use error_class::{ErrorClass, error_class};
+pub use event::{Event, EventHeader, ExecEvent, ExitEvent, Namespaces, OomEvent};
+pub use foreign::{CgroupEvent, CgroupReader, ForeignCgroup, POOL_SLOTS, Tree};
+pub use histogram::Histogram;
+pub use load::LoadError;
+pub use map::MapError;
+pub use meters::{CgroupIds, Meters};
+pub use namespaces::NamespaceCounts;
+pub use options::{ForeignOptions, LoadOptions};
+pub use probe::{Probe, ProbeStatus, SYSCALL_ENTER as SYSCALL_LATENCY_PROBE};
+pub use reader::EventReader;
+pub use scheduler::{OffCpu, SchedulerCounters};
+pub use switch::SwitchError;
+pub use syscall_counts::{SyscallCount, SyscallErrors};
+pub use syscalls::{SyscallClass, syscall_class, syscall_name};
+pub use tcp::{TcpCounters, TcpError};
+pub use trace::{TRACES, TraceError, TracedSyscall};
+
+/// A container's index in the kernel's maps. 0 is "no container".
+pub type Slot = u32;

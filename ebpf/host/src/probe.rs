@@ -1,0 +1,236 @@
+//! The programs one by one: what each hooks and how it fares on this kernel.
+
+use aya::programs::ProgramError;
+
+/// State of one program.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Probe {
+    pub name: String,
+    /// What it is attached to, as libbpf writes it: `tp_btf/sys_exit`.
+    pub hook: String,
+    pub status: ProbeStatus,
+    /// Runs since it was loaded, while `kernel.bpf_stats_enabled` was 1; `None` while it is 0.
+    pub runs: Option<u64>,
+    /// Time spent in these runs.
+    pub run_ns: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(tag = "state", content = "reason", rename_all = "snake_case")]
+pub enum ProbeStatus {
+    Active,
+    /// It was switched off, or never on: [`Meters::switch`](crate::Meters::switch).
+    Disabled,
+    /// This kernel lacks the hook or forbids it; the text says why.
+    Unsupported(String),
+    /// It should work here and does not; the text says why.
+    Failed(String),
+}
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Tracepoint(&'static str),
+    /// Whose arguments differ among kernels in more than their order.
+    RawTracepoint(&'static str),
+    CgroupIngress,
+    CgroupEgress,
+    SocketOperations,
+    Lsm(&'static str),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Program {
+    pub name: &'static str,
+    pub hook: Hook,
+    /// Without it no count of a container is right.
+    pub essential: bool,
+    /// Loaded and pinned always, attached only while somebody wants it: a tracepoint whose
+    /// coming and going leaves no half-finished state behind.
+    pub switchable: bool,
+}
+
+const fn tracepoint(name: &'static str, hook: &'static str) -> Program {
+    Program { name, hook: Hook::Tracepoint(hook), essential: false, switchable: false }
+}
+
+/// Of the first object, in the order of attachment: cgroups get their slots before
+/// anything counts for them.
+pub(crate) const METERS: &[Program] = &[
+    tracepoint("cgroup_made", "cgroup_mkdir"),
+    tracepoint("cgroup_removed", "cgroup_rmdir"),
+    tracepoint("thread_new", "task_newtask"),
+    tracepoint("thread_attach", "cgroup_attach_task"),
+    tracepoint("syscall_exit", "sys_exit"),
+    Program { switchable: true, ..tracepoint(SYSCALL_ENTER, "sys_enter") },
+    Program {
+        name: "network_ingress",
+        hook: Hook::CgroupIngress,
+        essential: false,
+        switchable: false,
+    },
+    Program {
+        name: "network_egress",
+        hook: Hook::CgroupEgress,
+        essential: false,
+        switchable: false,
+    },
+    Program { name: TCP_LIFE, hook: Hook::SocketOperations, essential: false, switchable: false },
+    tracepoint("tcp_reset_sent", "tcp_send_reset"),
+    tracepoint("tcp_reset_received", "tcp_receive_reset"),
+    tracepoint("tcp_synack_resent", "tcp_retransmit_synack"),
+    tracepoint("disk_issue", "block_rq_issue"),
+    tracepoint("disk_complete", "block_rq_complete"),
+    tracepoint("disk_requeue", "block_rq_requeue"),
+    tracepoint("disk_back_merge", "block_bio_backmerge"),
+    tracepoint("disk_front_merge", "block_bio_frontmerge"),
+    tracepoint("disk_request_merge", "block_rq_merge"),
+    tracepoint("scheduler_wakeup", "sched_wakeup"),
+    tracepoint("scheduler_wakeup_new", "sched_wakeup_new"),
+    tracepoint("scheduler_switch", "sched_switch"),
+    tracepoint("scheduler_migrate", "sched_migrate_task"),
+    Program {
+        name: "oom_victim",
+        hook: Hook::RawTracepoint("mark_victim"),
+        essential: false,
+        switchable: false,
+    },
+    tracepoint("process_exit", "sched_process_exit"),
+    // Last: it arms slots, and by then everything counts.
+    Program {
+        name: "process_exec",
+        hook: Hook::Tracepoint("sched_process_exec"),
+        essential: true,
+        switchable: false,
+    },
+];
+
+/// Attached only while calls are timed.
+pub const SYSCALL_ENTER: &str = "syscall_enter";
+
+/// Without it nothing is known of TCP.
+pub(crate) const TCP_LIFE: &str = "tcp_life";
+
+/// Of the second object.
+pub(crate) const TRAMPOLINES: &[Program] = &[Program {
+    name: "exec_attempted",
+    hook: Hook::Lsm("bprm_check_security"),
+    essential: false,
+    switchable: false,
+}];
+
+impl std::fmt::Display for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Hook::Tracepoint(name) => write!(f, "tp_btf/{name}"),
+            Hook::RawTracepoint(name) => write!(f, "raw_tp/{name}"),
+            Hook::CgroupIngress => f.write_str("cgroup_skb/ingress"),
+            Hook::CgroupEgress => f.write_str("cgroup_skb/egress"),
+            Hook::SocketOperations => f.write_str("sockops"),
+            Hook::Lsm(name) => write!(f, "lsm/{name}"),
+        }
+    }
+}
+
+impl ProbeStatus {
+    /// Sorts what loading or attaching said into "not on this kernel" and "broken".
+    pub(crate) fn from_error(error: &ProgramError) -> Self {
+        let reason = explain(error);
+        match errno(error) {
+            // 524 is the kernel's own ENOTSUPP, which libc does not know.
+            Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOENT | libc::ESRCH | 524) => {
+                ProbeStatus::Unsupported(reason)
+            }
+            // The hook is not in this kernel's BTF.
+            None if matches!(error, ProgramError::Btf(_)) => ProbeStatus::Unsupported(reason),
+            _ => ProbeStatus::Failed(reason),
+        }
+    }
+
+    /// One line, kept beside the pins for the next agent.
+    pub(crate) fn to_line(&self) -> String {
+        match self {
+            ProbeStatus::Active => "active".into(),
+            ProbeStatus::Disabled => "disabled".into(),
+            ProbeStatus::Unsupported(why) => format!("unsupported: {why}"),
+            ProbeStatus::Failed(why) => format!("failed: {why}"),
+        }
+    }
+
+    pub(crate) fn from_line(line: &str) -> Option<Self> {
+        match line.split_once(": ") {
+            Some(("unsupported", why)) => Some(ProbeStatus::Unsupported(why.into())),
+            Some(("failed", why)) => Some(ProbeStatus::Failed(why.into())),
+            None if line == "active" => Some(ProbeStatus::Active),
+            None if line == "disabled" => Some(ProbeStatus::Disabled),
+            _ => None,
+        }
+    }
+}
+
+fn errno(error: &ProgramError) -> Option<i32> {
+    match error {
+        ProgramError::LoadError { io_error, .. } => io_error.raw_os_error(),
+        ProgramError::SyscallError(call) => call.io_error.raw_os_error(),
+        _ => None,
+    }
+}
+
+/// The error without the verifier's whole log, of which the end says what matters.
+fn explain(error: &ProgramError) -> String {
+    let ProgramError::LoadError { io_error, verifier_log } = error else {
+        return match error {
+            ProgramError::SyscallError(call) => format!("{}: {}", call.call, call.io_error),
+            other => other.to_string(),
+        };
+    };
+    let log = verifier_log.to_string();
+    let last = last_words(&log);
+    match last {
+        "" => format!("BPF_PROG_LOAD: {io_error}"),
+        last => format!("BPF_PROG_LOAD: {io_error}: {last}"),
+    }
+}
+
+/// The log's last line that is no statistic.
+fn last_words(log: &str) -> &str {
+    const STATISTICS: [&str; 3] = ["processed ", "stack depth ", "verification time "];
+    let says_something = |line: &&str| {
+        !line.is_empty() && !STATISTICS.iter().any(|statistic| line.starts_with(statistic))
+    };
+    log.lines().map(str::trim).rev().find(says_something).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_survive_being_written_and_read() {
+        let statuses = [
+            ProbeStatus::Active,
+            ProbeStatus::Disabled,
+            ProbeStatus::Unsupported("Operation not permitted: (os error 1)".into()),
+            ProbeStatus::Failed("invalid argument".into()),
+        ];
+        for status in statuses {
+            assert_eq!(ProbeStatus::from_line(&status.to_line()), Some(status));
+        }
+        assert_eq!(ProbeStatus::from_line("dancing: why"), None);
+    }
+
+    #[test]
+    fn the_verifiers_last_words_are_no_statistics() {
+        let log = "12: (85) call bpf_x#5\nR2 invalid mem access 'scalar'\n\
+                   verification time 41 usec\nstack depth 120+0\nprocessed 13 insns\n\n";
+        assert_eq!(last_words(log), "R2 invalid mem access 'scalar'");
+        assert_eq!(last_words("stack depth 0"), "");
+    }
+
+    #[test]
+    fn names_are_unique_and_fit_the_kernel() {
+        let mut names: Vec<_> = METERS.iter().chain(TRAMPOLINES).map(|p| p.name).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+}

@@ -1,0 +1,24 @@
+//! The programs on the running kernel, with cgroups and processes of the tests' own and
+//! witnesses that know nothing of eBPF. As root; without, each test says what it lacks.
+
+mod cgroups;
+mod child;
+mod cost;
+mod destinations;
+mod disk;
+mod disk_operations;
+mod fixture;
+mod foreign;
+mod loop_device;
+mod namespaces;
+mod network;
+mod oom;
+mod pinning;
+mod processes;
+mod scheduler;
+mod socket;
+mod switch;
+mod syscalls;
+mod tcp;
+mod trace;
+mod trampolines;

@@ -1,0 +1,113 @@
+//! An agent that goes and comes back, and one that leaves for good.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+
+use aya::programs::{ProgramInfo, loaded_programs};
+use tenantry_ebpf::{Event, LoadError, LoadOptions, Meters, ProbeStatus};
+
+use crate::child::{Child, End, call_often};
+use crate::fixture::{Fixture, wait_until};
+
+#[test]
+fn each_tracepoint_and_cgroup_program_runs_on_this_kernel() {
+    let Some(f) = Fixture::load(|_| ()) else { return };
+    let probes = f.meters().probes();
+    assert!(probes.len() >= 17, "{} programs", probes.len());
+    for probe in probes {
+        let trampoline = probe.hook.starts_with("fentry/") || probe.hook.starts_with("lsm/");
+        match probe.status {
+            ProbeStatus::Active => {}
+            ProbeStatus::Unsupported(why) if trampoline => assert!(!why.is_empty()),
+            other => panic!("{} at {}: {other:?}", probe.name, probe.hook),
+        }
+    }
+}
+
+#[test]
+fn counting_goes_on_while_there_is_no_agent() {
+    let Some(mut f) = Fixture::load(|_| ()) else { return };
+    assert!(!f.meters().adopted());
+    let container = f.container(1);
+    let child = || {
+        let body = || {
+            call_often(1000, libc::SYS_getpid);
+            let argv = [c"true".as_ptr(), std::ptr::null()];
+            // SAFETY: strings with a NUL and a list that ends with null.
+            unsafe { libc::execv(c"/bin/true".as_ptr(), argv.as_ptr()) };
+            127
+        };
+        Child::gated(body).put(&container)
+    };
+    f.meters().arm(1).unwrap();
+    assert_eq!(child().run(), End::Code(0));
+    assert_eq!(f.events().len(), 2);
+    let statuses = f.meters().probes();
+    f.forget();
+    assert_eq!(child().run(), End::Code(0));
+    f.load_again();
+    assert!(f.meters().adopted());
+    assert_eq!(f.meters().probes(), statuses);
+    let events = f.events();
+    assert!(matches!(events[..], [Event::Exec(_), Event::Exit(_)]), "{events:?}");
+    assert_eq!(child().run(), End::Code(0));
+    assert_eq!(f.syscall(1, libc::SYS_getpid).count, 3000);
+    assert_eq!(f.read(1).exec.produced, 3);
+    assert_eq!(f.events().len(), 2);
+}
+
+#[test]
+fn other_options_or_a_missing_pin_start_anew() {
+    let Some(mut f) = Fixture::load(|_| ()) else { return };
+    f.forget();
+    f.options.slots = 32;
+    f.load_again();
+    assert!(!f.meters().adopted());
+    f.forget();
+    f.load_again();
+    assert!(f.meters().adopted());
+    for pin in ["link_syscall_exit", "scheduler", "marker"] {
+        f.forget();
+        fs::remove_file(f.options.pin_dir.join(pin)).unwrap();
+        f.load_again();
+        assert!(!f.meters().adopted(), "{pin} was missing");
+    }
+}
+
+#[test]
+fn unpinning_leaves_nothing() {
+    let Some(mut f) = Fixture::load(|_| ()) else { return };
+    let pins = fs::read_dir(&f.options.pin_dir).unwrap();
+    let programs: HashSet<u32> =
+        pins.filter_map(|pin| Some(ProgramInfo::from_pin(pin.ok()?.path()).ok()?.id())).collect();
+    assert!(programs.len() >= 15, "{programs:?}");
+    f.meters().unpin().unwrap();
+    assert!(!f.options.pin_dir.exists());
+    // A second time finds nothing to do.
+    f.meters().unpin().unwrap();
+    let running = || loaded_programs().any(|p| p.is_ok_and(|p| programs.contains(&p.id())));
+    wait_until("the programs to go", || !running());
+    let child = Child::exec(c"/bin/true", &[c"true"]).put(&f.container(1));
+    assert_eq!(child.run(), End::Code(0));
+    assert_eq!(f.read(1).exec.produced, 0);
+    assert!(f.events().is_empty());
+}
+
+#[test]
+fn places_that_cannot_be_used_are_named() {
+    let Some(f) = Fixture::load(|_| ()) else { return };
+    let load = |change: fn(&mut LoadOptions)| {
+        let mut options = f.options.clone();
+        options.pin_dir = f.options.pin_dir.join("inner");
+        change(&mut options);
+        Meters::load(&options).map(drop).unwrap_err()
+    };
+    let error = load(|o| o.cgroup_dir = "/sys/fs/cgroup/missing".into());
+    assert!(matches!(error, LoadError::CgroupDir { .. }), "{error}");
+    let error = load(|o| o.pin_dir = "/tmp/tenantry-test-not-bpffs".into());
+    assert!(matches!(error, LoadError::NotBpffs { .. }), "{error}");
+    assert!(!Path::new("/tmp/tenantry-test-not-bpffs").exists());
+    let error = load(|o| o.slots = 0);
+    assert!(matches!(error, LoadError::Options(_)), "{error}");
+}

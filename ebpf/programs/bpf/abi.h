@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * What both sides of the kernel boundary see. The Rust half is the crate
+ * tenantry-abi; a test compares its sizes and offsets with this object's BTF.
+ * Only fixed-width fields, padding is spelled out.
+ */
+#pragma once
+
+#include <linux/types.h>
+
+#define TN_SYSCALLS 512
+/* Index of what has no number of its own here: 32-bit calls and unknown ones. */
+#define TN_SYSCALL_OTHER 511
+#define TN_SYSCALL_CLASSES 12
+/* Error numbers that have a class of their own in the table; the rest is class 0. */
+#define TN_ERRNOS 256
+#define TN_ERROR_CLASSES 9
+#define TN_ERROR_CELLS 256
+#define TN_BUCKETS 40
+#define TN_CACHE_WORDS 16384
+#define TN_SAMPLES 65536
+#define TN_TRACES 4
+
+/* A cgroup, by kernfs id within one hierarchy (0 is v2, else /proc/cgroups' number). */
+struct tn_cgroup_key {
+	__u64 id;
+	__u32 hierarchy;
+	__u32 reserved;
+};
+
+/* Inodes, as /proc/PID/ns shows them. */
+struct tn_namespaces {
+	__u32 mnt;
+	__u32 pid;
+	__u32 net;
+	__u32 user;
+	__u32 uts;
+	__u32 ipc;
+	__u32 cgroup;
+};
+
+/* Values of cgroup_slots: the slot, and whether this very cgroup is a foreign container's own, not one nested in it. */
+#define TN_SLOT_MASK 0xffff
+#define TN_FOREIGN_TOP 0x10000
+
+/* Foreign containers that can be born before user space has handed out more slots. */
+#define TN_POOL_SLOTS 32
+#define TN_CGROUP_PATH 512
+#define TN_CGROUP_NAME 256
+/* The end of a path that tells the cgroups of one container in two hierarchies from all others. */
+#define TN_CGROUP_TAIL 128
+
+enum tn_cgroup_change {
+	TN_CGROUP_BORN = 0,
+	TN_CGROUP_GONE = 1,
+};
+
+/* A foreign container's own cgroup came or went. */
+struct tn_cgroup_event {
+	__u32 change;
+	__u32 slot; /* 0: born when the pool was empty */
+	__u64 id;
+	__u32 hierarchy;
+	__u32 path_bytes; /* without the NUL; 0 where it is gone */
+	char path[TN_CGROUP_PATH];
+};
+
+struct tn_cgroup_tail {
+	char tail[TN_CGROUP_TAIL];
+};
+
+struct tn_cgroup_scratch {
+	struct tn_cgroup_event event;
+	char name[TN_CGROUP_NAME];
+	struct tn_cgroup_tail tail;
+};
+
+struct tn_slot_state {
+	/* 0 until the first exec in the slot's cgroups: what a runtime does to set up counts for nobody. */
+	__u32 armed;
+	/* 1 when `own` is known: the namespaces of the first that counted in this run. */
+	__u32 claimed;
+	/* Addresses of those that certainly have these namespaces; never followed. */
+	__u64 nsproxy;
+	__u64 user_ns;
+	/* In the slot's own row from earlier runs, which had other namespaces. */
+	__u64 calls_before;
+	__u64 errors_before;
+	struct tn_namespaces own;
+	/* 1 if the slot has rows in namespace_syscalls. */
+	__u32 others;
+};
+
+struct tn_namespace_key {
+	__u32 slot;
+	struct tn_namespaces namespaces;
+};
+
+/* Bucket 0 holds 0 and 1 ns, bucket i (2^(i-1), 2^i] ns, the last one everything above. */
+struct tn_histogram {
+	__u64 sum_ns;
+	__u64 buckets[TN_BUCKETS];
+};
+
+/* Errors of one syscall and one class. */
+struct tn_error_cell {
+	__u64 count;
+	__u32 key; /* class << 16 | nr + 1; 0 = free */
+	__u32 reserved;
+};
+
+/*
+ * Errors are counted twice: by number, always, and in a cell by number and class. A program
+ * fails in few ways, so that few cells hold them all; what found no cell is the difference.
+ */
+struct tn_syscalls {
+	__u64 count[TN_SYSCALLS];
+	__u64 errors[TN_SYSCALLS];
+	struct tn_error_cell cells[TN_ERROR_CELLS];
+};
+
+struct tn_syscall_latency {
+	struct tn_histogram classes[TN_SYSCALL_CLASSES];
+};
+
+/* How syscalls are timed at this moment. */
+struct tn_timing {
+	/* When syscall_enter was attached, ktime: samples from before are stale. 0 = it is not. */
+	__u64 since_ns;
+	/* Whether one call in sixteen is timed. */
+	__u32 sample;
+	/* How many slots are traced. */
+	__u32 traces;
+};
+
+/* A slot whose every call is timed for a while. */
+struct tn_slot_trace {
+	/* ktime; calls that began before are not part of it. */
+	__u64 since_ns;
+	/* ktime; it ends then, whether or not anybody is there. 0 = no trace. */
+	__u64 until_ns;
+	__u32 row;
+	__u32 reserved;
+};
+
+/* Calls of one number in a trace. */
+struct tn_trace_call {
+	__u64 errors;
+	struct tn_histogram latency;
+};
+
+/* What a thread that is off its CPU does. The last follows a sleep; the others begin at the switch out. */
+enum tn_off_cpu {
+	TN_OFF_INTERRUPTIBLE = 0,
+	TN_OFF_UNINTERRUPTIBLE = 1, /* "D" in ps */
+	TN_OFF_STOPPED = 2, /* by a signal, a tracer or the freezer */
+	TN_OFF_PREEMPTED = 3, /* runnable all the time: preempted, or it yielded */
+	TN_OFF_WOKEN = 4, /* runnable since a wake-up */
+	TN_OFF_STATES = 5,
+};
+
+struct tn_scheduler {
+	/* From runnable to running: what TN_OFF_PREEMPTED and TN_OFF_WOKEN add up to. */
+	struct tn_histogram waits;
+	__u64 on_cpu_ns;
+	__u64 off_cpu_ns[TN_OFF_STATES];
+	__u64 voluntary;
+	__u64 involuntary;
+	__u64 migrations;
+};
+
+struct tn_traffic {
+	__u64 rx_bytes;
+	__u64 rx_packets;
+	__u64 tx_bytes;
+	__u64 tx_packets;
+};
+
+struct tn_network {
+	struct tn_traffic external;
+	struct tn_traffic loopback;
+};
+
+enum tn_disk_op {
+	TN_DISK_READ = 0,
+	TN_DISK_WRITE = 1,
+	TN_DISK_FLUSH = 2,
+	TN_DISK_DISCARD = 3,
+	TN_DISK_OTHER = 4,
+};
+
+struct tn_disk_key {
+	__u32 slot; /* 0: charged to the root cgroup, of which only ios, bytes and errors are kept */
+	__u32 major;
+	__u32 minor;
+	__u32 op;
+};
+
+struct tn_disk {
+	__u64 ios;
+	__u64 bytes;
+	__u64 errors;
+	__u64 requeues;
+	__u64 merges;
+	__u64 in_flight;
+	struct tn_histogram latency;
+	struct tn_histogram queue;
+};
+
+/* A disk request at the device; bytes and time add up over partial completions and requeues. */
+struct tn_request {
+	__u64 issued_ns;
+	__u64 served_ns;
+	__u64 bytes;
+	struct tn_disk_key key;
+};
+
+enum tn_event_kind {
+	TN_EVENT_EXEC = 0,
+	TN_EVENT_EXIT = 1,
+	TN_EVENT_OOM = 2,
+	TN_EVENT_KINDS = 3,
+};
+
+struct tn_event_counts {
+	__u64 produced[TN_EVENT_KINDS];
+	__u64 lost[TN_EVENT_KINDS];
+};
+
+struct tn_trampoline_counts {
+	__u64 exec_attempts;
+};
+
+/* How a TCP connection, or the attempt of one, came to its end: the socket's sk_err. */
+enum tn_tcp_error {
+	TN_TCP_NONE = 0, /* an attempt that its own program gave up */
+	TN_TCP_REFUSED = 1,
+	TN_TCP_TIMED_OUT = 2,
+	TN_TCP_HOST_UNREACHABLE = 3,
+	TN_TCP_NET_UNREACHABLE = 4,
+	TN_TCP_RESET = 5,
+	TN_TCP_BROKEN_PIPE = 6,
+	TN_TCP_OTHER = 7,
+	TN_TCP_ERRORS = 8,
+};
+
+enum tn_direction {
+	TN_OUTGOING = 0,
+	TN_INCOMING = 1,
+	TN_DIRECTIONS = 2,
+};
+
+/* Destinations of their own that one slot may have. */
+#define TN_SLOT_DESTINATIONS 1024
+
+/* Whom a slot talks to: an address and its port, or a network of clients and the slot's own port. */
+struct tn_destination_key {
+	__u32 slot;
+	__u16 port; /* remote if outgoing, local if incoming */
+	__u8 direction;
+	__u8 family; /* 4 or 6 */
+	__u32 address[4]; /* network order; of IPv4 the first alone; /24 or /64 if incoming */
+};
+
+struct tn_destination {
+	__u64 connections;
+	__u64 failures; /* connections and attempts that ended with an error */
+	__u64 sent_bytes;
+	__u64 received_bytes;
+};
+
+struct tn_tcp {
+	/* Changes when the slot is handed out anew: a socket may outlive its container. */
+	__u32 generation;
+	__u32 destinations; /* that it has in the table */
+	__u64 connects_begun;
+	__u64 connects_established;
+	__u64 connects_failed;
+	__u64 accepts;
+	__u64 closed; /* of the established and the accepted ones */
+	__u64 resets_received;
+	__u64 resets_sent;
+	__u64 retransmits; /* segments */
+	__u64 failures[TN_TCP_ERRORS];
+	struct tn_histogram duration;
+	/* Of the destinations that found no room. */
+	struct tn_destination other[TN_DIRECTIONS];
+};
+
+struct tn_tcp_rtt {
+	struct tn_histogram external;
+	struct tn_histogram loopback;
+};
+
+enum tn_self_counter {
+	TN_SELF_CGROUPS_FULL = 0,
+	TN_SELF_DISKS_FULL = 1,
+	TN_SELF_REQUESTS_FULL = 2,
+	TN_SELF_TASKS_FULL = 3,
+	TN_SELF_SOCKETS_FULL = 4,
+	TN_SELF_NAMESPACES_FULL = 5,
+	TN_SELF_DESTINATIONS_FULL = 6,
+	TN_SELF_POOL_EMPTY = 7,
+	TN_SELF_CGROUP_EVENTS_LOST = 8,
+	TN_SELF_COUNTERS = 9,
+};
+
+struct tn_event {
+	__u32 kind;
+	__u32 slot;
+	__u64 time_ns; /* CLOCK_MONOTONIC */
+	__u64 cgroup_id;
+	__u32 pid; /* of the process, as the host sees it */
+	__u32 tid;
+	__u32 parent_pid;
+	__u32 uid;
+	__u32 container_pid; /* of the process, in its own pid namespace */
+	struct tn_namespaces namespaces;
+	char comm[16];
+};
+
+#define TN_EXEC_PATH_TRUNCATED 1
+#define TN_EXEC_ARGV_TRUNCATED 2
+
+struct tn_exec {
+	struct tn_event event;
+	__u16 path_bytes; /* without the NUL */
+	__u16 argv_bytes; /* NUL after each argument */
+	__u32 flags;
+};
+
+/* An exec comes in one of two sizes, so that a short one does not take a long one's room. */
+#define TN_EXEC_SHORT_PATH 64
+#define TN_EXEC_SHORT_ARGV 128
+#define TN_EXEC_LONG_PATH 256
+#define TN_EXEC_LONG_ARGV 1024
+
+struct tn_exec_short {
+	struct tn_exec exec;
+	char path[TN_EXEC_SHORT_PATH];
+	char argv[TN_EXEC_SHORT_ARGV];
+};
+
+struct tn_exec_long {
+	struct tn_exec exec;
+	char path[TN_EXEC_LONG_PATH];
+	char argv[TN_EXEC_LONG_ARGV];
+};
+
+struct tn_exit {
+	struct tn_event event;
+	__u32 wait_status; /* as wait(2) gives it */
+	__u32 reserved;
+};
+
+/* Pages are 4 KiB. What the victim held when it was chosen. */
+struct tn_oom {
+	struct tn_event event; /* of the victim */
+	__u64 anon_pages;
+	__u64 file_pages;
+	__u64 shmem_pages;
+	__u64 swap_pages;
+	/* The tightest limit of its memory cgroup and those above, and the use there. */
+	__u64 limit_pages;
+	__u64 usage_pages;
+	/* Kills that the victim's memory cgroup counts by now, this one included. */
+	__u64 cgroup_kills;
+	/* The process that wanted memory when there was none. */
+	__u32 trigger_pid;
+	__s32 score_adjustment;
+	char trigger_comm[16];
+};
+
+/* Everything that the ring carries. */
+union tn_record {
+	struct tn_event event;
+	struct tn_exec_short exec_short;
+	struct tn_exec_long exec_long;
+	struct tn_exit exit;
+	struct tn_oom oom;
+};

@@ -1,0 +1,545 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Every map. The loader sets max_entries where it says "slots", pins each map
+ * under the pin directory by its name, and the second object finds the shared
+ * ones there. All are allocated in full when they are created: nothing here
+ * allocates memory while a program runs, but for `tasks` and `tcp_sockets`.
+ *
+ * `bytes` is kernel memory with 256 slots; "/CPU" means for each possible CPU.
+ */
+#pragma once
+
+#include "abi.h"
+#include "kernel.h"
+
+/*
+ * Which slot a v2 cgroup belongs to, for the hot path.
+ * key     low 14 bits of the cgroup's kernfs id
+ * value   id << 16 | slot, one word, so that no reader sees half of a change; slot 0 = known to be nobody's
+ * bytes   128 Ki
+ * writer  the programs on a miss and at cgroup_mkdir/rmdir, user space (mmap) at register/unregister
+ * reader  all programs
+ * full    never: two ids with the same low bits take turns, and the loser asks cgroup_slots
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TN_CACHE_WORDS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+} slot_cache SEC(".maps");
+
+/*
+ * Which slot a cgroup belongs to: the truth that slot_cache remembers.
+ * key     tn_cgroup_key (id, hierarchy)
+ * value   slot, TN_FOREIGN_TOP
+ * bytes   about 1 Mi
+ * writer  user space at register/unregister; the programs at cgroup_mkdir/rmdir
+ * reader  all programs on a cache miss, block programs always
+ * full    a new child cgroup is nobody's; counted in TN_SELF_CGROUPS_FULL
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct tn_cgroup_key);
+	__type(value, __u32);
+} cgroup_slots SEC(".maps");
+
+/*
+ * Slots for the next foreign containers, so that each has its own before a process is in it.
+ * value   slot, its counters zero
+ * bytes   160
+ * writer  user space puts some in, cgroup_made takes one
+ * reader  the same
+ * full    never: user space knows how many it put in; empty is counted in TN_SELF_POOL_EMPTY,
+ *         and user space registers the container when it reads the event
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, TN_POOL_SLOTS);
+	__type(value, __u32);
+} slot_pool SEC(".maps");
+
+/*
+ * Slot of a foreign container by its path, to find it in the second hierarchy. v1-hybrid only.
+ * key     tn_cgroup_tail
+ * value   slot
+ * bytes   about 100 Ki
+ * writer  cgroup_made, cgroup_removed
+ * reader  cgroup_made
+ * full    user space registers the second cgroup when it reads the first one's event
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 512);
+	__type(key, struct tn_cgroup_tail);
+	__type(value, __u32);
+} cgroup_names SEC(".maps");
+
+/*
+ * Room for paths, of which a program's stack has none. The kernel holds one lock
+ * over all changes of cgroups, so that one is enough.
+ * key     0
+ * value   tn_cgroup_scratch
+ * bytes   1 Ki
+ * writer, reader  cgroup_made, cgroup_removed
+ * full    never
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_cgroup_scratch);
+} cgroup_scratch SEC(".maps");
+
+/*
+ * Foreign containers that came and went. Apart from `events`, so that no storm of execs
+ * makes one of them unknown.
+ * value   tn_cgroup_event
+ * bytes   64 Ki
+ * writer  cgroup_made, cgroup_removed
+ * reader  user space
+ * full    counted in TN_SELF_CGROUP_EVENTS_LOST; user space then walks the tree
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 65536);
+} cgroup_events SEC(".maps");
+
+/*
+ * Whether a slot counts yet, and in which namespaces it lives.
+ * key     slot
+ * value   tn_slot_state
+ * bytes   18 Ki
+ * writer  user space disarms at register, process_exec arms, syscall_exit notes the
+ *         namespaces, thread_new and thread_attach distrust their addresses
+ * reader  all programs
+ * full    never, one for each slot
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_slot_state);
+} slot_states SEC(".maps");
+
+/*
+ * Syscalls by number. Increments are plain: only this CPU writes its copy, and
+ * a syscall's exit interrupts no other.
+ * key     slot
+ * value   tn_syscalls, so that a reader needs one look-up for a container
+ * bytes   3 Mi/CPU
+ * writer  syscall_exit
+ * reader  user space
+ * full    never, one for each slot; a container that fails in more than some 200 ways on
+ *         one CPU has the rest of its errors in class "other"
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_syscalls);
+} syscalls SEC(".maps");
+
+/*
+ * Syscalls of those of a slot's processes that have other namespaces than the
+ * slot's first.
+ * key     tn_namespace_key (slot, namespaces)
+ * value   tn_syscalls
+ * bytes   1.5 Mi/CPU
+ * writer  syscall_exit; user space removes a slot's keys when the slot is reset
+ * reader  user space
+ * full    the call is counted in the slot's own row; TN_SELF_NAMESPACES_FULL is
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 128);
+	__type(key, struct tn_namespace_key);
+	__type(value, struct tn_syscalls);
+} namespace_syscalls SEC(".maps");
+
+/*
+ * Latency of the sampled syscalls by class.
+ * key     slot
+ * value   tn_syscall_latency
+ * bytes   1 Mi/CPU
+ * writer  syscall_exit
+ * reader  user space
+ * full    never, one for each slot
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_syscall_latency);
+} syscall_latency SEC(".maps");
+
+/*
+ * Syscalls that are timed: their entry was seen and they have not returned.
+ * key     low 16 bits of the thread id
+ * value   tn_sample
+ * bytes   1 Mi
+ * writer  syscall_enter, syscall_exit clears
+ * reader  syscall_exit
+ * full    never: of two threads with the same low bits the later keeps its sample
+ */
+struct tn_sample {
+	u32 tid;
+	/* Why it is timed: TIMED_… */
+	u32 why;
+	u64 start_ns;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TN_SAMPLES);
+	__type(key, __u32);
+	__type(value, struct tn_sample);
+} syscall_samples SEC(".maps");
+
+/*
+ * How syscalls are timed at this moment: the hook at their entry comes and goes.
+ * key     0
+ * value   tn_timing
+ * bytes   16
+ * writer  user space: before it attaches syscall_enter, after it detaches it
+ * reader  syscall_enter, syscall_exit
+ * full    never
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_timing);
+} timing SEC(".maps");
+
+/*
+ * Calls that wait for the disk (fsync and its like), each one timed while
+ * syscall_enter is attached.
+ * key     slot
+ * value   tn_histogram
+ * bytes   82 Ki/CPU
+ * writer  syscall_exit
+ * reader  user space
+ * full    never, one for each slot
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_histogram);
+} sync_latency SEC(".maps");
+
+/*
+ * Which slots are traced, until when, and into which rows of trace_calls.
+ * key     slot
+ * value   tn_slot_trace
+ * bytes   6 Ki
+ * writer  user space
+ * reader  syscall_enter, syscall_exit
+ * full    never, one for each slot; user space has TN_TRACES rows to give away
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_slot_trace);
+} slot_traces SEC(".maps");
+
+/*
+ * What traces see.
+ * key     row * TN_SYSCALLS + number
+ * value   tn_trace_call
+ * bytes   672 Ki/CPU
+ * writer  syscall_exit; user space zeroes a row before it gives it away
+ * reader  user space
+ * full    never
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, TN_TRACES * TN_SYSCALLS);
+	__type(key, __u32);
+	__type(value, struct tn_trace_call);
+} trace_calls SEC(".maps");
+
+/*
+ * State of the dice that choose the sampled syscalls.
+ * key     0
+ * value   linear congruential generator's state
+ * bytes   8/CPU
+ * writer, reader  syscall_enter
+ * full    never
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} dice SEC(".maps");
+
+/*
+ * Bytes and packets of a slot's sockets. Added atomically: a softirq on this
+ * CPU may send while a process does.
+ * key     slot
+ * value   tn_network
+ * bytes   16 Ki/CPU
+ * writer  network_ingress, network_egress
+ * reader  user space
+ * full    never, one for each slot
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_network);
+} network SEC(".maps");
+
+/*
+ * Life of TCP connections. Added atomically: one row for all CPUs, as
+ * connections come and go far less often than packets.
+ * key     slot
+ * value   tn_tcp
+ * bytes   132 Ki
+ * writer  tcp_life, tcp_reset_sent, tcp_reset_received, tcp_synack_resent; user
+ *         space zeroes it and raises the generation when the slot is reset
+ * reader  user space, tcp_life
+ * full    never, one for each slot
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_tcp);
+} tcp SEC(".maps");
+
+/*
+ * Smoothed round-trip times, once for each round trip. Added atomically: a
+ * packet may arrive while a process works off its backlog on the same CPU.
+ * key     slot
+ * value   tn_tcp_rtt
+ * bytes   164 Ki/CPU
+ * writer  tcp_life
+ * reader  user space
+ * full    never, one for each slot
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_tcp_rtt);
+} tcp_rtt SEC(".maps");
+
+/*
+ * What is remembered about a container's TCP socket, from its connect or its
+ * handshake to its end.
+ * key     socket
+ * value   tn_socket
+ * bytes   about 160 a connection, charged to the socket and freed with it
+ * writer  tcp_life, network_ingress
+ * reader  the same
+ * full    no memory: the connection is not counted; TN_SELF_SOCKETS_FULL is
+ */
+struct tn_socket {
+	u64 established_ns; /* 0 until then */
+	u32 slot;
+	u32 generation;
+	/* What its destination has of it already. */
+	u64 sent_bytes;
+	u64 received_bytes;
+	struct tn_destination_key destination;
+	u32 loopback;
+	u32 reserved;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct tn_socket);
+} tcp_sockets SEC(".maps");
+
+/*
+ * Whom each slot talks to over TCP. Added atomically.
+ * key     tn_destination_key
+ * value   tn_destination
+ * bytes   about 2 Mi
+ * writer  tcp_life, network_ingress; user space removes a slot's keys when the slot is reset
+ * reader  user space
+ * full    also when a slot has TN_SLOT_DESTINATIONS: counts in tn_tcp.other, so that sums
+ *         stay exact; TN_SELF_DESTINATIONS_FULL is counted
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct tn_destination_key);
+	__type(value, struct tn_destination);
+} destinations SEC(".maps");
+
+/*
+ * Disk requests by slot, device and operation. Not per CPU, added atomically:
+ * requests complete in interrupts, and there are few of them.
+ * key     tn_disk_key
+ * value   tn_disk
+ * bytes   about 1.5 Mi
+ * writer  the disk programs; user space removes a slot's keys when the slot is reset
+ * reader  user space
+ * full    the request is not counted; TN_SELF_DISKS_FULL is
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 2048);
+	__type(key, struct tn_disk_key);
+	__type(value, struct tn_disk);
+} disks SEC(".maps");
+
+/*
+ * Requests that are at the device.
+ * key     address of the struct request
+ * value   tn_request
+ * bytes   about 900 Ki
+ * writer  disk_issue, disk_requeue; disk_complete removes, and user space when a slot is reset
+ * reader  the same
+ * full    the request is not counted; TN_SELF_REQUESTS_FULL is
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, __u64);
+	__type(value, struct tn_request);
+} requests SEC(".maps");
+
+/*
+ * What is remembered about a thread of a container. Made at its birth, its exec
+ * or its arrival in a container's cgroup: the scheduler's programs, which hold
+ * a run queue's lock, only look it up.
+ * key     task
+ * value   tn_task
+ * bytes   about 130 a thread, freed with it
+ * writer  thread_new, thread_attach, process_exec, the scheduler's programs, process_exit
+ * reader  the same
+ * full    no memory: the thread's switches are not counted; TN_SELF_TASKS_FULL is
+ */
+enum tn_thread_state {
+	TN_THREAD_UNKNOWN = 0, /* not seen by a switch yet */
+	TN_THREAD_RUNNING = 1,
+	TN_THREAD_OFF = 2, /* and from here on: plus the tn_off_cpu that it left its CPU for */
+};
+
+struct tn_task {
+	u64 since_ns; /* in this state */
+	u64 woken_ns; /* 0 while nobody woke it */
+	u64 voluntary; /* the task's own counts at the last switch */
+	u64 involuntary;
+	u32 state;
+	u32 exit_reported;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct tn_task);
+} tasks SEC(".maps");
+
+/*
+ * Times on and off the CPUs, switches, migrations. Increments are plain: the
+ * writers have interrupts off, and only this CPU writes its copy.
+ * key     slot
+ * value   tn_scheduler
+ * bytes   100 Ki/CPU
+ * writer  scheduler_switch, scheduler_migrate
+ * reader  user space
+ * full    never, one for each slot
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_scheduler);
+} scheduler SEC(".maps");
+
+/*
+ * How many kills a memory cgroup had counted when one was last seen in it, so
+ * that a mark without a kill is told apart.
+ * key     kernfs id of the memory cgroup
+ * value   count
+ * bytes   20 Ki
+ * writer, reader  oom_victim
+ * full    the cgroup that was seen longest ago is forgotten: a mark without a kill there would count
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 256);
+	__type(key, __u64);
+	__type(value, __u64);
+} oom_kills_seen SEC(".maps");
+
+/*
+ * Exec, exit and OOM events.
+ * value   tn_exec_short, tn_exec_long, tn_exit or tn_oom
+ * bytes   LoadOptions.ring_bytes
+ * writer  process_exec, process_exit, oom_victim
+ * reader  user space
+ * full    the event is lost and counted in event_counts
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} events SEC(".maps");
+
+/*
+ * How many events there were and how many found no room, so that
+ * delivered + lost = produced. Added atomically.
+ * key     slot
+ * value   tn_event_counts
+ * bytes   12 Ki
+ * writer  process_exec, process_exit, oom_victim
+ * reader  user space
+ * full    never, one for each slot
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_event_counts);
+} event_counts SEC(".maps");
+
+/*
+ * What only trampolines see. Added atomically.
+ * key     slot
+ * value   tn_trampoline_counts
+ * bytes   2 Ki
+ * writer  the trampoline object
+ * reader  user space
+ * full    never, one for each slot
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_trampoline_counts);
+} trampoline_counts SEC(".maps");
+
+/*
+ * The meters' own shortcomings. Added atomically.
+ * key     tn_self_counter
+ * value   count
+ * bytes   8 for each
+ * writer  all programs
+ * reader  user space
+ * full    never
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, TN_SELF_COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} self_counters SEC(".maps");
+
+static __always_inline void count_self(u32 index)
+{
+	u64 *count = bpf_map_lookup_elem(&self_counters, &index);
+
+	if (count)
+		__sync_fetch_and_add(count, 1);
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Gives a container's threads their memory where allocating is safe: not under
+ * a run queue's lock. Threads besides the leader that are moved into a
+ * container's cgroup from outside get theirs with their next clone or exec.
+ */
+#include "namespaces.h"
+#include "tasks.h"
+
+SEC("tp_btf/task_newtask")
+int BPF_PROG(thread_new, struct task_struct *task, u64 flags)
+{
+	struct cgroup *cgroup = task->cgroups->dfl_cgrp;
+	u32 slot = cgroup->level ? slot_of_id(cgroup->kn->id) : 0;
+
+	if (!slot)
+		return 0;
+	remember_task(task);
+	if (flags & CLONE_NEW_NAMESPACES)
+		recheck_namespaces(task, slot);
+	return 0;
+}
+
+SEC("tp_btf/cgroup_attach_task")
+int BPF_PROG(thread_attach, struct cgroup *cgroup, const char *path, struct task_struct *task)
+{
+	u32 slot;
+
+	if (cgroup->root->hierarchy_id != 0 || !cgroup->level)
+		return 0;
+	slot = slot_of_id(cgroup->kn->id);
+	if (!slot)
+		return 0;
+	remember_task(task);
+	recheck_namespaces(task, slot);
+	return 0;
+}

@@ -1,0 +1,142 @@
+//! `create`: a request becomes a record and a directory.
+//!
+//! Owns the order of checks (cheap and pure first, the image last) and the
+//! directory's layout. Whatever can be worked out now is not worked out at start:
+//! the process with its numbers, limits, and the seccomp program.
+
+use std::{fs, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
+
+use tenantry_shim::spec::Process;
+
+use super::{Engine, EngineConfig, Shared, blocking, cell::Cell, detached, unix_ns};
+use crate::{
+    capabilities,
+    config::{self, CreateRequest},
+    error::Error,
+    events::Action,
+    limits::Limits,
+    names,
+    process::{resolve_process, with_home},
+    record::{ImageReference, Record, VERSION},
+    state::State,
+    user,
+};
+
+impl Engine {
+    /// Checks everything that can be checked, and keeps it; returns the id.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names the field; [`Error::Conflict`] a name in use or
+    /// too many containers; [`Error::Image`] an image that cannot be had.
+    pub async fn create(&self, request: CreateRequest) -> Result<String, Error> {
+        config::check(&request)?;
+        let shared = self.shared.clone();
+        detached(async move { blocking("create", move || create(&shared, request)).await }).await
+    }
+}
+
+fn create(shared: &Arc<Shared>, request: CreateRequest) -> Result<String, Error> {
+    let id = names::random_id()?;
+    let name = {
+        let mut registry = shared.registry();
+        let made_up = || names::name_for(&id, |name| registry.has_name(name));
+        let name = request.name.clone().unwrap_or_else(made_up);
+        registry.reserve(&name, &id, shared.config.max_containers)?;
+        name
+    };
+    let dir = shared.containers_dir().join(&id);
+    let made = resolve(shared, request, &id, &name).and_then(|record| {
+        make_directories(&dir, record.config.user_namespace, shared)?;
+        let cell = Arc::new(Cell::new(record, dir.clone()));
+        cell.persist()?;
+        Ok(cell)
+    });
+    match made {
+        Ok(cell) => {
+            shared.registry().insert(&name, cell.clone());
+            shared.tell(&cell, Action::Create, &[]);
+            Ok(id)
+        }
+        Err(error) => {
+            shared.registry().remove(&name, &id);
+            // It may not have come to that.
+            let _ = fs::remove_dir_all(&dir);
+            Err(error)
+        }
+    }
+}
+
+fn resolve(shared: &Shared, request: CreateRequest, id: &str, name: &str) -> Result<Record, Error> {
+    let CreateRequest { image: reference, config, limits: patch, .. } = request;
+    let change = patch.validate(shared.host_cpus)?;
+    let limits = Limits::default().with(&patch, &change);
+    let capabilities = capabilities::resolve(&config.cap_add, &config.cap_drop, shared.bounding)?;
+    shared.seccomp.program(&config.seccomp, capabilities)?;
+    let image = shared
+        .images
+        .resolve(&reference)
+        .map_err(|source| Error::Image { reference: reference.clone(), source: source.into() })?;
+    let hostname = config.hostname.clone().unwrap_or_else(|| id[..12].to_owned());
+    let resolved = resolve_process(&image.config, &config, &hostname)?;
+    let passwd = user::read_from_layers(&image.layers, "etc/passwd")?;
+    let group = user::read_from_layers(&image.layers, "etc/group")?;
+    let user = user::parse_user(&resolved.user, &passwd, &group)?;
+    let process = Process {
+        args: resolved.args,
+        env: with_home(resolved.env, &user.home),
+        cwd: resolved.cwd,
+        uid: user.uid,
+        gid: user.gid,
+        additional_gids: user.additional_gids,
+        capabilities,
+        no_new_privileges: config.no_new_privileges,
+        oom_score_adj: config.oom_score_adj,
+    };
+    Ok(Record {
+        version: VERSION,
+        id: id.to_owned(),
+        name: name.to_owned(),
+        created_unix_ns: unix_ns(),
+        image: ImageReference { name: reference, id: image.id.to_string() },
+        layers: image.layers,
+        config,
+        process,
+        hostname,
+        stop_signal: resolved.stop_signal,
+        limits,
+        state: State::Created,
+        stopped_by_user: false,
+        restarts: 0,
+        oom_kills: 0,
+        last_back_off_ms: 0,
+        started_unix_ns: None,
+        ended: None,
+        address: None,
+    })
+}
+
+/// `upper` is the container's own writing layer; `work` and `rootfs` belong to
+/// the mount. The way to them is passable (0711) for a mapped root.
+fn make_directories(dir: &Path, mapped: bool, shared: &Shared) -> Result<(), Error> {
+    let make = |path: &Path, mode: u32| {
+        let made = fs::DirBuilder::new().mode(mode).create(path);
+        made.map_err(|e| Error::failed(format!("make directory {}", path.display()), e))
+    };
+    make(dir, 0o711)?;
+    let owner = mapped.then_some(shared.config.user_namespace_base);
+    for (name, mode) in [("upper", 0o755), ("work", 0o711), ("rootfs", 0o755)] {
+        let path = dir.join(name);
+        make(&path, mode)?;
+        std::os::unix::fs::chown(&path, owner, owner)
+            .map_err(|e| Error::failed(format!("chown {}", path.display()), e))?;
+    }
+    Ok(())
+}
+
+/// Where a container with a user namespace of its own has its root.
+pub(super) fn id_mapping(config: &EngineConfig) -> tenantry_shim::spec::IdMapping {
+    tenantry_shim::spec::IdMapping {
+        host_base: config.user_namespace_base,
+        size: EngineConfig::USER_NAMESPACE_SIZE,
+    }
+}

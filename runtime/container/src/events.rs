@@ -1,0 +1,61 @@
+//! What happens to containers, told to whoever subscribed.
+//!
+//! Owns the event type. The channel is bounded; a subscriber that is too slow
+//! learns from `RecvError::Lagged` how many it missed.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// Events that a slow subscriber may lag behind before it misses some.
+pub const CHANNEL_EVENTS: usize = 1024;
+
+/// Docker's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    Create,
+    Start,
+    Die,
+    Oom,
+    /// A restart, by policy or by request, has succeeded.
+    Restart,
+    Stop,
+    Kill,
+    Destroy,
+    Update,
+    ExecCreate,
+    ExecStart,
+    ExecDie,
+}
+
+impl Action {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Action::Create => "create",
+            Action::Start => "start",
+            Action::Die => "die",
+            Action::Oom => "oom",
+            Action::Restart => "restart",
+            Action::Stop => "stop",
+            Action::Kill => "kill",
+            Action::Destroy => "destroy",
+            Action::Update => "update",
+            Action::ExecCreate => "exec_create",
+            Action::ExecStart => "exec_start",
+            Action::ExecDie => "exec_die",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct LifecycleEvent {
+    pub unix_ns: u64,
+    pub action: Action,
+    pub id: String,
+    pub name: String,
+    /// The image as it was asked for.
+    pub image: String,
+    /// `exitCode`, `signal` and the like; labels are the snapshot's matter.
+    pub attributes: BTreeMap<String, String>,
+}

@@ -1,0 +1,45 @@
+//! Containers: created, started, watched, limited, stopped, removed, adopted.
+//!
+//! Owns the lifecycle engine ([`Engine`]) and everything that decides for it:
+//! requests and their validation ([`config`]), the merge with an image
+//! ([`process`], [`user`]), security defaults ([`capabilities`], [`seccomp`]),
+//! limits ([`limits`], [`units`]), the start plan ([`plan`]), the states
+//! ([`state`]) and restarts ([`restart`]).
+//!
+//! It must not fork into a container (the shim does), write cgroup files (the
+//! cgroupfs crate does), speak netlink (network does), unpack images (image
+//! does) or know what an [`Identity`] is used for. Its only caller is the agent.
+
+pub mod capabilities;
+pub mod config;
+mod engine;
+mod error;
+mod etc;
+mod events;
+pub mod limits;
+mod names;
+pub mod plan;
+pub mod process;
+pub mod record;
+pub mod restart;
+pub mod seccomp;
+mod security;
+mod shim;
+pub mod signals;
+mod snapshot;
+pub mod state;
+pub mod units;
+pub mod user;
+
+pub use config::{BindRequest, ContainerConfig, CreateRequest, NetworkMode, SeccompChoice};
+pub use engine::{
+    Engine, EngineConfig, ExecHandle, ExecRequest, ExecStdio, Identity, WaitCondition,
+};
+pub use error::{Error, ShimFailure};
+pub use events::{Action, LifecycleEvent};
+pub use limits::{Applied, IoPatch, Limit, Limits, LimitsPatch};
+pub use record::{Ended, ImageReference, Record};
+pub use restart::RestartPolicy;
+pub use snapshot::{Live, Snapshot};
+pub use state::State;
+pub use tenantry_shim::protocol::ExitStatus;

@@ -1,0 +1,115 @@
+//! What is known of a container across restarts of the agent and of the host.
+//!
+//! Owns two files. `container.json` in the container's directory is durable:
+//! written to a temporary name, synced, renamed. The run file in the run
+//! directory (a tmpfs, gone with the host's next boot) says which processes and
+//! which address a start made; it is written before the program's first
+//! instruction, without a sync, so that an agent that dies finds everything.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tenantry_cgroupfs::CgroupIds;
+use tenantry_network::Endpoint;
+use tenantry_shim::spec::Process;
+
+use crate::{config::ContainerConfig, limits::Limits, state::State};
+
+pub const VERSION: u32 = 1;
+pub const FILE: &str = "container.json";
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    pub version: u32,
+    pub id: String,
+    pub name: String,
+    pub created_unix_ns: u64,
+    pub image: ImageReference,
+    /// Unpacked layers, the topmost first.
+    pub layers: Vec<PathBuf>,
+    /// As it was asked for.
+    pub config: ContainerConfig,
+    /// What came of it and the image.
+    pub process: Process,
+    pub hostname: String,
+    pub stop_signal: i32,
+    pub limits: Limits,
+    pub state: State,
+    /// The last end was a user's wish; a restart policy respects it.
+    pub stopped_by_user: bool,
+    /// Restarts by policy since the last start by a user.
+    pub restarts: u32,
+    /// OOM kills in all runs that ended; a running cgroup's own count comes on top.
+    #[serde(default)]
+    pub oom_kills: u64,
+    /// The wait before the last of them, in milliseconds; 0 before the first.
+    pub last_back_off_ms: u64,
+    pub started_unix_ns: Option<u64>,
+    /// How the last run ended, or why the last start failed.
+    pub ended: Option<Ended>,
+    /// Kept so that a restart gets the same address where it is still free.
+    pub address: Option<Ipv4Addr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageReference {
+    /// As it was asked for.
+    pub name: String,
+    /// The config's digest.
+    pub id: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ended {
+    /// The exit code, or 128 + signal; 127 or 126 for a program that could not run.
+    pub code: i32,
+    pub signal: Option<i32>,
+    pub oom_killed: bool,
+    pub finished_unix_ns: u64,
+    /// Why a start failed, or why the exit status is not the program's own.
+    pub error: Option<String>,
+    /// Output that the log lacks because it could not be written (a full disk).
+    #[serde(default)]
+    pub lost_output_bytes: u64,
+}
+
+/// What one start made on the host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunFile {
+    pub id: String,
+    pub shim_pid: i32,
+    pub pid: i32,
+    pub cgroup: CgroupIds,
+    pub endpoint: Option<Endpoint>,
+}
+
+/// Writes a file so that a reader sees it whole or not at all. With `durable`
+/// that holds across a power loss, and the directory entry is synced too.
+pub fn write_json<T: Serialize>(path: &Path, value: &T, durable: bool) -> io::Result<()> {
+    let bytes = serde_json::to_vec_pretty(value)?;
+    let temporary = path.with_extension("tmp");
+    let mut file = File::create(&temporary)?;
+    file.write_all(&bytes)?;
+    if durable {
+        file.sync_all()?;
+    }
+    fs::rename(&temporary, path)?;
+    if durable && let Some(parent) = path.parent() {
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}
+
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    let bytes = fs::read(path)?;
+    serde_json::from_slice(&bytes).map_err(io::Error::from)
+}

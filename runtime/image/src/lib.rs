@@ -1,0 +1,45 @@
+//! OCI images on this host: a content-addressed store, layers unpacked for
+//! overlayfs, load and import.
+//!
+//! Owns the store's directory. It does not mount, does not run anything and knows no
+//! containers; it needs root, since layers carry owners, set-id bits and device
+//! nodes for whiteouts. Everything blocks: asynchronous callers use a blocking
+//! thread. Called by the lifecycle engine (`resolve`) and the agent (the rest).
+//!
+//! The way of the data: [`Store::load`] spools an archive's members
+//! (`members` over `archive` and `compression`), interprets them (`oci`, `docker`),
+//! unpacks new layers (`unpack` through `tree`), all staged in a `session`, and
+//! publishes them at once (`publish`, `refs`).
+//!
+//! Archives are hostile until proven otherwise: digests are checked over every byte,
+//! paths cannot leave their directory, and everything is bounded by [`Limits`].
+
+mod archive;
+mod compression;
+mod digest;
+mod docker;
+mod document;
+mod error;
+mod import;
+mod limits;
+mod load;
+mod lookup;
+mod members;
+mod oci;
+mod pax;
+mod policy;
+mod publish;
+mod reference;
+mod refs;
+mod session;
+mod store;
+mod tree;
+mod unpack;
+
+pub use digest::Digest;
+pub use error::{Error, ErrorKind, Result};
+pub use import::ImportOptions;
+pub use limits::Limits;
+pub use oci_spec::image as spec;
+pub use reference::Name;
+pub use store::{Image, ImageSummary, Loaded, Removed, Store};

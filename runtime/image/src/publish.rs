@@ -1,0 +1,151 @@
+//! How things come into the store and leave it: by one rename each, under one lock.
+//!
+//! Owns places, pins and rubbish. A blob or layer is removed only when no image and
+//! no session needs it; it is first renamed into `tmp/`, so that nobody sees it half
+//! deleted. Called by sessions and by [`crate::store`].
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use crate::Digest;
+use crate::error::{Error, Result};
+use crate::refs::{LayerRecord, Refs, sync_directory};
+use crate::session::NewImage;
+use crate::store::{Loaded, State, Store, TEMP};
+
+/// A staged blob or layer and the place it is to have.
+#[derive(Debug)]
+pub(crate) struct Move {
+    pub from: PathBuf,
+    pub to: PathBuf,
+    pub digest: Digest,
+}
+
+impl Store {
+    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.dir.join("blobs/sha256").join(digest.hex())
+    }
+
+    pub(crate) fn layer_path(&self, diff_id: &Digest) -> PathBuf {
+        self.dir.join("layers").join(diff_id.hex())
+    }
+
+    /// A name below `tmp/` that nothing has.
+    pub(crate) fn temp_path(&self, kind: &str) -> PathBuf {
+        let number = self.temps.fetch_add(1, Ordering::Relaxed);
+        self.dir.join(TEMP).join(format!("{kind}-{number}"))
+    }
+
+    /// Keeps a blob or layer from being deleted, if `path`, its place, is there.
+    pub(crate) fn pin(&self, digest: Digest, path: &Path) -> bool {
+        let mut state = self.state();
+        let there = path.exists();
+        if there {
+            *state.pins.entry(digest).or_default() += 1;
+        }
+        there
+    }
+
+    pub(crate) fn unpin(&self, digests: &[Digest]) {
+        let mut state = self.state();
+        for digest in digests {
+            if let Some(count) = state.pins.get_mut(digest) {
+                *count -= 1;
+            }
+        }
+        state.pins.retain(|_, count| *count > 0);
+        let trash = self.sweep(&state, digests.iter().copied());
+        drop(state);
+        delete(trash);
+    }
+
+    pub(crate) fn known_layer(&self, blob: &Digest, diff_id: &Digest) -> Option<LayerRecord> {
+        self.state().refs.known_layer(blob, diff_id)
+    }
+
+    /// Moves staged blobs and layers in and records the images. If that fails, what
+    /// was moved is removed again.
+    pub(crate) fn publish(&self, moves: Vec<Move>, images: Vec<NewImage>) -> Result<Vec<Loaded>> {
+        let mut state = self.state();
+        let mut refs = state.refs.clone();
+        let mut loaded = Vec::new();
+        for NewImage { manifest, record, names } in images {
+            let id = record.id;
+            let one = |name| Loaded { name, digest: manifest, id };
+            refs.images.insert(manifest, record);
+            if names.is_empty() {
+                loaded.push(one(None));
+            }
+            for name in names {
+                refs.names.insert(name.full(), manifest);
+                loaded.push(one(Some(name.to_string())));
+            }
+        }
+        let done = self.move_in(&moves).and_then(|()| self.replace_refs(&mut state, refs));
+        if let Err(error) = done {
+            let trash = self.sweep(&state, moves.iter().map(|moved| moved.digest));
+            drop(state);
+            delete(trash);
+            return Err(error);
+        }
+        Ok(loaded)
+    }
+
+    fn move_in(&self, moves: &[Move]) -> Result<()> {
+        for Move { from, to, .. } in moves {
+            // Content-addressed: what is there is the same.
+            if !to.exists() {
+                fs::rename(from, to).map_err(Error::io("move into place", to))?;
+            }
+        }
+        sync_directory(&self.dir.join("blobs/sha256"))?;
+        sync_directory(&self.dir.join("layers"))
+    }
+
+    pub(crate) fn replace_refs(&self, state: &mut State, refs: Refs) -> Result<()> {
+        refs.write(&self.dir, &self.temp_path("images"))?;
+        state.refs = refs;
+        Ok(())
+    }
+
+    /// Takes candidates that nobody needs out of their place; returns where they are
+    /// now, for [`delete`] after the lock is released.
+    pub(crate) fn sweep(
+        &self,
+        state: &State,
+        candidates: impl IntoIterator<Item = Digest>,
+    ) -> Vec<PathBuf> {
+        let live = state.refs.live();
+        let mut trash = Vec::new();
+        for digest in candidates {
+            if live.contains(&digest) || state.pins.contains_key(&digest) {
+                continue;
+            }
+            for path in [self.blob_path(&digest), self.layer_path(&digest)] {
+                let temp = self.temp_path("trash");
+                match fs::rename(&path, &temp) {
+                    Ok(()) => trash.push(temp),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => {
+                        tracing::warn!(path = %path.display(), %error, "stays until the next start");
+                    }
+                }
+            }
+        }
+        trash
+    }
+}
+
+pub(crate) fn delete(trash: Vec<PathBuf>) {
+    for path in trash {
+        if let Err(error) = remove_all(&path) {
+            tracing::warn!(path = %path.display(), %error, "stays until the next start");
+        }
+    }
+}
+
+pub(crate) fn remove_all(path: &Path) -> io::Result<()> {
+    if path.symlink_metadata()?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+}

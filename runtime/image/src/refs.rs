@@ -1,0 +1,180 @@
+//! `images.json`: which images there are, their names, and what they consist of.
+//!
+//! Owns the file's format and its atomic replacement. Whatever it does not mention
+//! is rubbish: blobs and layers are reached only through it. Called by the store,
+//! which holds the one copy in memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Digest;
+use crate::error::{Error, Result};
+use crate::reference::Name;
+
+const VERSION: u32 = 1;
+pub(crate) const FILE: &str = "images.json";
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Refs {
+    version: u32,
+    /// Full names to manifest digests.
+    pub names: BTreeMap<String, Digest>,
+    /// By manifest digest; an image may have no name.
+    pub images: BTreeMap<Digest, ImageRecord>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ImageRecord {
+    /// The configuration's digest, which is what Docker calls an image's id.
+    pub id: Digest,
+    /// As the configuration says it: RFC 3339, or absent.
+    pub created: Option<String>,
+    /// The lowest first.
+    pub layers: Vec<LayerRecord>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LayerRecord {
+    /// The compressed blob.
+    pub blob: Digest,
+    /// Its uncompressed content, under which it is unpacked.
+    pub diff_id: Digest,
+    /// Bytes of file content when unpacked.
+    pub size_bytes: u64,
+}
+
+impl Default for Refs {
+    fn default() -> Refs {
+        Refs { version: VERSION, names: BTreeMap::new(), images: BTreeMap::new() }
+    }
+}
+
+impl ImageRecord {
+    /// A layer that occurs twice counts once.
+    pub fn size_bytes(&self) -> u64 {
+        let sizes: BTreeMap<_, _> =
+            self.layers.iter().map(|layer| (layer.diff_id, layer.size_bytes)).collect();
+        sizes.values().sum()
+    }
+}
+
+impl Refs {
+    /// `None` if there is no file.
+    pub fn read(dir: &Path) -> Result<Option<Refs>> {
+        let path = dir.join(FILE);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(Error::Io { operation: "read", path, source }),
+        };
+        let corrupt = |reason: String| Error::Corrupt { path: path.clone(), reason };
+        let refs: Refs =
+            serde_json::from_slice(&text).map_err(|error| corrupt(error.to_string()))?;
+        if refs.version != VERSION {
+            return Err(corrupt(format!("version {}, allowed is {VERSION}", refs.version)));
+        }
+        for (name, manifest) in &refs.names {
+            if name.parse::<Name>().is_err() || !refs.images.contains_key(manifest) {
+                return Err(corrupt(format!("name `{name}` is wrong or names no image")));
+            }
+        }
+        Ok(Some(refs))
+    }
+
+    /// Replaces the file: whatever happens, it is the old one or the new one.
+    pub fn write(&self, dir: &Path, temp: &Path) -> Result<()> {
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|source| Error::Json { what: FILE.to_owned(), source })?;
+        let mut file = File::create_new(temp).map_err(Error::io("create", temp))?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(Error::io("write", temp))?;
+        let path = dir.join(FILE);
+        fs::rename(temp, &path).map_err(Error::io("replace", path))?;
+        sync_directory(dir)
+    }
+
+    /// Short names of an image, sorted.
+    pub fn names_of(&self, manifest: &Digest) -> Vec<String> {
+        let named = self.names.iter().filter(|(_, of)| *of == manifest);
+        named
+            .filter_map(|(name, _)| name.parse::<Name>().ok())
+            .map(|name| name.to_string())
+            .collect()
+    }
+
+    /// Every blob and layer that some image needs.
+    pub fn live(&self) -> BTreeSet<Digest> {
+        let mut live = BTreeSet::new();
+        for (manifest, image) in &self.images {
+            live.extend([*manifest, image.id]);
+            live.extend(image.layers.iter().flat_map(|layer| [layer.blob, layer.diff_id]));
+        }
+        live
+    }
+
+    /// The layer's record if an image has just this blob for it: then the pair is
+    /// verified already.
+    pub fn known_layer(&self, blob: &Digest, diff_id: &Digest) -> Option<LayerRecord> {
+        let layers = self.images.values().flat_map(|image| &image.layers);
+        layers.copied().find(|layer| layer.blob == *blob && layer.diff_id == *diff_id)
+    }
+}
+
+pub(crate) fn sync_directory(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("sync directory", dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Refs {
+        let layer = |diff: &[u8], size_bytes| LayerRecord {
+            blob: Digest::of(b"blob"),
+            diff_id: Digest::of(diff),
+            size_bytes,
+        };
+        let mut refs = Refs::default();
+        let manifest = Digest::of(b"manifest");
+        refs.names.insert("docker.io/library/demo:latest".into(), manifest);
+        refs.names.insert("quay.io/x/demo:1".into(), manifest);
+        let layers = vec![layer(b"a", 5), layer(b"b", 7), layer(b"a", 5)];
+        refs.images
+            .insert(manifest, ImageRecord { id: Digest::of(b"config"), created: None, layers });
+        refs
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_a_repeated_layer_counts_once() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Refs::read(dir.path()).unwrap(), None);
+        sample().write(dir.path(), &dir.path().join("temp")).unwrap();
+        let refs = Refs::read(dir.path()).unwrap().unwrap();
+        assert_eq!(refs, sample());
+        let manifest = Digest::of(b"manifest");
+        assert_eq!(refs.images[&manifest].size_bytes(), 12);
+        assert_eq!(refs.names_of(&manifest), ["demo:latest", "quay.io/x/demo:1"]);
+        assert_eq!(refs.live().len(), 5);
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_with_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = [
+            ("{", "EOF"),
+            (r#"{"version":2,"names":{},"images":{}}"#, "version 2, allowed is 1"),
+            (r#"{"version":1,"names":{},"images":{},"x":1}"#, "unknown field `x`"),
+        ];
+        for (text, expected) in rows {
+            fs::write(dir.path().join(FILE), text).unwrap();
+            let message = Refs::read(dir.path()).unwrap_err().to_string();
+            assert!(message.contains(FILE) && message.contains(expected), "{message}");
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! One load or import: everything new is staged aside, then moved in together.
+//!
+//! Owns a directory below `tmp/` until it is committed or dropped, and the pins that
+//! keep what the session relies on from being deleted meanwhile. Called by load and
+//! import.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+use crate::Digest;
+use crate::compression::{Compression, Decoder};
+use crate::digest::Hashing;
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::publish::Move;
+use crate::reference::Name;
+use crate::refs::{ImageRecord, LayerRecord, sync_directory};
+use crate::store::{LAYER_FILES, LAYER_RECORD, Loaded, Store};
+use crate::unpack::{self, Unpacked};
+
+/// A file in the session's directory, verified to have this digest.
+#[derive(Clone, Debug)]
+pub(crate) struct Spooled {
+    pub path: PathBuf,
+    pub digest: Digest,
+    pub bytes: u64,
+}
+
+/// An image whose blobs and layers are all staged or in the store.
+#[derive(Debug)]
+pub(crate) struct NewImage {
+    pub manifest: Digest,
+    pub record: ImageRecord,
+    pub names: Vec<Name>,
+}
+
+pub(crate) struct Session<'a> {
+    store: &'a Store,
+    dir: PathBuf,
+    pins: Vec<Digest>,
+    /// Blobs that are in the store already. Not the same as `pins`: a plain layer's
+    /// blob and its unpacked directory have one digest.
+    pinned_blobs: BTreeSet<Digest>,
+    blobs: BTreeMap<Digest, Spooled>,
+    layers: BTreeMap<Digest, PathBuf>,
+    /// Layers that this session has verified.
+    verified: Vec<LayerRecord>,
+    /// Bytes of content that the session may still unpack.
+    budget: u64,
+    files: u64,
+}
+
+impl<'a> Session<'a> {
+    pub fn new(store: &'a Store) -> Result<Session<'a>> {
+        let dir = store.temp_path("session");
+        fs::create_dir(&dir).map_err(Error::io("create directory", &dir))?;
+        Ok(Session {
+            store,
+            dir,
+            pins: Vec::new(),
+            pinned_blobs: BTreeSet::new(),
+            blobs: BTreeMap::new(),
+            layers: BTreeMap::new(),
+            verified: Vec::new(),
+            budget: store.limits().unpacked_bytes,
+            files: 0,
+        })
+    }
+
+    pub fn limits(&self) -> &'a Limits {
+        self.store.limits()
+    }
+
+    fn next_path(&mut self, kind: &str) -> PathBuf {
+        self.files += 1;
+        self.dir.join(format!("{kind}-{}", self.files))
+    }
+
+    /// A new file whose digest is known when [`Spool::finish`] is called.
+    pub fn spool(&mut self) -> Result<Spool> {
+        let path = self.next_path("spool");
+        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
+        Ok(Spool { writer: Hashing::new(file), path })
+    }
+
+    pub fn spool_bytes(&mut self, content: &[u8]) -> Result<Spooled> {
+        let mut spool = self.spool()?;
+        spool.write(content)?;
+        spool.finish()
+    }
+
+    /// Copies `reader`, whose errors and limits name `what`.
+    pub fn spool_reader(&mut self, what: &str, mut reader: impl Read) -> Result<Spooled> {
+        let mut spool = self.spool()?;
+        let allowed = self.limits().archive_bytes;
+        let mut buffer = vec![0; 256 * 1024];
+        let mut value = 0;
+        loop {
+            let n = match reader.read(&mut buffer) {
+                Ok(0) => return spool.finish(),
+                Ok(n) => n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(source) => return Err(Error::Read { what: what.to_owned(), source }),
+            };
+            value += n as u64;
+            if value > allowed {
+                return Err(Error::Limit {
+                    what: what.to_owned(),
+                    quantity: "size",
+                    value,
+                    allowed,
+                });
+            }
+            spool.write(&buffer[..n])?;
+        }
+    }
+
+    /// Makes a spooled file one of the store's blobs when the session is committed.
+    pub fn add_blob(&mut self, spooled: Spooled) {
+        self.blobs.insert(spooled.digest, spooled);
+    }
+
+    /// Whether the store has this blob already; if so it stays for this session.
+    pub fn pin_blob(&mut self, digest: Digest) -> bool {
+        let there = self.store.pin(digest, &self.store.blob_path(&digest));
+        if there {
+            self.pins.push(digest);
+            self.pinned_blobs.insert(digest);
+        }
+        there
+    }
+
+    /// Whether this session has added or pinned the blob.
+    pub fn has_blob(&self, digest: &Digest) -> bool {
+        self.blobs.contains_key(digest) || self.pinned_blobs.contains(digest)
+    }
+
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        match self.blobs.get(digest) {
+            Some(spooled) => spooled.path.clone(),
+            None => self.store.blob_path(digest),
+        }
+    }
+
+    /// How the blob of this digest is compressed.
+    pub fn compression(&self, blob: &Digest) -> Result<Compression> {
+        let path = self.blob_path(blob);
+        let file = File::open(&path).map_err(Error::io("open", &path))?;
+        Ok(Decoder::new(&layer_name(blob), file)?.compression())
+    }
+
+    /// Unpacks a blob that was added or pinned, unless its content is there already.
+    /// `expected` is what its image says; the blob's content must be that in any case.
+    pub fn unpack_layer(&mut self, blob: Digest, expected: Option<Digest>) -> Result<LayerRecord> {
+        if let Some(diff_id) = expected {
+            let same = |layer: &&LayerRecord| (layer.blob, layer.diff_id) == (blob, diff_id);
+            if let Some(layer) = self.verified.iter().find(same) {
+                return Ok(*layer);
+            }
+            if let Some(layer) = self.known_in_store(&blob, &diff_id) {
+                return Ok(layer);
+            }
+        }
+        let what = layer_name(&blob);
+        let path = self.blob_path(&blob);
+        let file = File::open(&path).map_err(Error::io("open", &path))?;
+        let stream = Decoder::new(&what, file)?;
+        let there = expected.and_then(|diff_id| Some((diff_id, self.size_if_there(&diff_id)?)));
+        let layer = match there {
+            Some((expected, size_bytes)) => {
+                let limits = self.limits();
+                let archive = crate::archive::Archive::new(&what, Hashing::new(stream), limits);
+                let (_, diff_id, _) = archive.drain()?.finish();
+                check_diff_id(&what, Some(expected), diff_id)?;
+                LayerRecord { blob, diff_id, size_bytes }
+            }
+            None => self.unpack_new(&what, stream, blob, expected)?,
+        };
+        self.verified.push(layer);
+        Ok(layer)
+    }
+
+    fn unpack_new(
+        &mut self,
+        what: &str,
+        stream: impl Read,
+        blob: Digest,
+        expected: Option<Digest>,
+    ) -> Result<LayerRecord> {
+        let dir = self.next_path("layer");
+        fs::create_dir(&dir).map_err(Error::io("create directory", &dir))?;
+        let files = dir.join(LAYER_FILES);
+        let unpacked = unpack::unpack(what, stream, &files, self.limits(), &mut self.budget)?;
+        let Unpacked { diff_id, size_bytes, entries } = unpacked;
+        check_diff_id(what, expected, diff_id)?;
+        if expected.is_none() && entries == 0 {
+            return Err(Error::Document {
+                what: what.to_owned(),
+                reason: "it holds no files".into(),
+            });
+        }
+        let layer = LayerRecord { blob, diff_id, size_bytes };
+        let record = dir.join(LAYER_RECORD);
+        let text = serde_json::to_vec(&layer)
+            .map_err(|source| Error::Json { what: record.display().to_string(), source })?;
+        fs::write(&record, text).map_err(Error::io("write", &record))?;
+        self.layers.insert(diff_id, dir);
+        tracing::debug!(layer = %diff_id, entries, size_bytes, "unpacked");
+        Ok(layer)
+    }
+
+    fn known_in_store(&mut self, blob: &Digest, diff_id: &Digest) -> Option<LayerRecord> {
+        let known = self.store.known_layer(blob, diff_id)?;
+        self.size_if_there(diff_id).map(|_| known)
+    }
+
+    /// The unpacked size of a layer that is staged or in the store, where it then stays.
+    fn size_if_there(&mut self, diff_id: &Digest) -> Option<u64> {
+        let dir = match self.layers.get(diff_id) {
+            Some(dir) => dir.clone(),
+            None => {
+                let dir = self.store.layer_path(diff_id);
+                if !self.store.pin(*diff_id, &dir) {
+                    return None;
+                }
+                self.pins.push(*diff_id);
+                dir
+            }
+        };
+        let text = fs::read(dir.join(LAYER_RECORD)).ok()?;
+        serde_json::from_slice::<LayerRecord>(&text).ok().map(|layer| layer.size_bytes)
+    }
+
+    /// Moves everything in and makes the names point to it, or changes nothing.
+    pub fn commit(mut self, images: Vec<NewImage>) -> Result<Vec<Loaded>> {
+        self.sync()?;
+        let store = self.store;
+        let layers = std::mem::take(&mut self.layers).into_iter();
+        let layers =
+            layers.map(|(digest, from)| Move { from, to: store.layer_path(&digest), digest });
+        let blobs = std::mem::take(&mut self.blobs).into_values();
+        let blobs = blobs.map(|Spooled { path, digest, .. }| Move {
+            from: path,
+            to: store.blob_path(&digest),
+            digest,
+        });
+        let moves = layers.chain(blobs).collect();
+        store.publish(moves, images)
+    }
+
+    /// One flush of the file system covers all layers' files; a flush per file takes
+    /// far longer.
+    fn sync(&self) -> Result<()> {
+        let dir = File::open(&self.dir).map_err(Error::io("open", &self.dir))?;
+        rustix::fs::syncfs(&dir).map_err(Error::io("flush", &self.dir))?;
+        sync_directory(&self.dir)
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.dir) {
+            tracing::warn!(path = %self.dir.display(), %error, "temporary files stay until the next start");
+        }
+        self.store.unpin(&self.pins);
+    }
+}
+
+/// A file of a session that is being written.
+pub(crate) struct Spool {
+    writer: Hashing<File>,
+    path: PathBuf,
+}
+
+impl Spool {
+    pub fn write(&mut self, content: &[u8]) -> Result<()> {
+        self.writer.write_all(content).map_err(Error::io("write", &self.path))
+    }
+
+    pub fn finish(self) -> Result<Spooled> {
+        let (_, digest, bytes) = self.writer.finish();
+        Ok(Spooled { path: self.path, digest, bytes })
+    }
+}
+
+pub(crate) fn layer_name(blob: &Digest) -> String {
+    format!("layer {blob}")
+}
+
+fn check_diff_id(what: &str, expected: Option<Digest>, actual: Digest) -> Result<()> {
+    match expected {
+        Some(expected) if expected != actual => {
+            let what = format!("{what}, uncompressed (diff_id)");
+            Err(Error::DigestMismatch { what, expected, actual })
+        }
+        _ => Ok(()),
+    }
+}

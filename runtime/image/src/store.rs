@@ -1,0 +1,298 @@
+//! The store: blobs by digest, layers by diff_id, images by name.
+//!
+//! ```text
+//! lock                  held by the one process that has the store open
+//! images.json           names → manifests → configuration, layers
+//! blobs/sha256/<hex>    manifests, configurations, layers as they came
+//! layers/<hex>/fs       a layer, unpacked, by the digest of its uncompressed tar
+//! layers/<hex>/layer.json
+//! tmp/                  whatever is not finished; emptied when the store is opened
+//! empty/                the root of an image without layers
+//! ```
+//!
+//! Owns these files and nothing else. Everything appears by rename and only
+//! `images.json` makes it count, so a crash leaves nothing but rubbish, which the
+//! next [`Store::open`] removes. Does not know containers: who uses an image is
+//! asked through a callback.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use oci_spec::image::ImageConfiguration;
+use rustix::fs::FlockOperation;
+
+use crate::Digest;
+use crate::document;
+use crate::error::{Error, Result};
+use crate::limits::Limits;
+use crate::lookup::find;
+use crate::publish::{delete, remove_all};
+use crate::reference::Name;
+use crate::refs::{ImageRecord, Refs};
+
+pub(crate) const LAYER_FILES: &str = "fs";
+pub(crate) const LAYER_RECORD: &str = "layer.json";
+pub(crate) const TEMP: &str = "tmp";
+const EMPTY: &str = "empty";
+
+/// What load and import made. An image with several names occurs once per name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// Short, with tag: `demo:latest`. `None` if the archive does not name the image.
+    pub name: Option<String>,
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// The configuration's digest: the image's id.
+    pub id: Digest,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageSummary {
+    /// The configuration's digest.
+    pub id: Digest,
+    /// Short, with tags, sorted. Empty for an image that lost its names.
+    pub names: Vec<String>,
+    pub manifest_digest: Digest,
+    /// Bytes of file content of all layers, unpacked.
+    pub size_bytes: u64,
+    /// RFC 3339, as the image's configuration says it.
+    pub created: Option<String>,
+}
+
+/// An image that is ready to run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Image {
+    /// The configuration's digest.
+    pub id: Digest,
+    /// Short, with tags, sorted.
+    pub names: Vec<String>,
+    pub config: ImageConfiguration,
+    /// Absolute directories, the topmost first, each once, as overlayfs wants its
+    /// lower directories. At least one.
+    pub layers: Vec<PathBuf>,
+    pub manifest_digest: Digest,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Short names that are gone.
+    pub untagged: Vec<String>,
+    /// Ids of images that are gone, with whatever no other image needs.
+    pub deleted: Vec<Digest>,
+}
+
+/// Shared between threads by reference; all methods block.
+#[derive(Debug)]
+pub struct Store {
+    pub(crate) dir: PathBuf,
+    limits: Limits,
+    state: Mutex<State>,
+    /// Numbers for names below `tmp/`.
+    pub(crate) temps: AtomicU64,
+    /// Holds the lock as long as the store lives.
+    _lock: File,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub refs: Refs,
+    /// How many sessions rely on a blob or layer that is in the store.
+    pub pins: BTreeMap<Digest, usize>,
+}
+
+impl Store {
+    /// Opens the store in `dir`, which is created if missing, and removes what a
+    /// crash left. One process at a time: [`Error::Locked`].
+    pub fn open(dir: &Path) -> Result<Store> {
+        Store::open_with(dir, Limits::default())
+    }
+
+    pub fn open_with(dir: &Path, limits: Limits) -> Result<Store> {
+        // Private, since layers hold set-id programs of strangers.
+        let create = |path: &Path| {
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+            made.map_err(Error::io("create directory", path))
+        };
+        create(dir)?;
+        let dir = dir.canonicalize().map_err(Error::io("resolve", dir))?;
+        let lock_path = dir.join("lock");
+        let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = lock.map_err(Error::io("open", &lock_path))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::Locked { path: dir }),
+            Err(errno) => return Err(Error::io("lock", lock_path)(errno)),
+        }
+        for part in ["blobs/sha256", "layers", TEMP] {
+            create(&dir.join(part))?;
+        }
+        let empty = dir.join(EMPTY);
+        create(&empty)?;
+        let public = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(&empty, public).map_err(Error::io("set mode of", &empty))?;
+        let store = Store {
+            limits,
+            state: Mutex::new(State { refs: Refs::default(), pins: BTreeMap::new() }),
+            temps: AtomicU64::new(0),
+            _lock: lock,
+            dir,
+        };
+        store.empty_temp()?;
+        store.read_refs()?;
+        Ok(store)
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// All images, the newest first.
+    pub fn list(&self) -> Result<Vec<ImageSummary>> {
+        let state = self.state();
+        let summary = |(manifest, image): (&Digest, &ImageRecord)| ImageSummary {
+            id: image.id,
+            names: state.refs.names_of(manifest),
+            manifest_digest: *manifest,
+            size_bytes: image.size_bytes(),
+            created: image.created.clone(),
+        };
+        let mut images: Vec<_> = state.refs.images.iter().map(summary).collect();
+        images.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.names.cmp(&b.names)));
+        Ok(images)
+    }
+
+    /// The image of this name, id (full, or at least 4 digits of it), manifest digest,
+    /// or `name@sha256:…`. Its layers stay as long as [`Store::remove`] is told that
+    /// the image is in use.
+    pub fn resolve(&self, name_or_id: &str) -> Result<Image> {
+        let (manifest_digest, record, names) = {
+            let state = self.state();
+            let found = find(&state.refs, name_or_id)?.manifest;
+            (found, state.refs.images[&found].clone(), state.refs.names_of(&found))
+        };
+        let path = self.blob_path(&record.id);
+        let content = fs::read(&path).map_err(Error::io("read", &path))?;
+        if Digest::of(&content) != record.id {
+            return Err(Error::Corrupt { path, reason: "its content has another digest".into() });
+        }
+        let config = document::parse(&format!("configuration {}", record.id), &content)?;
+        let mut layers = Vec::new();
+        for layer in record.layers.iter().rev() {
+            let path = self.layer_path(&layer.diff_id).join(LAYER_FILES);
+            // overlayfs refuses a directory twice; the topmost of them hides the others.
+            if layers.contains(&path) {
+                continue;
+            }
+            if !path.is_dir() {
+                return Err(Error::Corrupt { path, reason: "the layer is not there".into() });
+            }
+            layers.push(path);
+        }
+        if layers.is_empty() {
+            layers.push(self.dir.join(EMPTY));
+        }
+        Ok(Image { id: record.id, names, config, layers, manifest_digest })
+    }
+
+    /// Gives an image one more name, taking it from any other. Returns the short name.
+    pub fn tag(&self, name_or_id: &str, name: &str) -> Result<String> {
+        let name: Name = name.parse()?;
+        let mut state = self.state();
+        let manifest = find(&state.refs, name_or_id)?.manifest;
+        let mut refs = state.refs.clone();
+        refs.names.insert(name.full(), manifest);
+        self.replace_refs(&mut state, refs)?;
+        Ok(name.to_string())
+    }
+
+    /// By name: removes the name, and the image too if that was its last one and it
+    /// is not in use; an image in use stays, without a name. By id or digest: removes
+    /// the image with all its names, or fails with [`Error::InUse`].
+    ///
+    /// `in_use` is asked with image ids while the store is locked: it must not call
+    /// the store.
+    pub fn remove(&self, name_or_id: &str, in_use: &dyn Fn(&Digest) -> bool) -> Result<Removed> {
+        let mut state = self.state();
+        let found = find(&state.refs, name_or_id)?;
+        let id = state.refs.images[&found.manifest].id;
+        let used = in_use(&id);
+        let mut refs = state.refs.clone();
+        let mut removed = Removed::default();
+        match found.name {
+            Some(name) => {
+                refs.names.remove(&name.full());
+                removed.untagged.push(name.to_string());
+            }
+            None if used => return Err(Error::InUse { id }),
+            None => {
+                removed.untagged = refs.names_of(&found.manifest);
+                refs.names.retain(|_, of| *of != found.manifest);
+            }
+        }
+        if !used && !refs.names.values().any(|of| *of == found.manifest) {
+            refs.images.remove(&found.manifest);
+            removed.deleted.push(id);
+        }
+        let before = state.refs.live();
+        self.replace_refs(&mut state, refs)?;
+        let trash = self.sweep(&state, before);
+        drop(state);
+        delete(trash);
+        Ok(removed)
+    }
+
+    fn empty_temp(&self) -> Result<()> {
+        let temp = self.dir.join(TEMP);
+        for entry in fs::read_dir(&temp).map_err(Error::io("list", &temp))? {
+            let path = entry.map_err(Error::io("list", &temp))?.path();
+            remove_all(&path).map_err(Error::io("remove unfinished", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Without the file nobody knows what is rubbish: a store that has content but no
+    /// `images.json` is damaged.
+    fn read_refs(&self) -> Result<()> {
+        let on_disk = self.on_disk()?;
+        let mut state = self.state();
+        match Refs::read(&self.dir)? {
+            Some(refs) => state.refs = refs,
+            None if on_disk.is_empty() => {
+                let refs = Refs::default();
+                self.replace_refs(&mut state, refs)?;
+            }
+            None => {
+                let reason = "the store has blobs or layers, but this file is missing".into();
+                return Err(Error::Corrupt { path: self.dir.join(crate::refs::FILE), reason });
+            }
+        }
+        let trash = self.sweep(&state, on_disk);
+        drop(state);
+        if !trash.is_empty() {
+            tracing::info!(count = trash.len(), "removing blobs and layers of no image");
+        }
+        delete(trash);
+        Ok(())
+    }
+
+    fn on_disk(&self) -> Result<BTreeSet<Digest>> {
+        let mut digests = BTreeSet::new();
+        for part in ["blobs/sha256", "layers"] {
+            let dir = self.dir.join(part);
+            for entry in fs::read_dir(&dir).map_err(Error::io("list", &dir))? {
+                let name = entry.map_err(Error::io("list", &dir))?.file_name();
+                digests.extend(name.to_str().and_then(Digest::from_hex));
+            }
+        }
+        Ok(digests)
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere left no half change: the state is replaced whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

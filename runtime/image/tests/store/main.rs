@@ -1,0 +1,11 @@
+//! The store as its callers see it, on archives that the tests build themselves.
+//!
+//! Tests that unpack need root (owners, whiteout devices) and say SKIPPED without.
+
+mod archives;
+mod formats;
+mod hostile;
+mod layers;
+mod lifecycle;
+mod overlay;
+mod witness;

@@ -1,0 +1,277 @@
+//! How fast a container may send and receive: set, changed while it runs,
+//! removed, read back.
+//!
+//! Owns the root qdisc of a container's host veth (a token bucket on what goes
+//! into the container), its ingress qdisc, and one ifb per limited sender: what
+//! the container sends is redirected there and passes a token bucket before it
+//! reaches the bridge. All of it is on the host: the container cannot reach it.
+//! Called by [`crate::Network::set_bandwidth`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::decode::{Link, Qdisc, Tbf};
+use crate::error::{Error, Result};
+use crate::link;
+use crate::netlink::Netlink;
+use crate::qdisc;
+use crate::rate::{Bucket, render_rate, validate_rate};
+
+/// From the container: egress is what it sends. `None`: not limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Bandwidth {
+    pub egress_bits_per_s: Option<u64>,
+    pub ingress_bits_per_s: Option<u64>,
+}
+
+impl Bandwidth {
+    /// # Errors
+    /// [`Error::Invalid`] for a rate below 8 kbit/s or above 100 Gbit/s.
+    pub fn validate(&self) -> Result<()> {
+        self.egress_bits_per_s.map_or(Ok(()), |r| validate_rate("egress_bits_per_s", r))?;
+        self.ingress_bits_per_s.map_or(Ok(()), |r| validate_rate("ingress_bits_per_s", r))
+    }
+}
+
+/// One limit as it was written and as the kernel then reported it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    pub resource: String,
+    pub actuator: String,
+    /// `20mbit`, or `none`.
+    pub written: String,
+    pub read_back: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Buckets {
+    egress: Option<Bucket>,
+    ingress: Option<Bucket>,
+}
+
+/// The ifb of a host veth: same suffix, other prefix.
+pub(crate) fn ifb_name(host_interface: &str) -> String {
+    format!("ifb{}", host_interface.strip_prefix("veth").unwrap_or(host_interface))
+}
+
+/// All or nothing: after an error the limits are as they were before.
+///
+/// # Errors
+/// [`Error::Invalid`] before anything is written; [`Error::Gone`] if the veth
+/// is; [`Error::Mismatch`] if the kernel took something else than was written.
+pub(crate) fn apply(
+    netlink: &mut Netlink,
+    bridge: &str,
+    host_interface: &str,
+    wanted: &Bandwidth,
+) -> Result<Vec<Applied>> {
+    wanted.validate()?;
+    let veth = link::find(netlink, host_interface)?
+        .ok_or_else(|| Error::Gone(host_interface.to_owned()))?;
+    let before = read(netlink, &veth)?;
+    let buckets = Buckets {
+        egress: wanted.egress_bits_per_s.map(Bucket::for_rate),
+        ingress: wanted.ingress_bits_per_s.map(Bucket::for_rate),
+    };
+    let outcome = write(netlink, bridge, &veth, &buckets)
+        .and_then(|()| compare(&veth.name, &buckets, &read(netlink, &veth)?));
+    if outcome.is_err()
+        && let Err(e) = write(netlink, bridge, &veth, &before)
+    {
+        tracing::error!(interface = veth.name, error = %e, "bandwidth limits left as they are");
+    }
+    outcome
+}
+
+fn read(netlink: &mut Netlink, veth: &Link) -> Result<Buckets> {
+    let ingress = read_bucket(netlink, veth)?;
+    let egress = match read_path_through_ifb(netlink, veth)? {
+        Some(ifb) => read_bucket(netlink, &ifb)?,
+        None => None,
+    };
+    Ok(Buckets { egress, ingress })
+}
+
+/// The ifb, if it exists and the veth's traffic really goes there.
+fn read_path_through_ifb(netlink: &mut Netlink, veth: &Link) -> Result<Option<Link>> {
+    let Some(ifb) = link::find(netlink, &ifb_name(&veth.name))? else { return Ok(None) };
+    if !has_own_ingress(netlink, veth)? {
+        return Ok(None);
+    }
+    let target = qdisc::read_redirect(netlink, veth.index, &veth.name)?;
+    Ok((target == Some(ifb.index)).then_some(ifb))
+}
+
+/// `clsact`, which somebody else may have put there, is not ours to touch.
+fn has_own_ingress(netlink: &mut Netlink, veth: &Link) -> Result<bool> {
+    let present = qdisc::read_ingress(netlink, veth.index, &veth.name)?;
+    Ok(present.is_some_and(|q| q.kind == "ingress"))
+}
+
+fn read_bucket(netlink: &mut Netlink, link: &Link) -> Result<Option<Bucket>> {
+    Ok(qdisc::read_root(netlink, link.index, &link.name)?.and_then(|q| q.tbf).map(bucket_of))
+}
+
+fn bucket_of(tbf: Tbf) -> Bucket {
+    Bucket {
+        rate_bytes_per_s: tbf.rate_bytes_per_s,
+        burst_bytes: u32::try_from(tbf.burst_bytes).unwrap_or(u32::MAX),
+        queue_bytes: tbf.queue_bytes,
+    }
+}
+
+fn write(netlink: &mut Netlink, bridge: &str, veth: &Link, buckets: &Buckets) -> Result<()> {
+    write_egress(netlink, bridge, veth, buckets.egress.as_ref())?;
+    write_bucket(netlink, veth, buckets.ingress.as_ref())
+}
+
+fn write_egress(
+    netlink: &mut Netlink,
+    bridge: &str,
+    veth: &Link,
+    bucket: Option<&Bucket>,
+) -> Result<()> {
+    if let (Some(ifb), Some(bucket)) = (read_path_through_ifb(netlink, veth)?, bucket) {
+        return write_bucket(netlink, &ifb, Some(bucket));
+    }
+    // Whatever half of the path is there goes first: the redirect before the
+    // ifb, because packets redirected to a deleted link are dropped.
+    if has_own_ingress(netlink, veth)? {
+        qdisc::delete_ingress(netlink, veth.index, &veth.name)?;
+    }
+    let name = ifb_name(&veth.name);
+    let Some(bucket) = bucket else {
+        return link::delete(netlink, &name).map(|_| ());
+    };
+    if link::find(netlink, &name)?.is_none() {
+        link::create_ifb(netlink, &name)?;
+    }
+    link::set_alias(netlink, &name, &link::alias(bridge, &format!("ifb {}", veth.name)))?;
+    let ifb = link::find(netlink, &name)?.ok_or(Error::Gone(name))?;
+    // The bucket before the redirect: nothing passes unlimited.
+    write_bucket(netlink, &ifb, Some(bucket))?;
+    qdisc::add_ingress(netlink, veth.index, &veth.name)?;
+    qdisc::add_redirect(netlink, veth.index, &veth.name, ifb.index)
+}
+
+fn write_bucket(netlink: &mut Netlink, link: &Link, bucket: Option<&Bucket>) -> Result<()> {
+    let present = qdisc::read_root(netlink, link.index, &link.name)?;
+    match bucket {
+        Some(bucket) => {
+            let major = choose_major(present.as_ref(), bucket);
+            qdisc::set_tbf(netlink, link.index, &link.name, major, bucket)
+        }
+        None if present.is_some_and(|q| q.tbf.is_some()) => {
+            qdisc::delete_root(netlink, link.index, &link.name)
+        }
+        None => Ok(()),
+    }
+}
+
+/// The present bucket's handle changes it in place, keeping its queue. But a
+/// queued packet that is longer than the new bucket would stand there for ever,
+/// so then the other handle puts a new one in its place.
+fn choose_major(present: Option<&Qdisc>, next: &Bucket) -> u16 {
+    let Some((qdisc, tbf)) = present.and_then(|q| Some((q, q.tbf?))) else { return 1 };
+    let major = (qdisc.handle >> 16) as u16;
+    match bucket_of(tbf).may_hold_packets_too_long_for(next) {
+        true if major == 1 => 2,
+        true => 1,
+        false => major,
+    }
+}
+
+fn compare(host_interface: &str, written: &Buckets, read: &Buckets) -> Result<Vec<Applied>> {
+    let ifb = ifb_name(host_interface);
+    let row = |resource: &str, actuator, written: Option<Bucket>, read: Option<Bucket>| {
+        let same = match (written, read) {
+            (Some(w), Some(r)) => {
+                w.rate_bytes_per_s == r.rate_bytes_per_s && w.queue_bytes == r.queue_bytes
+            }
+            (w, r) => w == r,
+        };
+        let (written, read_back) = (render(written), render(read));
+        match same {
+            true => Ok(Applied { resource: resource.to_owned(), actuator, written, read_back }),
+            false => Err(Error::Mismatch { actuator, written, read_back }),
+        }
+    };
+    Ok(vec![
+        row(
+            "network.egress",
+            format!("tbf on {ifb} (redirected from {host_interface})"),
+            written.egress,
+            read.egress,
+        )?,
+        row(
+            "network.ingress",
+            format!("tbf on {host_interface} (host side)"),
+            written.ingress,
+            read.ingress,
+        )?,
+    ])
+}
+
+fn render(bucket: Option<Bucket>) -> String {
+    bucket.map_or_else(|| "none".to_owned(), |b| render_rate(b.bits_per_s()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bandwidth_is_checked_before_anything_is_written() {
+        assert!(Bandwidth::default().validate().is_ok());
+        let slow = Bandwidth { ingress_bits_per_s: Some(1), ..Bandwidth::default() };
+        assert_eq!(
+            slow.validate().unwrap_err().to_string(),
+            "ingress_bits_per_s = 1 bit/s: allowed is 8kbit .. 100gbit"
+        );
+    }
+
+    #[test]
+    fn a_bucket_that_shrinks_below_a_super_packet_is_put_in_anew() {
+        let present = |bits, major: u32| {
+            let b = Bucket::for_rate(bits);
+            Qdisc {
+                index: 1,
+                handle: major << 16,
+                parent: u32::MAX,
+                kind: "tbf".into(),
+                tbf: Some(Tbf {
+                    rate_bytes_per_s: b.rate_bytes_per_s,
+                    queue_bytes: b.queue_bytes,
+                    burst_bytes: b.burst_bytes.into(),
+                }),
+            }
+        };
+        let check = |from: Option<(u64, u32)>, to, expected| {
+            let present = from.map(|(bits, major)| present(bits, major));
+            assert_eq!(choose_major(present.as_ref(), &Bucket::for_rate(to)), expected);
+        };
+        check(None, 20_000_000, 1);
+        check(Some((20_000_000, 1)), 50_000_000, 1);
+        check(Some((50_000_000, 1)), 20_000_000, 1);
+        check(Some((50_000_000, 1)), 100_000, 2);
+        check(Some((50_000_000, 2)), 100_000, 1);
+        check(Some((100_000, 2)), 100_000, 2);
+        check(Some((100_000, 2)), 50_000_000, 2);
+    }
+
+    #[test]
+    fn what_the_kernel_reports_is_compared_with_what_was_written() {
+        let b = |bits| Some(Bucket::for_rate(bits));
+        let wanted = Buckets { egress: b(20_000_000), ingress: None };
+        let rows = compare("veth1", &wanted, &wanted).unwrap();
+        assert_eq!(rows[0].written, "20mbit");
+        assert_eq!(rows[0].actuator, "tbf on ifb1 (redirected from veth1)");
+        assert_eq!((rows[1].written.as_str(), rows[1].read_back.as_str()), ("none", "none"));
+        let other = Buckets { egress: b(10_000_000), ingress: None };
+        assert_eq!(
+            compare("veth1", &wanted, &other).unwrap_err().to_string(),
+            "tbf on ifb1 (redirected from veth1): wrote 20mbit, read back 10mbit"
+        );
+        assert!(compare("veth1", &wanted, &Buckets { egress: None, ingress: None }).is_err());
+    }
+}

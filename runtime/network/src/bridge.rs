@@ -1,0 +1,143 @@
+//! The bridge: made, or adopted from an agent before us, and its removal.
+//!
+//! Owns what is once per network on the host: the bridge with the gateway's
+//! address, and removing every link that carries our alias.
+
+use crate::decode::Link;
+use crate::error::{Error, Result};
+use crate::forwarding;
+use crate::link;
+use crate::netlink::Netlink;
+use crate::network::NetworkConfig;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bridge {
+    pub index: u32,
+    /// What `ip_forward` was before the first agent.
+    pub ip_forward_before: bool,
+    /// By us, just now: then it is ours to remove if opening fails.
+    pub created: bool,
+}
+
+/// In the bridge's alias: survives the agent.
+fn render_alias(config: &NetworkConfig, ip_forward_before: bool) -> String {
+    link::alias(&config.bridge, &format!("bridge ip_forward={}", u8::from(ip_forward_before)))
+}
+
+fn parse_ip_forward(alias: &str, bridge: &str) -> Option<bool> {
+    match link::parse_alias(alias, bridge)?.strip_prefix("bridge ip_forward=")? {
+        "0" => Some(false),
+        "1" => Some(true),
+        _ => None,
+    }
+}
+
+/// # Errors
+/// [`Error::ForeignLink`] for a link of that name that is no bridge, or has not
+/// our address; it is not touched.
+pub(crate) fn ensure(netlink: &mut Netlink, config: &NetworkConfig) -> Result<Bridge> {
+    let name = &config.bridge;
+    if let Some(found) = link::find(netlink, name)? {
+        return adopt(netlink, config, &found);
+    }
+    link::create_bridge(netlink, name, link::mac_of(config.subnet.gateway()))?;
+    let outcome = finish(netlink, config, None);
+    if outcome.is_err() {
+        let _ = link::delete(netlink, name);
+    }
+    outcome.map(|bridge| Bridge { created: true, ..bridge })
+}
+
+fn adopt(netlink: &mut Netlink, config: &NetworkConfig, found: &Link) -> Result<Bridge> {
+    let (gateway, prefix) = (config.subnet.gateway(), config.subnet.prefix());
+    let mut addresses = link::list_addresses(netlink)?;
+    addresses.retain(|a| a.index == found.index);
+    let is_bridge = found.kind.as_deref() == Some("bridge");
+    let before = found.alias.as_deref().and_then(|a| parse_ip_forward(a, &config.bridge));
+    let has_ours = addresses.iter().any(|a| a.address == gateway && a.prefix == prefix);
+    // Ours by its alias, without an address: an agent died while making it.
+    let half_made = addresses.is_empty() && before.is_some();
+    if is_bridge && (has_ours || half_made) {
+        return finish(netlink, config, before);
+    }
+    let kind = found.kind.as_deref().unwrap_or("physical link");
+    let listed: Vec<_> = addresses.iter().map(|a| format!("{}/{}", a.address, a.prefix)).collect();
+    Err(Error::ForeignLink {
+        name: config.bridge.clone(),
+        found: match listed.is_empty() {
+            true => format!("a {kind} without an IPv4 address"),
+            false => format!("a {kind} with {}", listed.join(", ")),
+        },
+        wanted: format!("a bridge with {gateway}/{prefix}"),
+    })
+}
+
+/// Alias, address, up; each only where it is missing, so that it may be called
+/// on a bridge in any state of completion.
+fn finish(netlink: &mut Netlink, config: &NetworkConfig, before: Option<bool>) -> Result<Bridge> {
+    let name = &config.bridge;
+    let ip_forward_before = match before {
+        Some(value) => value,
+        None => {
+            let value = forwarding::read_ip_forward()?;
+            link::set_alias(netlink, name, &render_alias(config, value))?;
+            value
+        }
+    };
+    let index = link::find(netlink, name)?.ok_or_else(|| Error::Gone(name.clone()))?.index;
+    let gateway = config.subnet.gateway();
+    let addresses = link::list_addresses(netlink)?;
+    if !addresses.iter().any(|a| a.index == index && a.address == gateway) {
+        link::silence_ipv6(netlink, name)?;
+        link::add_address(netlink, index, gateway, config.subnet.prefix())?;
+    }
+    link::set_up(netlink, name)?;
+    Ok(Bridge { index, ip_forward_before, created: false })
+}
+
+/// The ifbs of veths that went away while no agent looked.
+pub(crate) fn remove_orphans(netlink: &mut Netlink, bridge: &str) -> Result<()> {
+    let links = link::list(netlink, None)?;
+    for ifb in &links {
+        let what = ifb.alias.as_deref().and_then(|a| link::parse_alias(a, bridge));
+        if let Some(veth) = what.and_then(|w| w.strip_prefix("ifb "))
+            && ifb.kind.as_deref() == Some("ifb")
+            && !links.iter().any(|l| l.name == veth)
+        {
+            link::delete(netlink, &ifb.name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Every link with our alias, the bridge last. Goes on after an error and
+/// returns the first.
+pub(crate) fn remove_all(netlink: &mut Netlink, bridge: &str) -> Result<()> {
+    let mut ours = link::list(netlink, None)?;
+    ours.retain(|l| l.alias.as_deref().is_some_and(|a| link::parse_alias(a, bridge).is_some()));
+    ours.sort_by_key(|l| l.name == bridge);
+    let mut outcome = Ok(());
+    for l in &ours {
+        outcome = outcome.and(link::delete(netlink, &l.name).map(|_| ()));
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_former_ip_forward_is_read_from_the_alias_it_was_written_to() {
+        let config = NetworkConfig {
+            bridge: "br0".into(),
+            subnet: "10.9.0.0/16".parse().unwrap(),
+            table: "t".into(),
+        };
+        for value in [false, true] {
+            assert_eq!(parse_ip_forward(&render_alias(&config, value), "br0"), Some(value));
+        }
+        assert_eq!(parse_ip_forward("tenantry br0 web-1", "br0"), None);
+        assert_eq!(parse_ip_forward("tenantry br1 bridge ip_forward=1", "br0"), None);
+    }
+}

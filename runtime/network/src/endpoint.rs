@@ -1,0 +1,100 @@
+//! One container's connection: a veth pair, its names, what is set up inside.
+//!
+//! Owns the order of the steps and their undo. The thread that runs [`attach`]
+//! ends up in the container's namespace and must end after it.
+
+use std::net::Ipv4Addr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::link;
+use crate::namespace::Namespace;
+use crate::netlink::Netlink;
+
+/// What the engine keeps of a connection, and hands back to disconnect it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The veth's end on the host; never used twice.
+    pub host_interface: String,
+    pub address: Ipv4Addr,
+    pub prefix: u8,
+    pub gateway: Ipv4Addr,
+    pub mac: String,
+}
+
+/// What [`attach`] makes.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    pub id: &'a str,
+    pub bridge: &'a str,
+    pub bridge_index: u32,
+    pub endpoint: Endpoint,
+}
+
+/// Within IFNAMSIZ. Of the id and a serial number: a container that is started
+/// again must not wait for the kernel to reap its former veth.
+pub(crate) fn host_interface_name(id: &str, serial: u64) -> String {
+    // FNV-1a, 64 bits, of which 44 fit.
+    let bytes = id.bytes().chain(serial.to_le_bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("veth{:011x}", hash >> 20)
+}
+
+/// A lock that outlives a panic of another holder: a netlink socket has no
+/// state between requests.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Blocking; about a millisecond. Leaves nothing behind on failure.
+pub(crate) fn attach(host: &Mutex<Netlink>, plan: &Plan<'_>, inside: &Namespace) -> Result<()> {
+    let name = &plan.endpoint.host_interface;
+    let mac = link::mac_of(plan.endpoint.address);
+    link::create_veth(&mut lock(host), name, plan.bridge_index, inside.fd(), mac)?;
+    let outcome = set_up_host_side(&mut lock(host), plan)
+        .and_then(|()| set_up_inside(&plan.endpoint, inside));
+    if outcome.is_err()
+        && let Err(e) = link::delete(&mut lock(host), name)
+    {
+        tracing::error!(interface = name, error = %e, "veth of a failed connect is left");
+    }
+    outcome
+}
+
+fn set_up_host_side(host: &mut Netlink, plan: &Plan<'_>) -> Result<()> {
+    let name = &plan.endpoint.host_interface;
+    link::set_hairpin_and_alias(host, name, &link::alias(plan.bridge, plan.id))?;
+    link::silence_ipv6(host, name)
+}
+
+fn set_up_inside(endpoint: &Endpoint, inside: &Namespace) -> Result<()> {
+    inside.enter()?;
+    let mut netlink = Netlink::open()?;
+    let netlink = &mut netlink;
+    link::set_loopback_up(netlink)?;
+    link::silence_ipv6(netlink, "eth0")?;
+    let eth0 = link::find(netlink, "eth0")?.ok_or_else(|| Error::Gone("eth0".to_owned()))?;
+    link::add_address(netlink, eth0.index, endpoint.address, endpoint.prefix)?;
+    link::set_up(netlink, "eth0")?;
+    // Only an address on a link that is up makes the gateway reachable.
+    link::add_default_route(netlink, endpoint.gateway)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_interface_name_fits_and_differs_by_id_and_serial() {
+        let name = host_interface_name("0123456789abcdef", 1);
+        assert_eq!(name.len(), link::MAX_NAME_BYTES);
+        assert_eq!(name, host_interface_name("0123456789abcdef", 1));
+        assert_ne!(name, host_interface_name("0123456789abcdef", 2));
+        assert_ne!(name, host_interface_name("0123456789abcdeg", 1));
+        assert!(crate::bandwidth::ifb_name(&name).len() <= link::MAX_NAME_BYTES);
+    }
+}

@@ -1,0 +1,82 @@
+//! Everything that can go wrong with the network, in one enum.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use crate::subnet::Ipv4Subnet;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Messages name the operation, the object and the errno; the errno's own text
+/// is in the source.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused a netlink request, or the socket failed.
+    #[error("{operation} {object}: errno {errno}{}", kernel_says(.hint), errno = .source.raw_os_error().unwrap_or(0))]
+    Netlink {
+        operation: &'static str,
+        object: String,
+        /// The kernel's extended acknowledgement, where it gave one.
+        hint: Option<String>,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{operation} {object}: errno {errno}", errno = .source.raw_os_error().unwrap_or(0))]
+    Io {
+        operation: &'static str,
+        object: String,
+        #[source]
+        source: io::Error,
+    },
+    /// `nft` is missing, or refused our table; `detail` is what it printed.
+    #[error("{operation} nftables table {table:?}: {detail}")]
+    Firewall { operation: &'static str, table: String, detail: String },
+    /// A link of our bridge's name is not our bridge. It is left alone: choose
+    /// another name, or remove it.
+    #[error("link {name:?} exists and is not this network's bridge: {found}; wanted {wanted}")]
+    ForeignLink { name: String, found: String, wanted: String },
+    #[error("{field} = {value}: allowed is {allowed}")]
+    Invalid { field: &'static str, value: String, allowed: String },
+    #[error("no free address in {subnet}: all {capacity} are taken")]
+    Exhausted { subnet: Ipv4Subnet, capacity: u64 },
+    #[error("address {address} is taken")]
+    AddressTaken { address: Ipv4Addr },
+    #[error("address {address} is not one a container in {subnet} can have")]
+    AddressOutside { address: Ipv4Addr, subnet: Ipv4Subnet },
+    /// None of the candidate subnets is free on this host; the configuration
+    /// must name one.
+    #[error("every candidate subnet ({candidates}) overlaps an address or route of this host")]
+    NoFreeSubnet { candidates: String },
+    /// Giving it an `eth0` would reconfigure the host.
+    #[error("process {pid} is in the host's network namespace")]
+    HostNamespace { pid: u32 },
+    /// The endpoint's host interface does not exist: its namespace is gone.
+    #[error("link {0:?} is gone")]
+    Gone(String),
+    #[error("{actuator}: wrote {written}, read back {read_back}")]
+    Mismatch { actuator: String, written: String, read_back: String },
+    /// The worker thread ended without an answer: it panicked.
+    #[error("{0}: the worker ended without an answer")]
+    Worker(&'static str),
+}
+
+fn kernel_says(hint: &Option<String>) -> String {
+    hint.as_ref().map(|h| format!(" ({h})")).unwrap_or_default()
+}
+
+impl Error {
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Error::Netlink { source, .. } | Error::Io { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn io(
+        operation: &'static str,
+        object: impl Into<String>,
+        e: impl Into<io::Error>,
+    ) -> Error {
+        Error::Io { operation, object: object.into(), source: e.into() }
+    }
+}

@@ -1,0 +1,44 @@
+//! The containers' network: one bridge, a veth pair each, IPv4 addresses,
+//! masquerade, bandwidth both ways, link counters.
+//!
+//! Owns everything on the host that carries its alias (`tenantry <bridge> …`),
+//! one nftables table, and `ip_forward` while it is open. It touches no rule,
+//! link or qdisc of anybody else, knows nothing of containers beyond an id and
+//! a process whose namespace gets `eth0`, and never names cgroups or eBPF.
+//! Called by the container engine.
+//!
+//! ```text
+//!   container's namespace │ host
+//!        lo   eth0 ───────┼─ veth… ─┬─ bridge ── host's routes, masquerade
+//!                         │         │
+//!      into the container │  root qdisc: TBF
+//!    out of the container │  ingress qdisc → redirect → ifb… (root qdisc: TBF)
+//! ```
+
+mod bandwidth;
+mod bridge;
+mod counters;
+mod decode;
+mod endpoint;
+mod error;
+mod firewall;
+mod forwarding;
+mod ipam;
+mod link;
+mod namespace;
+mod netlink;
+mod network;
+mod qdisc;
+mod rate;
+mod subnet;
+mod survey;
+
+pub use bandwidth::{Applied, Bandwidth};
+pub use counters::LinkCounters;
+pub use endpoint::Endpoint;
+pub use error::{Error, Result};
+pub use ipam::Ipam;
+pub use network::{Network, NetworkConfig};
+pub use rate::{MAX_BITS_PER_S, MIN_BITS_PER_S, RateError, parse_rate, render_rate};
+pub use subnet::{Ipv4Subnet, SubnetError, choose_subnet, default_candidates};
+pub use survey::pick_subnet;

@@ -1,0 +1,350 @@
+//! The face of the crate: [`Network`], its life and its calls.
+//!
+//! Owns the two host sockets, the addresses in use and the clean-up that goes on
+//! in the background. The work itself is in `bridge`, `endpoint`, `bandwidth`
+//! and `firewall`; all of it blocks and so runs on threads of its own, which
+//! inherit the network namespace of the caller.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::bandwidth::{self, Applied, Bandwidth};
+use crate::bridge::{self, Bridge};
+use crate::counters::LinkCounters;
+use crate::endpoint::{self, Endpoint, Plan, lock};
+use crate::error::{Error, Result};
+use crate::ipam::Ipam;
+use crate::link;
+use crate::namespace::{Namespace, NamespaceId};
+use crate::netlink::Netlink;
+use crate::subnet::Ipv4Subnet;
+use crate::{firewall, forwarding};
+
+/// A veth dies with its namespace some milliseconds after the last process;
+/// one that is still there after this is deleted.
+const REAP_DELAY: Duration = Duration::from_millis(250);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// At most 15 characters.
+    pub bridge: String,
+    /// The bridge has its first address.
+    pub subnet: Ipv4Subnet,
+    /// Our nftables table, family `ip`.
+    pub table: String,
+}
+
+impl NetworkConfig {
+    /// # Errors
+    /// [`Error::Invalid`] naming field, value and what is allowed.
+    pub fn validate(&self) -> Result<()> {
+        let invalid = |field, value: &dyn ToString, allowed: &str| {
+            Err(Error::Invalid { field, value: value.to_string(), allowed: allowed.to_owned() })
+        };
+        let word = |text: &str, extra: &str| {
+            text.starts_with(|c: char| c.is_ascii_alphabetic())
+                && text.chars().all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
+        };
+        if !word(&self.bridge, "-_.") || self.bridge.len() > link::MAX_NAME_BYTES {
+            return invalid("bridge", &self.bridge, "a letter, then letters, digits, - _ . (15)");
+        }
+        if !word(&self.table, "-_") || self.table.len() > 64 {
+            return invalid("table", &self.table, "a letter, then letters, digits, - _ (64)");
+        }
+        if !(8..=30).contains(&self.subnet.prefix()) {
+            return invalid("subnet", &self.subnet, "a prefix of 8 to 30");
+        }
+        Ok(())
+    }
+}
+
+/// The containers' network, open. Dropping it leaves all of it in place, as an
+/// agent that restarts wants; [`Network::close`] removes it.
+#[derive(Debug)]
+pub struct Network {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: NetworkConfig,
+    bridge: Bridge,
+    home: NamespaceId,
+    /// For requests that are answered at once.
+    quick: Mutex<Netlink>,
+    /// For those that wait for RCU, so that no connect queues behind them.
+    slow: Mutex<Netlink>,
+    ipam: Mutex<Ipam>,
+    /// Makes interface names unique, also across agents: begins at the time.
+    serial: AtomicU64,
+    /// Bounded by the containers that ended within [`REAP_DELAY`].
+    background: Mutex<JoinSet<()>>,
+    closing: watch::Sender<bool>,
+}
+
+impl Network {
+    /// The bridge is up with its address, forwarding is on, the table in place;
+    /// an existing bridge of ours is adopted with all its ports.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for the configuration, [`Error::ForeignLink`] if the
+    /// name is another's, [`Error::Firewall`] without `nft`. What was made until
+    /// then is removed again.
+    pub async fn open(config: NetworkConfig) -> Result<Network> {
+        config.validate()?;
+        let inner = blocking("open", move || Inner::open(config)).await?;
+        Ok(Network { inner: Arc::new(inner) })
+    }
+
+    pub fn config(&self) -> &NetworkConfig {
+        &self.inner.config
+    }
+
+    /// Gives the namespace of process `pid` an `eth0` with an address (the next
+    /// free one if `None`), a default route, and `lo`. Takes about 1 ms. If the
+    /// returned future is dropped, the connection is removed again.
+    ///
+    /// # Errors
+    /// [`Error::Exhausted`], [`Error::AddressTaken`], [`Error::AddressOutside`];
+    /// [`Error::HostNamespace`]; [`Error::Io`] if there is no such process.
+    /// Nothing is left behind.
+    pub async fn connect(&self, id: &str, pid: u32, address: Option<Ipv4Addr>) -> Result<Endpoint> {
+        let (inner, id) = (self.inner.clone(), id.to_owned());
+        let (send, answer) = oneshot::channel();
+        // Not from a pool: the thread moves into the container's namespace.
+        std::thread::Builder::new()
+            .name("network-connect".to_owned())
+            .spawn(move || drop(send.send(inner.connect(&id, pid, address))))
+            .map_err(|e| Error::io("start", "connect thread", e))?;
+        Ok(answer.await.map_err(|_| Error::Worker("connect"))??.keep())
+    }
+
+    /// Quick: the address is free at once. Links that do not die with their
+    /// namespace are deleted in the background; [`Network::close`] waits for it.
+    pub async fn disconnect(&self, endpoint: &Endpoint) -> Result<()> {
+        self.inner.clone().forget(endpoint);
+        Ok(())
+    }
+
+    /// After a restart of the agent: this endpoint exists, its address is taken.
+    /// Twice is as good as once.
+    pub fn adopt(&self, endpoint: &Endpoint) {
+        match lock(&self.inner.ipam).take(endpoint.address) {
+            Ok(()) | Err(Error::AddressTaken { .. }) => {}
+            Err(e) => {
+                let interface = &endpoint.host_interface;
+                tracing::warn!(interface, error = %e, "adopted an endpoint of another subnet");
+            }
+        }
+    }
+
+    /// Replaces both limits, at once and while traffic flows; `None` removes.
+    /// Each is read back from the kernel and compared.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the field, [`Error::Gone`],
+    /// [`Error::Mismatch`], [`Error::Netlink`]; the limits are as before.
+    pub async fn set_bandwidth(
+        &self,
+        endpoint: &Endpoint,
+        bandwidth: &Bandwidth,
+    ) -> Result<Vec<Applied>> {
+        let (inner, name) = (self.inner.clone(), endpoint.host_interface.clone());
+        let bandwidth = *bandwidth;
+        blocking("set bandwidth", move || {
+            bandwidth::apply(&mut lock(&inner.slow), &inner.config.bridge, &name, &bandwidth)
+        })
+        .await
+    }
+
+    /// All containers' link counters in one request, by
+    /// [`Endpoint::host_interface`], as the container sees them.
+    pub async fn counters(&self) -> Result<HashMap<String, LinkCounters>> {
+        let inner = self.inner.clone();
+        blocking("read counters", move || {
+            let ports = link::list(&mut lock(&inner.quick), Some(inner.bridge.index))?;
+            Ok(ports.into_iter().map(|l| (l.name, l.counters.of_the_other_end())).collect())
+        })
+        .await
+    }
+
+    /// Ends the background work, then removes every link of ours, the table, and
+    /// puts `ip_forward` back. Containers that still run lose their `eth0`. Goes
+    /// on after an error and returns the first. A network is of no use afterwards.
+    pub async fn close(&self) -> Result<()> {
+        self.inner.closing.send_replace(true);
+        let mut background = std::mem::take(&mut *lock(&self.inner.background));
+        while background.join_next().await.is_some() {}
+        let inner = self.inner.clone();
+        blocking("close", move || {
+            let links = bridge::remove_all(&mut lock(&inner.slow), &inner.config.bridge);
+            let table = firewall::remove(&inner.config.table);
+            let forwarding = forwarding::write_ip_forward(inner.bridge.ip_forward_before);
+            links.and(table).and(forwarding)
+        })
+        .await
+    }
+}
+
+impl Inner {
+    fn open(config: NetworkConfig) -> Result<Inner> {
+        let home = Namespace::of_this_thread()?.id()?;
+        let (mut quick, slow) = (Netlink::open()?, Netlink::open()?);
+        let bridge = bridge::ensure(&mut quick, &config)?;
+        let outcome = forwarding::write_ip_forward(true)
+            .and_then(|()| firewall::install(&config.table, &config.bridge, config.subnet))
+            .and_then(|()| bridge::remove_orphans(&mut quick, &config.bridge));
+        if let Err(e) = outcome {
+            if bridge.created {
+                let _ = firewall::remove(&config.table);
+                let _ = forwarding::write_ip_forward(bridge.ip_forward_before);
+                let _ = link::delete(&mut quick, &config.bridge);
+            }
+            return Err(e);
+        }
+        tracing::info!(
+            bridge = config.bridge,
+            subnet = %config.subnet,
+            adopted = !bridge.created,
+            "network open"
+        );
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Inner {
+            home,
+            bridge,
+            quick: Mutex::new(quick),
+            slow: Mutex::new(slow),
+            ipam: Mutex::new(Ipam::new(config.subnet)),
+            serial: AtomicU64::new(now.as_nanos() as u64),
+            background: Mutex::new(JoinSet::new()),
+            closing: watch::Sender::new(false),
+            config,
+        })
+    }
+
+    fn connect(self: Arc<Self>, id: &str, pid: u32, address: Option<Ipv4Addr>) -> Result<Fresh> {
+        let namespace = Namespace::of_process(pid)?;
+        if namespace.id()? == self.home {
+            return Err(Error::HostNamespace { pid });
+        }
+        let address = {
+            let mut ipam = lock(&self.ipam);
+            match address {
+                Some(address) => ipam.take(address).map(|()| address)?,
+                None => ipam.take_next()?,
+            }
+        };
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let endpoint = Endpoint {
+            host_interface: endpoint::host_interface_name(id, serial),
+            address,
+            prefix: self.config.subnet.prefix(),
+            gateway: self.config.subnet.gateway(),
+            mac: link::render_mac(link::mac_of(address)),
+        };
+        let bridge = &self.config.bridge;
+        let plan = Plan { id, bridge, bridge_index: self.bridge.index, endpoint };
+        if let Err(e) = endpoint::attach(&self.quick, &plan, &namespace) {
+            lock(&self.ipam).release(address);
+            return Err(e);
+        }
+        let endpoint = plan.endpoint;
+        Ok(Fresh { endpoint: Some(endpoint), inner: self })
+    }
+
+    fn forget(self: Arc<Self>, endpoint: &Endpoint) {
+        lock(&self.ipam).release(endpoint.address);
+        let mut closing = self.closing.subscribe();
+        let (inner, name) = (self.clone(), endpoint.host_interface.clone());
+        let mut background = lock(&self.background);
+        while background.try_join_next().is_some() {}
+        background.spawn(async move {
+            // The ifb has no namespace to die with.
+            inner.clone().delete(bandwidth::ifb_name(&name)).await;
+            let _ = tokio::time::timeout(REAP_DELAY, closing.wait_for(|c| *c)).await;
+            inner.delete(name).await;
+        });
+    }
+
+    async fn delete(self: Arc<Self>, name: String) {
+        let object = name.clone();
+        let outcome =
+            blocking("delete link", move || link::delete(&mut lock(&self.slow), &object)).await;
+        if let Err(e) = outcome {
+            tracing::warn!(interface = name, error = %e, "link of an ended container is left");
+        }
+    }
+}
+
+/// A connection that nobody has received yet: dropped, it is undone. Between the
+/// worker's answer and the caller's wake-up the future may be gone.
+#[derive(Debug)]
+struct Fresh {
+    inner: Arc<Inner>,
+    endpoint: Option<Endpoint>,
+}
+
+impl Fresh {
+    fn keep(mut self) -> Endpoint {
+        self.endpoint.take().expect("an endpoint is taken out once, here")
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        let Some(endpoint) = self.endpoint.take() else { return };
+        let inner = self.inner.clone();
+        // Deleting waits for RCU; this may run on the async runtime's thread.
+        let undo = move || {
+            if let Err(e) = link::delete(&mut lock(&inner.slow), &endpoint.host_interface) {
+                let interface = endpoint.host_interface;
+                tracing::warn!(interface, error = %e, "veth of an abandoned connect is left");
+            }
+            lock(&inner.ipam).release(endpoint.address);
+        };
+        let _ = std::thread::Builder::new().name("network-undo".to_owned()).spawn(undo);
+    }
+}
+
+/// On the runtime's pool for blocking work.
+pub(crate) async fn blocking<T: Send + 'static>(
+    operation: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Worker(operation))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_is_checked_field_by_field() {
+        let good = NetworkConfig {
+            bridge: "tenantry0".into(),
+            subnet: "10.213.0.0/16".parse().unwrap(),
+            table: "tenantry".into(),
+        };
+        assert!(good.validate().is_ok());
+        #[track_caller]
+        fn check(config: NetworkConfig, field: &str) {
+            let message = config.validate().unwrap_err().to_string();
+            assert!(message.starts_with(field), "{message}");
+        }
+        for bridge in ["", "a b", "a/b", "..", "sixteencharslong", "0br"] {
+            check(NetworkConfig { bridge: bridge.into(), ..good.clone() }, "bridge");
+        }
+        for table in ["", "a b", "x;y", "0t"] {
+            check(NetworkConfig { table: table.into(), ..good.clone() }, "table");
+        }
+        for subnet in ["0.0.0.0/0", "10.0.0.0/31", "10.0.0.4/32"] {
+            check(NetworkConfig { subnet: subnet.parse().unwrap(), ..good.clone() }, "subnet");
+        }
+    }
+}

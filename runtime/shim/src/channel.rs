@@ -1,0 +1,123 @@
+//! The private line between the shim and a child that is not its program yet.
+//!
+//! A `SOCK_SEQPACKET` pair: packets keep their bounds, either side's death is the
+//! other's end of file, and close-on-exec turns a successful `execve` into just
+//! that. Used by `launch` and `exec`.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::{Errno, Result, retry_on_intr};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use tenantry_shim::protocol::Failure;
+
+/// Longer failures lose their end; no path of the shim's own comes near.
+const MAX_PACKET_BYTES: usize = 8 << 10;
+
+#[derive(Debug)]
+pub struct ShimEnd(OwnedFd);
+
+#[derive(Debug)]
+pub struct ChildEnd(OwnedFd);
+
+/// What the shim reads.
+#[derive(Debug)]
+pub enum FromChild {
+    Failed(Failure),
+    /// Its program runs, or it died.
+    Closed,
+}
+
+pub fn pair() -> Result<(ShimEnd, ChildEnd)> {
+    let (shim, child) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    Ok((ShimEnd(shim), ChildEnd(child)))
+}
+
+impl ShimEnd {
+    /// Lets the child pass the point where it waits.
+    pub fn go(&self) -> Result<()> {
+        rustix::net::send(&self.0, b"G", SendFlags::NOSIGNAL).map(drop)
+    }
+
+    /// Hands over the root filesystem that only the shim could mount.
+    pub fn send_rootfs(&self, rootfs: BorrowedFd<'_>) -> Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [rootfs];
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        sendmsg(&self.0, &[IoSlice::new(b"R")], &mut control, SendFlags::NOSIGNAL).map(drop)
+    }
+
+    /// `None` if nothing is there to read.
+    pub fn receive(&self) -> Option<FromChild> {
+        let mut packet = [0; MAX_PACKET_BYTES];
+        match retry_on_intr(|| rustix::net::recv(&self.0, &mut packet, RecvFlags::DONTWAIT)) {
+            Ok((0, _)) => Some(FromChild::Closed),
+            Ok((length, _)) => Some(parse(&packet[..length])),
+            Err(Errno::AGAIN) => None,
+            Err(_) => Some(FromChild::Closed),
+        }
+    }
+}
+
+fn parse(packet: &[u8]) -> FromChild {
+    FromChild::Failed(serde_json::from_slice(packet).unwrap_or_else(|_| {
+        crate::failure::failure("start", "a failure that could not be read", Errno::PROTO)
+    }))
+}
+
+impl AsFd for ShimEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsFd for ChildEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl ChildEnd {
+    /// Waits for [`ShimEnd::go`]. A shim that died takes its child along: PIPE.
+    pub fn wait_for_go(&self) -> Result<()> {
+        let mut packet = [0; 1];
+        match retry_on_intr(|| rustix::io::read(&self.0, &mut packet))? {
+            0 => Err(Errno::PIPE),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for [`ShimEnd::send_rootfs`].
+    pub fn receive_rootfs(&self) -> Result<OwnedFd> {
+        let mut packet = [0; 1];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        recvmsg(
+            &self.0,
+            &mut [IoSliceMut::new(&mut packet)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(mut descriptors) = message
+                && let Some(rootfs) = descriptors.next()
+            {
+                return Ok(rootfs);
+            }
+        }
+        Err(Errno::PIPE)
+    }
+
+    /// Best effort: a shim that is gone has nobody to tell. `write` instead of
+    /// `send`, because a seccomp program is more likely to allow it.
+    pub fn fail(&self, failure: &Failure) {
+        let packet = serde_json::to_vec(failure).unwrap_or_default();
+        let _ = rustix::io::write(&self.0, &packet);
+    }
+}

@@ -1,0 +1,186 @@
+//! The container as its shim holds it: processes, output, what it will leave.
+//!
+//! Executes what `serve` asks for; decides no phase and knows no connection but
+//! by its number.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+use tenantry_shim::log::Stream;
+use tenantry_shim::protocol::{ExitRecord, ExitStatus, Failure, Reply};
+use tenantry_shim::spec::{LaunchSpec, Process};
+
+use crate::channel::{FromChild, ShimEnd};
+use crate::exec::{Execution, Home};
+use crate::failure::failure;
+use crate::launch::{self, Inherited};
+use crate::log_file::{LogFile, Transfer, unix_ns};
+use crate::{exit_file, sys};
+
+/// Processes of `Exec` at a time; the next is refused with EAGAIN.
+const MAX_EXECUTIONS: usize = 256;
+
+#[derive(Debug)]
+pub struct Container {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    pub channel: ShimEnd,
+    pub started_unix_ns: u64,
+    /// Once the first process was reaped.
+    pub status: Option<ExitStatus>,
+    pub executions: Vec<Execution>,
+    home: Home,
+    seccomp: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    log: LogFile,
+    exit_path: PathBuf,
+}
+
+impl Container {
+    /// The first process exists afterwards and waits at the gate.
+    pub fn launch(spec: LaunchSpec, inherited: Inherited) -> Result<Self, Failure> {
+        let home = Home::of(&spec);
+        let log = LogFile::open(&spec.log_path)?;
+        let launched = launch::launch(&spec, &home.placement, &inherited)?;
+        Ok(Self {
+            pid: launched.pid,
+            pidfd: launched.pidfd,
+            channel: launched.channel,
+            started_unix_ns: 0,
+            status: None,
+            executions: Vec::new(),
+            home,
+            seccomp: inherited.seccomp,
+            stdout: Some(launched.stdout),
+            stderr: Some(launched.stderr),
+            log,
+            exit_path: spec.exit_path,
+        })
+    }
+
+    /// The output pipes that still have a writer.
+    pub fn outputs(&self) -> impl Iterator<Item = (Stream, BorrowedFd<'_>)> {
+        let pipes = [(Stream::Stdout, &self.stdout), (Stream::Stderr, &self.stderr)];
+        pipes.into_iter().filter_map(|(stream, pipe)| Some((stream, pipe.as_ref()?.as_fd())))
+    }
+
+    pub fn transfer(&mut self, stream: Stream) -> Transfer {
+        let pipe = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
+        let Some(open) = pipe.as_ref() else { return Transfer::End };
+        let transfer = self.log.transfer(open, stream);
+        if transfer == Transfer::End {
+            *pipe = None;
+        }
+        transfer
+    }
+
+    pub fn running(&self) -> Reply {
+        Reply::Running { pid: self.pid, started_unix_ns: self.started_unix_ns }
+    }
+
+    /// 0 or an errno.
+    pub fn signal(&self, signal: i32) -> i32 {
+        errno_of(sys::send_signal(self.pidfd.as_fd(), signal))
+    }
+
+    pub fn signal_execution(&self, connection: u64, signal: i32) -> i32 {
+        let of_connection = |execution: &&Execution| execution.connection == connection;
+        match self.executions.iter().find(of_connection) {
+            Some(execution) => errno_of(sys::send_signal(execution.pidfd.as_fd(), signal)),
+            None => libc::ESRCH,
+        }
+    }
+
+    pub fn execute(
+        &mut self,
+        connection: u64,
+        process: &Process,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
+        let stdio = <[OwnedFd; 3]>::try_from(descriptors)
+            .map_err(|_| failure("recvmsg", "three descriptors of stdio", Errno::BADF))?;
+        if self.executions.len() >= MAX_EXECUTIONS {
+            return Err(failure("exec", "too many processes", Errno::AGAIN));
+        }
+        if self.executions.iter().any(|execution| execution.connection == connection) {
+            return Err(failure("exec", "one process per connection", Errno::BUSY));
+        }
+        let execution = self.home.execute(
+            connection,
+            process,
+            stdio,
+            self.pidfd.as_fd(),
+            self.seccomp.as_ref(),
+        )?;
+        self.executions.push(execution);
+        Ok(())
+    }
+
+    /// What is to be told to whom. A failed one is gone afterwards.
+    pub fn look_at_exec_channel(&mut self, pid: i32) -> Option<(u64, Reply)> {
+        let index = self.executions.iter().position(|execution| execution.pid == pid)?;
+        let execution = &mut self.executions[index];
+        let failed = match execution.channel.as_ref()?.receive()? {
+            FromChild::Failed(failure) => failure,
+            FromChild::Closed => {
+                execution.channel = None;
+                return Some((execution.connection, Reply::ExecRunning { pid }));
+            }
+        };
+        let execution = self.executions.remove(index);
+        launch::kill_and_reap(execution.pidfd.as_fd());
+        Some((execution.connection, Reply::ExecFailed(failed)))
+    }
+
+    /// Its end, and before it whatever it still had to say.
+    pub fn look_at_exec_process(&mut self, pid: i32) -> Vec<(u64, Reply)> {
+        let mut replies = Vec::new();
+        replies.extend(self.look_at_exec_channel(pid));
+        let index = self.executions.iter().position(|execution| execution.pid == pid);
+        if let Some(index) = index
+            && let Some(status) = reaped(self.executions[index].pidfd.as_fd())
+        {
+            let execution = self.executions.remove(index);
+            replies.push((execution.connection, Reply::ExecExited(status)));
+        }
+        replies
+    }
+
+    /// The exit file, then what the watchers are told.
+    pub fn conclude(&mut self) -> Option<Reply> {
+        let status = self.status?;
+        let record = ExitRecord { status, lost_output_bytes: self.log.lost_bytes() };
+        // Nobody is left to tell of an error here but those who hear the status.
+        let _ = exit_file::write(&self.exit_path, &record);
+        Some(Reply::Exited(status))
+    }
+
+    /// Ends and reaps the first process.
+    pub fn undo(self) {
+        if self.status.is_none() {
+            launch::kill_and_reap(self.pidfd.as_fd());
+        }
+    }
+}
+
+/// The status of a child that has ended, and the end of its zombie.
+pub fn reaped(pidfd: BorrowedFd<'_>) -> Option<ExitStatus> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    let status = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd), options)).ok()??;
+    let signal = status.terminating_signal();
+    let code = match signal {
+        Some(signal) => 128 + signal,
+        None => status.exit_status().unwrap_or_default(),
+    };
+    Some(ExitStatus { code, signal, finished_unix_ns: unix_ns() })
+}
+
+fn errno_of(result: Result<(), Errno>) -> i32 {
+    result.map_or_else(Errno::raw_os_error, |()| 0)
+}

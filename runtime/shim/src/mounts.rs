@@ -1,0 +1,196 @@
+//! Executes the steps of `plan`. Decides nothing that a step does not say.
+//!
+//! In three parts, because no single place can do all: the shim takes the trees
+//! while it still is the host's root in the host's mount namespace; the child
+//! creates file systems in its own namespaces while the old root is still there
+//! (a user namespace may mount proc and sysfs only beside an existing one); after
+//! `pivot_root` everything is attached.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, makedev};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+use tenantry_shim::protocol::Failure;
+
+use crate::failure::{at, failure};
+use crate::in_root;
+use crate::plan::Step;
+use crate::sys::{self, MountChange};
+
+/// Detached mounts, one place per step.
+#[derive(Debug)]
+pub struct Detached(Vec<Option<OwnedFd>>);
+
+/// In the shim: copies of the host's mounts, private and with their attributes.
+pub fn take_trees(steps: &[Step]) -> Result<Detached, Failure> {
+    let take = |step: &Step| match step {
+        Step::Tree { source, attributes, recursive, .. } => {
+            let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            if *recursive {
+                flags |= OpenTreeFlags::AT_RECURSIVE;
+            }
+            let tree = open_tree(CWD, source, flags).map_err(at("open_tree", source.display()))?;
+            let change = MountChange {
+                set: u64::from(attributes.bits()),
+                private: true,
+                recursive: *recursive,
+                id_map: None,
+            };
+            sys::change_mount(tree.as_fd(), change)
+                .map_err(at("mount_setattr", source.display()))?;
+            Ok(Some(tree))
+        }
+        _ => Ok(None),
+    };
+    steps.iter().map(take).collect::<Result<_, _>>().map(Detached)
+}
+
+/// In the child, before `pivot_root`.
+pub fn create_filesystems(steps: &[Step], detached: &mut Detached) -> Result<(), Failure> {
+    for (step, place) in steps.iter().zip(&mut detached.0) {
+        if let Step::Filesystem { kind, options, attributes, .. } = step {
+            *place = Some(create_filesystem(kind, options, *attributes)?);
+        }
+    }
+    Ok(())
+}
+
+fn create_filesystem(
+    kind: &'static str,
+    options: &[(&str, &str)],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, Failure> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("fsopen", kind))?;
+    for (key, value) in options {
+        let set = if value.is_empty() {
+            fsconfig_set_flag(context.as_fd(), *key)
+        } else {
+            fsconfig_set_string(context.as_fd(), *key, *value)
+        };
+        set.map_err(at("fsconfig", format_args!("{kind} {key}={value}")))?;
+    }
+    fsconfig_create(context.as_fd()).map_err(at("fsconfig", kind))?;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(at("fsmount", kind))
+}
+
+/// In the child, after `pivot_root`, with the new root as working directory and
+/// an empty umask.
+pub fn attach(steps: &[Step], detached: Detached) -> Result<(), Failure> {
+    let mut empty_directory = None;
+    for (step, mount) in steps.iter().zip(detached.0) {
+        match (step, mount) {
+            (Step::Filesystem { target, .. }, Some(mount)) => {
+                let place = in_root::create_directory(target).map_err(at("mkdir", target))?;
+                move_to(&mount, &place).map_err(at("move_mount", target))?;
+            }
+            (Step::Tree { target, .. }, Some(tree)) => attach_tree(&tree, target)?,
+            (Step::Directory { path }, _) => {
+                rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)).map_err(at("mkdir", path))?;
+            }
+            (Step::Symlink { path, to }, _) => {
+                rustix::fs::symlink(*to, *path).map_err(at("symlink", path))?;
+            }
+            (Step::Device { path, major, minor }, _) => create_device(path, *major, *minor)?,
+            (Step::Restrict { path, attributes }, _) => restrict(path, *attributes)?,
+            (Step::Mask { path }, _) => mask(path, &mut empty_directory)?,
+            (Step::ReadOnly { path }, _) => make_read_only(path)?,
+            (Step::Filesystem { target, .. } | Step::Tree { target, .. }, None) => {
+                return Err(failure("move_mount", target, Errno::BADF));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn move_to(mount: &OwnedFd, place: &OwnedFd) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount.as_fd(), "", place.as_fd(), "", flags)
+}
+
+fn copy_of(place: &OwnedFd, recursive: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(place.as_fd(), "", flags)
+}
+
+fn is_directory(file: &OwnedFd) -> Result<bool, Errno> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+}
+
+fn attach_tree(tree: &OwnedFd, target: &str) -> Result<(), Failure> {
+    let place = if is_directory(tree).map_err(at("fstat", target))? {
+        in_root::create_directory(target).map_err(at("mkdir", target))?
+    } else {
+        in_root::create_file(target).map_err(at("open", target))?
+    };
+    move_to(tree, &place).map_err(at("move_mount", target))
+}
+
+fn create_device(path: &str, major: u32, minor: u32) -> Result<(), Failure> {
+    let mode = Mode::from_raw_mode(0o666);
+    rustix::fs::mknodat(CWD, path, FileType::CharacterDevice, mode, makedev(major, minor))
+        .map_err(at("mknod", path))?;
+    let node = in_root::open_target(path).map_err(at("open", path))?;
+    let own = copy_of(&node, false).map_err(at("open_tree", path))?;
+    move_to(&own, &node).map_err(at("move_mount", path))
+}
+
+fn restrict(path: &str, attributes: MountAttrFlags) -> Result<(), Failure> {
+    let place = in_root::open_target(path).map_err(at("open", path))?;
+    let change = MountChange { set: u64::from(attributes.bits()), ..MountChange::default() };
+    sys::change_mount(place.as_fd(), change).map_err(at("mount_setattr", path))
+}
+
+/// All masked directories share one empty file system.
+fn mask(path: &str, empty_directory: &mut Option<OwnedFd>) -> Result<(), Failure> {
+    let Some(place) = open_existing(path)? else { return Ok(()) };
+    let cover = if is_directory(&place).map_err(at("fstat", path))? {
+        match empty_directory {
+            Some(mounted) => copy_of(mounted, false).map_err(at("open_tree", path))?,
+            None => {
+                let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+                    | MountAttrFlags::MOUNT_ATTR_NOSUID
+                    | MountAttrFlags::MOUNT_ATTR_NODEV
+                    | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+                let new =
+                    create_filesystem("tmpfs", &[("mode", "755"), ("size", "4k")], attributes)?;
+                move_to(&new, &place).map_err(at("move_mount", path))?;
+                *empty_directory = Some(new);
+                return Ok(());
+            }
+        }
+    } else {
+        let null = in_root::open_target("/dev/null").map_err(at("open", "/dev/null"))?;
+        copy_of(&null, false).map_err(at("open_tree", path))?
+    };
+    move_to(&cover, &place).map_err(at("move_mount", path))
+}
+
+fn make_read_only(path: &str) -> Result<(), Failure> {
+    let Some(place) = open_existing(path)? else { return Ok(()) };
+    let copy = copy_of(&place, true).map_err(at("open_tree", path))?;
+    let change = MountChange {
+        set: u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits()),
+        recursive: true,
+        ..MountChange::default()
+    };
+    sys::change_mount(copy.as_fd(), change).map_err(at("mount_setattr", path))?;
+    move_to(&copy, &place).map_err(at("move_mount", path))
+}
+
+fn open_existing(path: &str) -> Result<Option<OwnedFd>, Failure> {
+    match in_root::open(path, OFlags::PATH) {
+        Ok(place) => Ok(Some(place)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(errno) => Err(failure("open", path, errno)),
+    }
+}

@@ -1,0 +1,350 @@
+//! What a container sees below `/`, as data: a list of steps chosen from the spec.
+//!
+//! Pure. Steps run in order, after `pivot_root`, so that every path is the
+//! container's own; `mounts` executes them. The root file system itself is
+//! `overlay`'s.
+//!
+//! No mount that a container may write to honours device nodes: the rootfs,
+//! `/dev` and bound directories are `nodev`, and the standard devices are mounts
+//! of one file each. A container that may `mknod` gains nothing by it, with or
+//! without a device cgroup.
+
+use std::path::{Path, PathBuf};
+
+use rustix::mount::MountAttrFlags as Attr;
+use tenantry_shim::spec::{Bind, CgroupPlacement, LaunchSpec, NetworkNamespace};
+
+const PROC: Attr =
+    Attr::MOUNT_ATTR_NOSUID.union(Attr::MOUNT_ATTR_NODEV).union(Attr::MOUNT_ATTR_NOEXEC);
+const PROC_READ_ONLY: Attr = PROC.union(Attr::MOUNT_ATTR_RDONLY);
+
+/// Name, minor number; all are of the `mem` major but `tty`.
+const DEVICES: [(&str, u32, u32); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
+
+const LINKS: [(&str, &str); 6] = [
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+    ("/dev/ptmx", "pts/ptmx"),
+    ("/dev/core", "/proc/kcore"),
+];
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// A new file system, created in the child's namespaces before `pivot_root`.
+    Filesystem {
+        kind: &'static str,
+        options: &'static [(&'static str, &'static str)],
+        target: String,
+        attributes: Attr,
+    },
+    /// A copy of a host mount, taken by the shim before the child exists: the
+    /// child's user may not be able to walk there.
+    Tree {
+        source: PathBuf,
+        target: String,
+        attributes: Attr,
+        recursive: bool,
+    },
+    Directory {
+        path: String,
+    },
+    Symlink {
+        path: &'static str,
+        to: &'static str,
+    },
+    /// A device node with a mount of its own on it, which keeps it usable when
+    /// the file system around it becomes `nodev`.
+    Device {
+        path: &'static str,
+        major: u32,
+        minor: u32,
+    },
+    /// More attributes for what is mounted at `path`.
+    Restrict {
+        path: &'static str,
+        attributes: Attr,
+    },
+    /// Nothing if `path` does not exist.
+    Mask {
+        path: String,
+    },
+    /// Nothing if `path` does not exist.
+    ReadOnly {
+        path: String,
+    },
+}
+
+pub fn plan(spec: &LaunchSpec) -> Vec<Step> {
+    let mut steps = vec![filesystem("proc", &[], "/proc", PROC)];
+    steps.extend(device_steps(spec.user_namespace.is_some()));
+    steps.push(filesystem("mqueue", &[], "/dev/mqueue", PROC));
+    steps.push(filesystem("tmpfs", &[("mode", "1777"), ("size", "64m")], "/dev/shm", PROC));
+    steps.push(sysfs_step(spec));
+    steps.extend(cgroup_steps(&spec.cgroup));
+    steps.extend(spec.binds.iter().map(bind_step));
+    steps.extend(spec.masked_paths.iter().map(|path| Step::Mask { path: path.clone() }));
+    steps.extend(spec.read_only_paths.iter().map(|path| Step::ReadOnly { path: path.clone() }));
+    if spec.rootfs.read_only {
+        steps.push(Step::Restrict { path: "/", attributes: Attr::MOUNT_ATTR_RDONLY });
+    }
+    steps
+}
+
+fn filesystem(
+    kind: &'static str,
+    options: &'static [(&'static str, &'static str)],
+    target: &str,
+    attributes: Attr,
+) -> Step {
+    Step::Filesystem { kind, options, target: target.to_owned(), attributes }
+}
+
+fn device_steps(user_namespace: bool) -> Vec<Step> {
+    let nosuid = Attr::MOUNT_ATTR_NOSUID;
+    let options: &[(&str, &str)] = &[("mode", "755"), ("size", "64k")];
+    let mut steps = vec![filesystem("tmpfs", options, "/dev", nosuid)];
+    for (path, major, minor) in DEVICES {
+        steps.push(if user_namespace {
+            // mknod needs the host's privilege. Root inside is nobody to the
+            // host's node and cannot change it.
+            Step::Tree {
+                source: PathBuf::from(path),
+                target: path.to_owned(),
+                attributes: nosuid.union(Attr::MOUNT_ATTR_NOEXEC),
+                recursive: false,
+            }
+        } else {
+            Step::Device { path, major, minor }
+        });
+    }
+    steps.extend(LINKS.map(|(path, to)| Step::Symlink { path, to }));
+    for path in ["/dev/pts", "/dev/mqueue", "/dev/shm"] {
+        steps.push(Step::Directory { path: path.to_owned() });
+    }
+    steps.push(Step::Restrict { path: "/dev", attributes: Attr::MOUNT_ATTR_NODEV });
+    let options: &[(&str, &str)] =
+        &[("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    steps.push(filesystem("devpts", options, "/dev/pts", nosuid.union(Attr::MOUNT_ATTR_NOEXEC)));
+    steps
+}
+
+/// A new sysfs shows the network namespace that it is mounted in, and may only be
+/// mounted by who owns that one: root of a user namespace does not own the host's.
+fn sysfs_step(spec: &LaunchSpec) -> Step {
+    if spec.user_namespace.is_some() && spec.network == NetworkNamespace::Host {
+        return Step::Tree {
+            source: PathBuf::from("/sys"),
+            target: "/sys".to_owned(),
+            attributes: PROC_READ_ONLY,
+            recursive: true,
+        };
+    }
+    filesystem("sysfs", &[], "/sys", PROC_READ_ONLY)
+}
+
+/// The container's own cgroups, each a read-only mount of its own directory: the
+/// host's hierarchies, and the super blocks that they share, stay as they are.
+fn cgroup_steps(placement: &CgroupPlacement) -> Vec<Step> {
+    let view = |source: &Path, target: String| Step::Tree {
+        source: source.to_owned(),
+        target,
+        attributes: PROC_READ_ONLY,
+        recursive: false,
+    };
+    if placement.v1.is_empty() {
+        return vec![view(&placement.unified, "/sys/fs/cgroup".to_owned())];
+    }
+    let options: &[(&str, &str)] = &[("mode", "755"), ("size", "64k")];
+    let mut steps = vec![filesystem("tmpfs", options, "/sys/fs/cgroup", PROC)];
+    let views = placement.v1.iter().map(|v1| (v1.controller.as_str(), v1.path.as_path()));
+    for (name, source) in views.chain([("unified", placement.unified.as_path())]) {
+        let target = format!("/sys/fs/cgroup/{name}");
+        steps.push(Step::Directory { path: target.clone() });
+        steps.push(view(source, target));
+    }
+    steps.push(Step::Restrict { path: "/sys/fs/cgroup", attributes: Attr::MOUNT_ATTR_RDONLY });
+    steps
+}
+
+/// Only what comes from the host's `/dev` may hold usable device nodes.
+fn bind_step(bind: &Bind) -> Step {
+    let mut attributes = Attr::empty();
+    if bind.read_only {
+        attributes |= Attr::MOUNT_ATTR_RDONLY;
+    }
+    if !bind.source.starts_with("/dev") {
+        attributes |= Attr::MOUNT_ATTR_NODEV;
+    }
+    Step::Tree {
+        source: bind.source.clone(),
+        target: bind.target.to_string_lossy().into_owned(),
+        attributes,
+        recursive: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tenantry_shim::spec::{IdMapping, Process, Rootfs, V1Directory};
+
+    use super::*;
+
+    fn spec() -> LaunchSpec {
+        LaunchSpec {
+            id: "id".into(),
+            hostname: "host".into(),
+            rootfs: Rootfs {
+                lower: vec!["/layer".into()],
+                upper: "/upper".into(),
+                work: "/work".into(),
+                mountpoint: "/root".into(),
+                read_only: false,
+            },
+            binds: vec![],
+            cgroup: CgroupPlacement { unified: "/cg/unified/id".into(), v1: vec![] },
+            network: NetworkNamespace::New,
+            user_namespace: None,
+            process: Process {
+                args: vec!["/bin/true".into()],
+                env: vec![],
+                cwd: "/".into(),
+                uid: 0,
+                gid: 0,
+                additional_gids: vec![],
+                capabilities: 0,
+                no_new_privileges: true,
+                oom_score_adj: None,
+            },
+            masked_paths: vec!["/proc/kcore".into()],
+            read_only_paths: vec!["/proc/sys".into()],
+            seccomp: false,
+            stdin: false,
+            log_path: "/log".into(),
+            exit_path: "/exit".into(),
+        }
+    }
+
+    /// One line per step: what, where, and the attributes that matter.
+    fn outline(steps: &[Step]) -> Vec<String> {
+        let flags = |attributes: &Attr| {
+            let names = [
+                (Attr::MOUNT_ATTR_RDONLY, "ro"),
+                (Attr::MOUNT_ATTR_NOSUID, "nosuid"),
+                (Attr::MOUNT_ATTR_NODEV, "nodev"),
+                (Attr::MOUNT_ATTR_NOEXEC, "noexec"),
+            ];
+            let set = names.iter().filter(|(flag, _)| attributes.contains(*flag));
+            set.map(|(_, name)| *name).collect::<Vec<_>>().join(",")
+        };
+        let line = |step: &Step| match step {
+            Step::Filesystem { kind, target, attributes, .. } => {
+                format!("{kind} {target} {}", flags(attributes))
+            }
+            Step::Tree { source, target, attributes, recursive } => {
+                let kind = if *recursive { "rbind" } else { "bind" };
+                format!("{kind} {} {target} {}", source.display(), flags(attributes))
+            }
+            Step::Directory { path } => format!("mkdir {path}"),
+            Step::Symlink { path, to } => format!("symlink {path} {to}"),
+            Step::Device { path, major, minor } => format!("device {path} {major}:{minor}"),
+            Step::Restrict { path, attributes } => format!("restrict {path} {}", flags(attributes)),
+            Step::Mask { path } => format!("mask {path}"),
+            Step::ReadOnly { path } => format!("read-only {path}"),
+        };
+        steps.iter().map(line).collect()
+    }
+
+    #[test]
+    fn a_plain_container_gets_these_steps_in_this_order() {
+        let expected = [
+            "proc /proc nosuid,nodev,noexec",
+            "tmpfs /dev nosuid",
+            "device /dev/null 1:3",
+            "device /dev/zero 1:5",
+            "device /dev/full 1:7",
+            "device /dev/random 1:8",
+            "device /dev/urandom 1:9",
+            "device /dev/tty 5:0",
+            "symlink /dev/fd /proc/self/fd",
+            "symlink /dev/stdin /proc/self/fd/0",
+            "symlink /dev/stdout /proc/self/fd/1",
+            "symlink /dev/stderr /proc/self/fd/2",
+            "symlink /dev/ptmx pts/ptmx",
+            "symlink /dev/core /proc/kcore",
+            "mkdir /dev/pts",
+            "mkdir /dev/mqueue",
+            "mkdir /dev/shm",
+            "restrict /dev nodev",
+            "devpts /dev/pts nosuid,noexec",
+            "mqueue /dev/mqueue nosuid,nodev,noexec",
+            "tmpfs /dev/shm nosuid,nodev,noexec",
+            "sysfs /sys ro,nosuid,nodev,noexec",
+            "bind /cg/unified/id /sys/fs/cgroup ro,nosuid,nodev,noexec",
+            "mask /proc/kcore",
+            "read-only /proc/sys",
+        ];
+        assert_eq!(outline(&plan(&spec())), expected);
+    }
+
+    #[test]
+    fn every_view_of_a_cgroup_is_read_only() {
+        let mut spec = spec();
+        for controller in ["cpu", "memory"] {
+            let path = format!("/cg/{controller}/id").into();
+            spec.cgroup.v1.push(V1Directory { controller: controller.into(), path });
+        }
+        let lines = outline(&plan(&spec));
+        let about_cgroups: Vec<_> = lines.iter().filter(|l| l.contains("/sys/fs/cgroup")).collect();
+        let expected = [
+            "tmpfs /sys/fs/cgroup nosuid,nodev,noexec",
+            "mkdir /sys/fs/cgroup/cpu",
+            "bind /cg/cpu/id /sys/fs/cgroup/cpu ro,nosuid,nodev,noexec",
+            "mkdir /sys/fs/cgroup/memory",
+            "bind /cg/memory/id /sys/fs/cgroup/memory ro,nosuid,nodev,noexec",
+            "mkdir /sys/fs/cgroup/unified",
+            "bind /cg/unified/id /sys/fs/cgroup/unified ro,nosuid,nodev,noexec",
+            "restrict /sys/fs/cgroup ro",
+        ];
+        assert_eq!(about_cgroups, expected);
+    }
+
+    #[test]
+    fn a_user_namespace_gets_the_hosts_devices_and_makes_none() {
+        let mut spec = spec();
+        spec.user_namespace = Some(IdMapping { host_base: 100_000, size: 65_536 });
+        let lines = outline(&plan(&spec));
+        assert!(lines.contains(&"bind /dev/null /dev/null nosuid,noexec".to_owned()));
+        assert!(!lines.iter().any(|line| line.starts_with("device")));
+        spec.network = NetworkNamespace::Host;
+        let lines = outline(&plan(&spec));
+        assert!(lines.contains(&"rbind /sys /sys ro,nosuid,nodev,noexec".to_owned()));
+    }
+
+    #[test]
+    fn binds_come_before_masks_and_a_read_only_root_comes_last() {
+        let mut spec = spec();
+        spec.rootfs.read_only = true;
+        for (source, read_only) in [("/data", false), ("/secret", true), ("/dev/fuse", false)] {
+            spec.binds.push(Bind { source: source.into(), target: "/x".into(), read_only });
+        }
+        let lines = outline(&plan(&spec));
+        let expected = [
+            "rbind /data /x nodev",
+            "rbind /secret /x ro,nodev",
+            "rbind /dev/fuse /x ",
+            "mask /proc/kcore",
+            "read-only /proc/sys",
+            "restrict / ro",
+        ];
+        assert_eq!(lines[lines.len() - expected.len()..], expected);
+    }
+}

@@ -1,0 +1,132 @@
+//! What a shim is told at birth, as JSON in a sealed memfd.
+//!
+//! The spec is complete and literal: user names are already numbers, limits are
+//! already written, paths are absolute on the host. The shim chooses nothing.
+//!
+//! A shim executes itself once more through a read-only mount of its own file
+//! unless it was executed through one (an `open_tree` clone with
+//! `MOUNT_ATTR_RDONLY`, as `/proc/self/fd/N`), which saves the time of an `execve`.
+//! It makes its own session: it must not be born the leader of a process group.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// File descriptors that a shim is born with.
+pub mod fd {
+    /// The [`super::LaunchSpec`], readable from offset 0 to its end.
+    pub const SPEC: i32 = 3;
+    /// A listening unix stream socket that speaks [`crate::protocol`].
+    pub const LISTENER: i32 = 4;
+    /// A seccomp program (`struct sock_filter[]`), if the spec says so.
+    pub const SECCOMP: i32 = 5;
+    /// The container's standard input, if the spec says so; else `/dev/null`.
+    pub const STDIN: i32 = 6;
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LaunchSpec {
+    pub id: String,
+    pub hostname: String,
+    pub rootfs: Rootfs,
+    /// Host files and directories that appear in the container, in this order.
+    pub binds: Vec<Bind>,
+    pub cgroup: CgroupPlacement,
+    pub network: NetworkNamespace,
+    /// `Some`: a user namespace of its own with this mapping.
+    pub user_namespace: Option<IdMapping>,
+    pub process: Process,
+    /// Files are covered by `/dev/null`, directories by an empty read-only tmpfs.
+    pub masked_paths: Vec<String>,
+    pub read_only_paths: Vec<String>,
+    /// Whether [`fd::SECCOMP`] holds a program.
+    pub seccomp: bool,
+    /// Whether [`fd::STDIN`] is open.
+    pub stdin: bool,
+    /// Frames of [`crate::log`] are appended here.
+    pub log_path: PathBuf,
+    /// A [`crate::protocol::ExitStatus`] appears here, complete or not at all.
+    pub exit_path: PathBuf,
+}
+
+/// An overlay, mounted in the container's own mount namespace only: the host
+/// never sees it, so that nothing is left to unmount when anything dies.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rootfs {
+    /// Unpacked layers, the topmost first.
+    pub lower: Vec<PathBuf>,
+    /// With a user namespace the shim gives both to its root.
+    pub upper: PathBuf,
+    pub work: PathBuf,
+    /// An empty directory to mount on before `pivot_root`.
+    pub mountpoint: PathBuf,
+    pub read_only: bool,
+}
+
+/// Device nodes in it cannot be opened unless it is below the host's `/dev`. With a
+/// user namespace its files keep the host's owners.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bind {
+    pub source: PathBuf,
+    /// Absolute inside the container; created in the rootfs where it is missing,
+    /// resolved so that no symlink of the image leads outside.
+    pub target: PathBuf,
+    pub read_only: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CgroupPlacement {
+    /// The cgroup v2 directory, joined at birth by `CLONE_INTO_CGROUP`.
+    pub unified: PathBuf,
+    /// Under v1-hybrid also one directory per controller, joined through `tasks`
+    /// before the start gate opens. Empty on pure v2.
+    pub v1: Vec<V1Directory>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct V1Directory {
+    pub controller: String,
+    pub path: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkNamespace {
+    /// A new one, empty but for `lo`; the agent fills it before the gate opens.
+    New,
+    /// The agent's own.
+    Host,
+}
+
+/// Ids 0..size inside are `host_base..host_base+size` outside, users and groups alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdMapping {
+    pub host_base: u32,
+    pub size: u32,
+}
+
+/// One program to run, for the container's first process and for `exec` alike.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    /// `args[0]` is looked up in the container's `PATH` if it holds no slash.
+    pub args: Vec<String>,
+    /// `NAME=value`.
+    pub env: Vec<String>,
+    /// Absolute; created if it is missing, as Docker does.
+    pub cwd: String,
+    pub uid: u32,
+    pub gid: u32,
+    pub additional_gids: Vec<u32>,
+    /// Bounding, permitted and effective set, one bit per capability number; a
+    /// capability that the shim itself lacks is left out.
+    pub capabilities: u64,
+    pub no_new_privileges: bool,
+    pub oom_score_adj: Option<i32>,
+}

@@ -1,0 +1,58 @@
+//! `cargo xtask bench [launch] [syscalls] [sched] [idle] [scrape]`: what tenantry costs, beside
+//! peers, in one run on one machine.
+//!
+//! Prints ratios with their spread and asserts nothing: a noisy machine makes no
+//! failure, and an absolute time proves nothing. Peers are Debian's packages.
+
+mod idle;
+mod launch;
+mod sched;
+mod scrape;
+mod spread;
+mod syscalls;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: tenantry-bench [launch] [syscalls] [sched] [idle] [scrape]";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        // Runs inside the process that is measured.
+        ["measure-getpid"] => {
+            println!("{}", syscalls::measure_getpid());
+            Ok(())
+        }
+        [] => run(&["launch", "syscalls", "sched", "idle", "scrape"]),
+        names => run(names),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(names: &[&str]) -> anyhow::Result<()> {
+    if let Some(why) = tenantry_e2e::obstacle() {
+        anyhow::bail!("{why}");
+    }
+    let uname = rustix::system::uname();
+    let cpus = std::thread::available_parallelism()?;
+    println!("kernel {}, {cpus} CPUs\n", uname.release().to_string_lossy());
+    for name in names {
+        match *name {
+            "launch" => launch::run()?,
+            "syscalls" => syscalls::run()?,
+            "sched" => sched::run()?,
+            "idle" => idle::run()?,
+            "scrape" => scrape::run()?,
+            other => anyhow::bail!("no such benchmark: {other}\n{USAGE}"),
+        }
+        println!();
+    }
+    Ok(())
+}

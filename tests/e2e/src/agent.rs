@@ -1,0 +1,300 @@
+//! An agent of the test's own: its own directories, cgroup parent, bridge and
+//! port, so that several can run side by side and beside a real one.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use crate::host::HostState;
+use crate::{image, patience, programs, scrape};
+
+#[derive(Debug)]
+pub struct TestAgent {
+    pub scratch: PathBuf,
+    pub cgroup_parent: String,
+    pub bridge: String,
+    pub listen: SocketAddr,
+    child: Option<Child>,
+    before: HostState,
+    kept: bool,
+}
+
+static SERIAL: AtomicU32 = AtomicU32::new(0);
+
+/// The image that [`TestAgent::start`] imports: busybox and the workload.
+pub const IMAGE: &str = "demo";
+
+impl TestAgent {
+    /// A running agent with [`IMAGE`] in its store.
+    pub fn start() -> Self {
+        Self::try_start().expect("the agent starts")
+    }
+
+    pub fn try_start() -> Result<Self> {
+        Self::try_start_with("")
+    }
+
+    /// With this text as its configuration file.
+    pub fn try_start_with(config: &str) -> Result<Self> {
+        let mut agent = Self::prepare()?;
+        let network = format!("[network]\nbridge = \"{}\"\n", agent.bridge);
+        // Its keys without a section stand before any section.
+        std::fs::write(agent.scratch.join("agent.toml"), format!("{config}\n{network}"))?;
+        agent.spawn()?;
+        let rootfs = agent.scratch.join("rootfs.tar");
+        image::write_rootfs(&rootfs)?;
+        agent.run(&["image", "import", IMAGE, path(&rootfs)])?;
+        Ok(agent)
+    }
+
+    /// Directories and a free port, but no agent yet.
+    pub fn prepare() -> Result<Self> {
+        let before = HostState::take();
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tenantry-t{}-{serial}", std::process::id());
+        let scratch = scratch_root().join(&name);
+        std::fs::create_dir_all(&scratch)?;
+        let listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let bridge = format!("tn{}x{serial}", std::process::id());
+        Ok(Self { scratch, cgroup_parent: name, bridge, listen, child: None, before, kept: false })
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        // Short, because socket paths are.
+        Path::new("/run").join(&self.cgroup_parent)
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.scratch.join("data")
+    }
+
+    pub fn docker_socket(&self) -> PathBuf {
+        self.run_dir().join("docker.sock")
+    }
+
+    /// Starts, or starts again, the agent and waits until it is ready.
+    pub fn spawn(&mut self) -> Result<()> {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.scratch.join("agent.log"))?;
+        let mut child = self
+            .agent_command()
+            .arg("--config")
+            .arg(self.scratch.join("agent.toml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // An interrupt at the terminal is for the test, which then ends the agent.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("{}/tenantry", programs().display()))?;
+        let deadline = std::time::Instant::now() + patience(20);
+        while scrape::get(self.listen, "/ready").is_err() {
+            if let Some(status) = child.try_wait()? {
+                anyhow::bail!("the agent ended with {status}:\n{}", self.log());
+            }
+            ensure!(
+                std::time::Instant::now() < deadline,
+                "the agent is not ready:\n{}",
+                self.log()
+            );
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// `tenantry agent` with this agent's directories, not started.
+    pub fn agent_command(&self) -> Command {
+        let mut command = Command::new(programs().join("tenantry"));
+        command
+            .arg("agent")
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .arg("--run-dir")
+            .arg(self.run_dir())
+            .args(["--listen", &self.listen.to_string()])
+            .args(["--cgroup-parent", &self.cgroup_parent]);
+        command
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.scratch.join("agent.log")).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the agent runs").id()
+    }
+
+    /// A client verb, ready to run.
+    pub fn client(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(programs().join("tenantry"));
+        command.env("TENANTRY_RUN_DIR", self.run_dir()).args(arguments);
+        command
+    }
+
+    pub fn output(&self, arguments: &[&str]) -> Output {
+        self.client(arguments).stdin(Stdio::null()).output().expect("the client runs")
+    }
+
+    /// A client verb that must succeed; its standard output.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.output(arguments);
+        ensure!(
+            output.status.success(),
+            "tenantry {}: {}\n{}\nagent's log:\n{}",
+            arguments.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr),
+            self.log()
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// As [`Self::run`], for tests.
+    #[track_caller]
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        self.run(arguments).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// A client verb that must fail; its code and standard error.
+    #[track_caller]
+    pub fn fails(&self, arguments: &[&str]) -> (i32, String) {
+        let output = self.output(arguments);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "tenantry {} succeeded", arguments.join(" "));
+        (output.status.code().unwrap_or(-1), error)
+    }
+
+    /// A container that runs [`IMAGE`] in the background.
+    pub fn run_detached(&self, name: &str, flags: &[&str], command: &[&str]) -> Result<()> {
+        let arguments = [&["run", "-d", "--name", name], flags, &[IMAGE], command].concat();
+        self.run(&arguments).map(drop)
+    }
+
+    /// `inspect`, Docker's view.
+    pub fn inspect(&self, name: &str) -> Value {
+        json(&self.ok(&["inspect", name]))[0].take()
+    }
+
+    /// `inspect --native`.
+    pub fn native(&self, name: &str) -> Value {
+        json(&self.ok(&["inspect", "--native", name]))[0].take()
+    }
+
+    /// `stats --json` of one running container.
+    pub fn stats(&self, name: &str) -> Value {
+        json(&self.ok(&["stats", "--json", name]))[0].take()
+    }
+
+    pub fn address(&self, name: &str) -> String {
+        self.native(name)["address"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub fn state(&self, name: &str) -> String {
+        self.native(name)["state"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub fn metrics(&self) -> scrape::Metrics {
+        scrape::Metrics::parse(&scrape::get(self.listen, "/metrics").expect("/metrics answers"))
+    }
+
+    /// SIGKILL: the agent has no chance to say goodbye.
+    pub fn kill_nine(&mut self) {
+        let mut child = self.child.take().expect("the agent runs");
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+    }
+
+    fn terminate(&mut self) -> Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        let deadline = std::time::Instant::now() + patience(20);
+        loop {
+            if let Some(status) = child.try_wait()? {
+                ensure!(status.success(), "the agent ended with {status}:\n{}", self.log());
+                return Ok(());
+            }
+            ensure!(std::time::Instant::now() < deadline, "the agent does not end");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    /// SIGTERM while containers run: they go on.
+    pub fn stop_agent(&mut self) {
+        self.terminate().unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    /// Removes all containers.
+    pub fn clear(&self) -> Result<()> {
+        let ids = self.run(&["ps", "-a", "-q"])?;
+        let ids: Vec<&str> = ids.split_whitespace().collect();
+        if !ids.is_empty() {
+            self.run(&[&["rm", "-f"][..], &ids].concat())?;
+        }
+        Ok(())
+    }
+
+    /// Removes the containers, ends the agent, and sees that the host is as it was.
+    pub fn finish(mut self) {
+        self.clear().unwrap_or_else(|error| panic!("{error:#}"));
+        self.terminate().unwrap_or_else(|error| panic!("{error:#}"));
+        std::fs::remove_dir_all(&self.scratch).expect("the scratch directory goes");
+        std::fs::remove_dir_all(self.run_dir()).expect("the run directory goes");
+        let traces = [self.cgroup_parent.as_str(), self.bridge.as_str()];
+        let deadline = std::time::Instant::now() + patience(20);
+        loop {
+            // Network namespaces are taken down by the kernel's own worker.
+            let left = self.before.left_since(&traces);
+            if left.is_empty() {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "left on the host: {left:#?}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
+    /// Leaves the agent and its containers running after this program.
+    pub fn keep(&mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for TestAgent {
+    /// After a failed test: end what was started, quietly, and keep the log.
+    fn drop(&mut self) {
+        if self.kept || self.child.is_none() {
+            return;
+        }
+        if std::thread::panicking() {
+            eprintln!("agent's log:\n{}", self.log());
+        }
+        let _ = self.clear();
+        let _ = self.terminate();
+        let _ = std::fs::remove_dir_all(&self.scratch);
+        let _ = std::fs::remove_dir_all(self.run_dir());
+    }
+}
+
+/// A real disk, because O_DIRECT and overlayfs want one.
+fn scratch_root() -> PathBuf {
+    match crate::in_virtual_machine() {
+        true => "/scratch".into(),
+        false => "/var/tmp".into(),
+    }
+}
+
+pub fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("a scratch path is UTF-8")
+}

@@ -1,0 +1,97 @@
+//! What a test may have left on the host: cgroups, mounts, interfaces, firewall
+//! tables, pinned maps, processes.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+/// Everything that can be left behind, as one line each.
+#[derive(Clone, Debug, Default)]
+pub struct HostState {
+    lines: BTreeSet<String>,
+}
+
+impl HostState {
+    pub fn take() -> Self {
+        let mut lines = BTreeSet::new();
+        cgroups(Path::new("/sys/fs/cgroup"), 0, &mut lines);
+        for line in read("/proc/self/mountinfo").lines() {
+            // Without the mount's own number, which changes.
+            let fields: Vec<&str> = line.split(' ').skip(2).collect();
+            lines.insert(format!("mount {}", fields.join(" ")));
+        }
+        for entry in std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
+            let alias = read(entry.path().join("ifalias"));
+            lines.insert(format!(
+                "interface {} {}",
+                entry.file_name().to_string_lossy(),
+                alias.trim()
+            ));
+        }
+        if let Ok(output) = Command::new("nft").args(["list", "tables"]).output() {
+            for line in String::from_utf8_lossy(&output.stdout).lines() {
+                lines.insert(format!("nftables {line}"));
+            }
+        }
+        for entry in std::fs::read_dir("/sys/fs/bpf").into_iter().flatten().flatten() {
+            lines.insert(format!("pin {}", entry.path().display()));
+        }
+        processes(&mut lines);
+        Self { lines }
+    }
+
+    /// What is there now, was not then, and carries one of `traces`: other programs
+    /// of the host come and go meanwhile.
+    pub fn left_since(&self, traces: &[&str]) -> Vec<String> {
+        let ours = |line: &&String| traces.iter().any(|trace| line.contains(trace));
+        Self::take().lines.difference(&self.lines).filter(ours).cloned().collect()
+    }
+}
+
+fn cgroups(directory: &Path, depth: usize, lines: &mut BTreeSet<String>) {
+    // Ours lie at most four below the mount point: hierarchy, parent, container, child.
+    if depth > 4 {
+        return;
+    }
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            lines.insert(format!("cgroup {}", entry.path().display()));
+            cgroups(&entry.path(), depth + 1, lines);
+        }
+    }
+}
+
+/// Ours carry their directory in the command line, or their cgroup.
+fn processes(lines: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_string_lossy().into_owned();
+        if !pid.bytes().all(|byte| byte.is_ascii_digit()) || pid == std::process::id().to_string() {
+            continue;
+        }
+        let command = read(entry.path().join("cmdline")).replace('\0', " ");
+        let cgroup = read(entry.path().join("cgroup")).replace('\n', " ");
+        let directory = std::fs::read_link(entry.path().join("root")).unwrap_or_default();
+        lines.insert(format!("process {pid} {command} {cgroup} {}", directory.display()));
+    }
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    std::fs::read(path)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default()
+}
+
+/// The number of open descriptors, threads and so on of a process, from `/proc`.
+pub fn status_kib(pid: u32, field: &str) -> Option<u64> {
+    let status = read(format!("/proc/{pid}/status"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
+}
+
+/// User and system time of a process, in clock ticks.
+pub fn cpu_ticks(pid: u32) -> Option<u64> {
+    let stat = read(format!("/proc/{pid}/stat"));
+    // The program's name is in parentheses and may hold anything.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+}

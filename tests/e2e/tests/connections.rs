@@ -1,0 +1,137 @@
+//! What the network meters say of connections is what the workload did, and what each
+//! container's own network namespace counted.
+
+use std::collections::HashMap;
+
+use tenantry_e2e::agent::TestAgent;
+use tenantry_e2e::scrape::Metrics;
+use tenantry_e2e::{skip_unless_possible, until};
+
+/// The `Tcp:` counters of a process's network namespace.
+fn namespace_counters(pid: i64) -> HashMap<String, f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/net/snmp")).unwrap();
+    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let names = names.split_whitespace().skip(1).map(str::to_owned);
+    names.zip(values.split_whitespace().skip(1).map(|value| value.parse().unwrap())).collect()
+}
+
+fn listens(pid: i64, port: u16) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
+    text.lines().any(|line| line.contains(&format!("00000000:{port:04X} 00000000:0000 0A")))
+}
+
+fn pid(agent: &TestAgent, name: &str) -> i64 {
+    agent.native(name)["pid"].as_i64().unwrap()
+}
+
+/// A sum over series of one container, 0 where there is none.
+fn value(metrics: &Metrics, series: &str, container: &str, label: (&str, &str)) -> f64 {
+    let labels = [("name", container), label];
+    let labels = if label.0.is_empty() { &labels[..1] } else { &labels[..] };
+    metrics.sum(series, labels).unwrap_or(0.0)
+}
+
+const NO_LABEL: (&str, &str) = ("", "");
+
+/// A server that takes `count` connections on port 9000 and a client that opens them, each
+/// sending 3,000 bytes and getting 500; then five refused ones. Both stay.
+fn run_pair(agent: &TestAgent, count: u64) {
+    let script = format!("workload accept 9000 --count {count} --bytes 500; sleep 1000");
+    agent.run_detached("server", &[], &["sh", "-c", &script]).unwrap();
+    until("the server listens", || listens(pid(agent, "server"), 9000));
+    let script = format!(
+        "workload connections --to {}:9000 --count {count} --bytes 3000 --refused 5; sleep 1000",
+        agent.address("server")
+    );
+    agent.run_detached("client", &[], &["sh", "-c", &script]).unwrap();
+    until("both programs have ended", || {
+        ["server", "client"].iter().all(|name| {
+            let stats = agent.stats(name);
+            stats["exits"]["produced"].as_u64() >= Some(1)
+                && stats["execs"]["produced"].as_u64() >= Some(3)
+        })
+    });
+}
+
+#[test]
+fn forty_connections_and_five_refused_ones_show_exactly_on_both_sides() {
+    skip_unless_possible!();
+    let agent = TestAgent::start();
+    run_pair(&agent, 40);
+    until("all are closed", || {
+        let metrics = agent.metrics();
+        let open = |name| value(&metrics, "tenantry_tcp_connections", name, NO_LABEL);
+        open("client") + open("server") == 0.0
+    });
+    let metrics = agent.metrics();
+    let of = |container, series: &str, label| {
+        value(&metrics, &format!("tenantry_tcp_{series}"), container, label)
+    };
+    assert_eq!(of("client", "connects_begun_total", NO_LABEL), 45.0);
+    assert_eq!(of("client", "connects_total", ("result", "established")), 40.0);
+    assert_eq!(of("client", "connects_total", ("result", "failed")), 5.0);
+    assert_eq!(of("client", "failures_total", ("errno", "ECONNREFUSED")), 5.0);
+    assert_eq!(of("client", "failures_total", NO_LABEL), 5.0);
+    assert_eq!(of("client", "resets_total", ("direction", "received")), 5.0);
+    assert_eq!(of("client", "accepts_total", NO_LABEL), 0.0);
+    assert_eq!(of("server", "accepts_total", NO_LABEL), 40.0);
+    assert_eq!(of("server", "connects_begun_total", NO_LABEL), 0.0);
+    for container in ["client", "server"] {
+        let witness = namespace_counters(pid(&agent, container));
+        assert_eq!(of(container, "connects_begun_total", NO_LABEL), witness["ActiveOpens"]);
+        assert_eq!(of(container, "accepts_total", NO_LABEL), witness["PassiveOpens"]);
+        assert_eq!(of(container, "retransmits_total", NO_LABEL), witness["RetransSegs"]);
+        assert_eq!(of(container, "connection_duration_seconds_count", NO_LABEL), 40.0);
+        let rtts = of(container, "rtt_seconds_count", ("interface", "external"));
+        assert!(rtts >= 40.0, "{container}: {rtts}");
+        assert_eq!(of(container, "rtt_seconds_count", ("interface", "lo")), 0.0);
+    }
+    agent.finish();
+}
+
+/// A destination's series: connections, failures, bytes sent and received.
+fn destination(metrics: &Metrics, container: &str, labels: &[(&str, &str)]) -> [f64; 4] {
+    ["connections", "failures", "transmit_bytes", "receive_bytes"].map(|what| {
+        let labels: Vec<_> = [("name", container)].iter().chain(labels).copied().collect();
+        metrics.sum(&format!("tenantry_tcp_destination_{what}_total"), &labels).unwrap_or(0.0)
+    })
+}
+
+#[test]
+fn each_destination_has_its_bytes_and_the_rest_is_other() {
+    skip_unless_possible!();
+    let agent = TestAgent::try_start_with("\n[network_meters]\ndestinations = 1\n").unwrap();
+    run_pair(&agent, 20);
+    let open = |metrics: &Metrics, name| value(metrics, "tenantry_tcp_connections", name, NO_LABEL);
+    until("all are closed", || {
+        let metrics = agent.metrics();
+        open(&metrics, "client") + open(&metrics, "server") == 0.0
+    });
+    let metrics = agent.metrics();
+    let server = agent.address("server");
+    // One seat: the one with bytes has it, or whoever came while there was no other.
+    let all = destination(&metrics, "client", &[]);
+    assert_eq!(all, [20.0, 5.0, 60_000.0, 10_000.0]);
+    let named = destination(&metrics, "client", &[("destination", &server)]);
+    let other = destination(&metrics, "client", &[("destination", "other")]);
+    assert_eq!([0, 1, 2, 3].map(|n| named[n] + other[n]), all);
+    let network = format!("{}.0/24", agent.address("client").rsplit_once('.').unwrap().0);
+    let labels = [("destination", &*network), ("port", "9000"), ("direction", "incoming")];
+    assert_eq!(destination(&metrics, "server", &labels), [20.0, 0.0, 10_000.0, 60_000.0]);
+
+    // The answer to a question has all of them, whoever has a series.
+    let text = agent.ok(&["connections", "--json", "client"]);
+    let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let row = |port: u64| {
+        let rows = answer["destinations"].as_array().unwrap();
+        rows.iter().find(|row| row["port"] == port).unwrap_or_else(|| panic!("{answer}"))
+    };
+    assert_eq!(row(9000)["address"], *server);
+    assert_eq!(row(9000)["connections"], 20);
+    assert_eq!(row(9000)["sent_bytes"], 60_000);
+    assert_eq!(row(9000)["received_bytes"], 10_000);
+    assert_eq!((&row(1)["failures"], &row(1)["direction"]), (&5.into(), &"outgoing".into()));
+    assert!(agent.ok(&["connections", "client"]).contains("9000"));
+    agent.finish();
+}

@@ -1,0 +1,265 @@
+//! Containers of other runtimes are metered, named and given back.
+
+mod engines;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+use tenantry_e2e::agent::TestAgent;
+use tenantry_e2e::{patience, programs, skip_unless_possible, until};
+
+use engines::{Docker, Podman};
+
+/// A cgroup of the test's own in the hierarchies that matter, named as a runtime would.
+struct Cgroup {
+    dirs: Vec<PathBuf>,
+    /// Of those, what the test made on the way.
+    above: Vec<PathBuf>,
+    path: String,
+}
+
+impl Cgroup {
+    fn make(path: &str) -> Self {
+        let hybrid = std::path::Path::new("/sys/fs/cgroup/unified/cgroup.procs").exists();
+        let roots: &[&str] = match hybrid {
+            true => &["/sys/fs/cgroup/unified", "/sys/fs/cgroup/blkio"],
+            false => &["/sys/fs/cgroup"],
+        };
+        let (mut dirs, mut above) = (Vec::new(), Vec::new());
+        for root in roots {
+            let mut dir = PathBuf::from(root);
+            for part in path.trim_start_matches('/').split('/') {
+                dir.push(part);
+                if std::fs::create_dir(&dir).is_ok() {
+                    above.push(dir.clone());
+                }
+            }
+            dirs.push(dir);
+        }
+        Self { dirs, above, path: path.into() }
+    }
+
+    /// A shell that is in the cgroup before it executes `program`.
+    fn run(&self, program: &str) {
+        // Quoted, as a unit's name may hold backslashes.
+        let join = |dir: &PathBuf| format!("echo $$ > '{}/cgroup.procs'; ", dir.display());
+        let files = self.dirs.iter().map(join);
+        let script = files.collect::<String>() + "exec " + program;
+        let status = Command::new("/bin/sh").args(["-c", &script]).status().unwrap();
+        assert!(status.success(), "{script}: {status}");
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        for dir in self.above.iter().rev() {
+            // Dead processes leave their cgroups a little after they were waited for.
+            for _ in 0..100 {
+                match std::fs::remove_dir(dir) {
+                    Err(error) if error.raw_os_error() == Some(16) => {
+                        std::thread::sleep(std::time::Duration::from_millis(10));
+                    }
+                    _ => break,
+                }
+            }
+        }
+    }
+}
+
+fn workload(getpids: u32) -> String {
+    format!("{}/tenantry-workload syscalls --getpid {getpids}", programs().display())
+}
+
+fn getpids(agent: &TestAgent, name: &str) -> f64 {
+    let labels = [("name", name), ("syscall", "getpid")];
+    agent.metrics().sum("tenantry_syscalls_total", &labels).unwrap_or(0.0)
+}
+
+fn view(agent: &TestAgent, name: &str) -> Option<Value> {
+    let output = agent.output(&["inspect", "--native", name]);
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| serde_json::from_str::<Value>(&text).unwrap()[0].take())
+}
+
+#[test]
+fn a_service_and_a_container_are_known_by_their_cgroups_alone() {
+    skip_unless_possible!();
+    let mut agent = TestAgent::start();
+    let top = format!("{}.slice", agent.cgroup_parent);
+    let (id, unit) = ("c0ffee00".repeat(8), "tenantry\\x2dtest@1.service");
+    let service = Cgroup::make(&format!("/{top}/{unit}"));
+    let container = Cgroup::make(&format!("/{top}/default/{id}"));
+    // Nobody would tell more about them: the unit's name, and the beginning of the id.
+    let (unit, short) = ("tenantry-test@1.service", &id[..12]);
+    service.run(&workload(0));
+    container.run(&workload(0));
+    until("both are listed", || view(&agent, unit).is_some() && view(&agent, short).is_some());
+    until("the unit is called as a person writes it", || {
+        view(&agent, unit).is_some_and(|view| view["name"] == unit)
+    });
+    let base = (getpids(&agent, unit), getpids(&agent, short));
+    service.run(&workload(5000));
+    container.run(&workload(7000));
+    assert_eq!(getpids(&agent, unit) - base.0, 5000.0);
+    assert_eq!(getpids(&agent, short) - base.1, 7000.0);
+
+    let shown = view(&agent, short).unwrap();
+    assert_eq!((&shown["runtime"], &shown["id"]), (&"containerd".into(), &id.as_str().into()));
+    assert_eq!(shown["cgroup"], container.path);
+    assert_eq!(view(&agent, unit).unwrap()["runtime"], "systemd");
+    let table = agent.ok(&["ps"]);
+    assert!(table.contains(unit) && table.contains("systemd"), "{table}");
+    let info = [("id", container.path.as_str()), ("runtime", "containerd")];
+    assert_eq!(agent.metrics().sum("tenantry_container_info", &info), Some(1.0));
+
+    // They are not ours to change, and whoever tries is told whose they are.
+    for verb in [&["stop", short][..], &["rm", short], &["limit", short, "--pids", "9"]] {
+        let (_, error) = agent.fails(verb);
+        assert!(error.contains("run by containerd"), "{verb:?}: {error}");
+    }
+
+    // An agent that died left the counting to the kernel.
+    let before = (getpids(&agent, unit), getpids(&agent, short));
+    agent.kill_nine();
+    container.run(&workload(1000));
+    agent.spawn().unwrap();
+    assert_eq!(getpids(&agent, short), before.1 + 1000.0 + base.1);
+    until("the unit has its name again", || view(&agent, unit).is_some());
+    assert_eq!(getpids(&agent, unit), before.0);
+
+    drop((container, service));
+    until("their series end with them", || {
+        view(&agent, unit).is_none() && getpids(&agent, short) == 0.0
+    });
+    let lost = agent.metrics().sum("tenantry_table_full_total", &[("table", "cgroup_events")]);
+    assert_eq!(lost, Some(0.0));
+    agent.finish();
+}
+
+#[test]
+fn more_containers_than_there_is_room_for_are_counted_and_the_next_ones_find_it_again() {
+    skip_unless_possible!();
+    let agent = TestAgent::try_start_with("[foreign]\nmax = 3\nsystemd = false\n").unwrap();
+    let top = format!("/{}.slice/default", agent.cgroup_parent);
+    let make = |n: u32| Cgroup::make(&format!("{top}/{}", format!("{n:08x}").repeat(8)));
+    let refused = || agent.metrics().sum("tenantry_foreign_refused_total", &[]).unwrap();
+    let _service = Cgroup::make(&format!("{top}/no.service"));
+    let first: Vec<Cgroup> = (0..5).map(make).collect();
+    until("two found no room", || refused() >= 2.0);
+    let known = |n: u32| view(&agent, &format!("{n:08x}").repeat(8)).is_some();
+    assert_eq!((0..5).filter(|n| known(*n)).count(), 3);
+    assert!(view(&agent, "no.service").is_none(), "services were not wanted");
+    drop(first);
+    until("all are gone", || (0..5).all(|n| !known(n)));
+    // The kernel has slots in reserve again: a new one counts from its first program on.
+    let slots = || agent.metrics().sum("tenantry_slots", &[("state", "used")]);
+    until("their slots are free", || slots() == Some(0.0));
+    let next = make(9);
+    next.run(&workload(500));
+    until("it is listed", || known(9));
+    assert!(getpids(&agent, "000000090000") >= 500.0);
+    drop(next);
+    drop(_service);
+    agent.finish();
+}
+
+#[test]
+fn a_docker_container_is_metered_before_and_after_an_agents_death() {
+    skip_unless_possible!();
+    let docker = match Docker::start() {
+        Ok(docker) => docker,
+        Err(why) => {
+            println!("SKIPPED: {why}");
+            return;
+        }
+    };
+    // Each waits until its pipe is written to: no polling that would count.
+    let wait = "mkfifo /go; read x < /go; ";
+    let none = format!("{wait} workload syscalls; sleep 1000");
+    let work = format!("{wait} workload syscalls --getpid 5000; sleep 1000");
+    docker.run_detached("old-none", &[], &none);
+    docker.run_detached("old-work", &["--label", "com.docker.compose.project=shop"], &work);
+    let config = format!("[foreign]\ndocker_socket = \"{}\"\n", docker.socket().display());
+    let mut agent = TestAgent::try_start_with(&config).unwrap();
+    docker.run_detached("new-none", &[], &none);
+    docker.run_detached("new-work", &[], &work);
+    let disk = "workload directio --path /data/file --bytes 8m; sleep 1000";
+    docker.run_detached("disk", &[], disk);
+    let names = ["old-none", "old-work", "new-none", "new-work", "disk"];
+    let is_named = |agent: &TestAgent, name: &str| {
+        let image = engines::IMAGE;
+        let labels = [("name", name), ("image", image), ("runtime", "docker")];
+        agent.metrics().sum("tenantry_container_info", &labels) == Some(1.0)
+    };
+    until("all have their names", || names.iter().all(|name| is_named(&agent, name)));
+    let info = [("name", "old-work"), ("compose_project", "shop")];
+    assert_eq!(agent.metrics().sum("tenantry_container_info", &info), Some(1.0));
+    for name in &names[..4] {
+        docker.go(name);
+    }
+    let settled = |agent: &TestAgent, name: &str| {
+        // The program's end is an event, and its calls are older. New ones made a pipe before.
+        let exits = if name.starts_with("new") { 2 } else { 1 };
+        let produced = || agent.stats(name)["exits"]["produced"].as_u64();
+        until("the work is done", || produced() >= Some(exits));
+        std::thread::sleep(patience(1) / 4);
+        getpids(agent, name)
+    };
+    let of = |kind: &str| {
+        settled(&agent, &format!("{kind}-work")) - settled(&agent, &format!("{kind}-none"))
+    };
+    assert_eq!((of("old"), of("new")), (5000.0, 5000.0));
+    settled(&agent, "disk");
+    let written = [("name", "disk"), ("op", "write")];
+    let bytes = || agent.metrics().sum("tenantry_disk_bytes_total", &written);
+    until("the disk's bytes are all there", || bytes() == Some(f64::from(8 << 20)));
+
+    let before: Vec<f64> = names.iter().map(|name| getpids(&agent, name)).collect();
+    agent.kill_nine();
+    agent.spawn().unwrap();
+    until("names are back", || names.iter().all(|name| is_named(&agent, name)));
+    let after: Vec<f64> = names.iter().map(|name| getpids(&agent, name)).collect();
+    assert_eq!(after, before);
+    let stats = agent.stats("new-work");
+    for kind in ["execs", "exits"] {
+        let count = |field: &str| stats[kind][field].as_u64().unwrap();
+        assert_eq!(count("produced"), count("delivered") + count("lost"), "{kind}: {stats}");
+    }
+    docker.remove("new-work");
+    until("its series end", || {
+        agent.metrics().sum("container_last_seen", &[("name", "new-work")]).is_none()
+    });
+    drop(docker);
+    agent.finish();
+}
+
+#[test]
+fn a_podman_container_is_metered_under_its_name_and_image() {
+    skip_unless_possible!();
+    let podman = match Podman::prepare() {
+        Ok(podman) => podman,
+        Err(why) => {
+            println!("SKIPPED: {why}");
+            return;
+        }
+    };
+    let config = format!("[foreign]\nstorages = [\"{}\"]\n", podman.storage().display());
+    let agent = TestAgent::try_start_with(&config).unwrap();
+    podman.run_detached("none", "workload syscalls; sleep 1000");
+    podman.run_detached("work", "workload syscalls --getpid 5000; sleep 1000");
+    let image = format!("localhost/{}:latest", engines::IMAGE);
+    for name in ["none", "work"] {
+        let labels = [("name", name), ("image", image.as_str()), ("runtime", "podman")];
+        until("it has its name", || {
+            agent.metrics().sum("tenantry_container_info", &labels) == Some(1.0)
+        });
+        until("the work is done", || agent.stats(name)["exits"]["produced"].as_u64() >= Some(1));
+    }
+    std::thread::sleep(patience(1) / 4);
+    assert_eq!(getpids(&agent, "work") - getpids(&agent, "none"), 5000.0);
+    podman.remove("work");
+    until("its series end", || view(&agent, "work").is_none());
+    drop(podman);
+    agent.finish();
+}

@@ -1,0 +1,193 @@
+//! Limits bite, measured from outside: `/proc`, the clock of a receiver, the
+//! container's own fate.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tenantry_e2e::agent::TestAgent;
+use tenantry_e2e::host::cpu_ticks;
+use tenantry_e2e::{in_virtual_machine, skip_unless_possible, until};
+
+/// Within 5 % of what was asked for. A measurement that something else on the host disturbed
+/// is made again, twice at most: a limit that does not bite is wrong each time.
+#[track_caller]
+fn assert_near(what: &str, wanted: f64, mut measure: impl FnMut() -> f64) {
+    for _ in 0..3 {
+        let measured = measure();
+        let ratio = measured / wanted;
+        println!("{what}: {measured:.3} for {wanted:.3} wanted, ratio {ratio:.3}");
+        // The emulated machine has no time of its own to measure by.
+        if in_virtual_machine() || (0.95..=1.05).contains(&ratio) {
+            return;
+        }
+    }
+    panic!("{what}: three measurements are more than 5 % off");
+}
+
+#[test]
+fn half_a_cpu_is_half_a_cpu() {
+    skip_unless_possible!();
+    let agent = TestAgent::start();
+    agent
+        .run_detached("spin", &[], &["workload", "spin", "--seconds", "1000", "--threads", "2"])
+        .unwrap();
+    let answer = agent.ok(&["limit", "spin", "--cpus", "0.5"]);
+    assert!(answer.contains("cpu.max") || answer.contains("cpu.cfs_quota_us"), "{answer}");
+    let pid = agent.native("spin")["pid"].as_u64().unwrap() as u32;
+    std::thread::sleep(Duration::from_millis(500));
+    assert_near("CPUs", 0.5, || {
+        let (began, before) = (Instant::now(), cpu_ticks(pid).unwrap());
+        std::thread::sleep(Duration::from_secs(5));
+        let used = (cpu_ticks(pid).unwrap() - before) as f64 / 100.0;
+        used / began.elapsed().as_secs_f64()
+    });
+    let throttled =
+        agent.metrics().sum("container_cpu_cfs_throttled_periods_total", &[("name", "spin")]);
+    assert!(throttled.unwrap() > 0.0);
+    agent.ok(&["limit", "spin", "--cpus", "max"]);
+    assert!(agent.native("spin")["limits"]["cpus"].is_null());
+    agent.finish();
+}
+
+#[test]
+fn a_container_over_its_memory_is_killed_reported_and_restarted_under_policy() {
+    skip_unless_possible!();
+    let agent = TestAgent::start();
+    let flags = ["--memory", "64m", "--restart", "on-failure:1"];
+    agent.run_detached("hog", &flags, &["workload", "memory", "--bytes", "200m"]).unwrap();
+    until("it was killed twice", || {
+        agent.state("hog") == "exited" && agent.native("hog")["restarts"] == 1
+    });
+    let view = agent.inspect("hog");
+    assert_eq!(view["State"]["OOMKilled"], true);
+    assert_eq!(view["State"]["ExitCode"], 137);
+    let kills = agent.metrics().sum("container_oom_events_total", &[("name", "hog")]);
+    assert!(kills >= Some(2.0), "{kills:?}");
+    agent.finish();
+}
+
+#[test]
+fn a_memory_limit_below_what_is_in_use_is_refused_with_both_numbers() {
+    skip_unless_possible!();
+    let agent = TestAgent::start();
+    let hold = ["workload", "memory", "--bytes", "100m", "--seconds", "1000"];
+    agent.run_detached("holder", &["--memory", "256m"], &hold).unwrap();
+    until("it holds its memory", || {
+        agent.stats("holder")["memory_working_set_bytes"].as_u64() > Some(100 << 20)
+    });
+    let (_, error) = agent.fails(&["limit", "holder", "--memory", "32m", "--pids", "77"]);
+    assert!(error.contains("33554432") && error.contains("memory"), "{error}");
+    let limits = &agent.native("holder")["limits"];
+    assert_eq!(limits["memory_bytes"], 256 << 20, "a refused change changes nothing");
+    assert!(limits["pids"].is_null(), "not even its other half: {limits}");
+    assert_eq!(agent.state("holder"), "running");
+    agent.finish();
+}
+
+#[test]
+fn forks_end_at_the_pids_limit() {
+    skip_unless_possible!();
+    let agent = TestAgent::start();
+    agent.run_detached("few", &["--pids", "10"], &["sleep", "1000"]).unwrap();
+    let script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 3 & done; wait";
+    let output = agent.output(&["exec", "few", "sh", "-c", script]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("fork"), "{error}");
+    agent.finish();
+}
+
+/// A mounted file as a disk of its own, so that nothing else's requests are limited.
+struct LoopDevice {
+    device: String,
+    file: std::path::PathBuf,
+    mount: std::path::PathBuf,
+}
+
+impl LoopDevice {
+    fn attach(agent: &TestAgent) -> Option<Self> {
+        let file = agent.scratch.join("disk.img");
+        std::fs::File::create(&file).ok()?.set_len(256 << 20).ok()?;
+        // In two steps, as busybox's losetup has no --show.
+        let free = Command::new("losetup").arg("-f").output().ok()?;
+        let device = String::from_utf8(free.stdout).ok()?.trim().to_owned();
+        let attached = Command::new("losetup").arg(&device).arg(&file).status().ok()?;
+        let disk =
+            attached.success().then(|| Self { device, file, mount: agent.scratch.join("mnt") })?;
+        std::fs::create_dir_all(&disk.mount).unwrap();
+        let (device, mount) = (&disk.device, disk.mount.display());
+        let script = format!("mke2fs {device} >/dev/null 2>&1 && mount {device} {mount}");
+        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success(), "{script}");
+        Some(disk)
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.mount).status();
+        let _ = Command::new("losetup").args(["-d", &self.device]).status();
+        let _ = std::fs::remove_file(&self.file);
+    }
+}
+
+#[test]
+fn five_megabytes_a_second_are_five_megabytes_a_second_both_ways() {
+    skip_unless_possible!();
+    let agent = TestAgent::start();
+    let Some(disk) = LoopDevice::attach(&agent) else {
+        agent.finish();
+        println!("SKIPPED: no loop device can be had");
+        return;
+    };
+    let bind = format!("{}:/disk", disk.mount.display());
+    let limit = format!("{}:5000000", disk.device);
+    agent.run_detached("disk", &["-v", &bind], &["sleep", "1000"]).unwrap();
+    let answer = agent.ok(&["limit", "disk", "--io-read", &limit, "--io-write", &limit]);
+    assert!(answer.contains("io.max") || answer.contains("blkio.throttle"), "{answer}");
+    let timed = |script: &str| {
+        let began = Instant::now();
+        agent.ok(&["exec", "disk", "sh", "-c", script]);
+        20.0 * f64::from(1 << 20) / 1e6 / began.elapsed().as_secs_f64()
+    };
+    assert_near("MB/s written", 5.0, || {
+        timed("dd if=/dev/zero of=/disk/f bs=1M count=20 oflag=direct 2>&1")
+    });
+    assert_near("MB/s read", 5.0, || {
+        timed("dd if=/disk/f of=/dev/null bs=1M count=20 iflag=direct 2>&1")
+    });
+    agent.ok(&["rm", "-f", "disk"]);
+    drop(disk);
+    agent.finish();
+}
+
+#[test]
+fn twenty_megabits_a_second_are_twenty_megabits_a_second_each_way() {
+    skip_unless_possible!();
+    let agent = TestAgent::start();
+    for (name, flag) in [("sender", "--egress"), ("receiver", "--ingress")] {
+        agent.run_detached("sink", &[], &["workload", "sink", "9000", "--tcp"]).unwrap();
+        agent.run_detached(name, &[], &["sleep", "1000"]).unwrap();
+        let limited = if flag == "--egress" { name } else { "sink" };
+        let answer = agent.ok(&["limit", limited, flag, "20mbit"]);
+        assert!(answer.contains("tbf"), "{answer}");
+        let to = format!("{}:9000", agent.address("sink"));
+        let received = || {
+            let metrics = agent.metrics();
+            let labels = [("name", "sink"), ("interface", "eth0")];
+            metrics.sum("container_network_receive_bytes_total", &labels).unwrap_or(0.0)
+        };
+        let streaming = agent
+            .client(&["exec", name, "workload", "stream", "--to", &to, "--seconds", "20"])
+            .spawn()
+            .unwrap();
+        // What the bucket held at the start passes at once and is not the rate.
+        std::thread::sleep(Duration::from_secs(3));
+        assert_near(&format!("Mbit/s {flag}"), 20.0, || {
+            let (began, before) = (Instant::now(), received());
+            std::thread::sleep(Duration::from_secs(4));
+            (received() - before) * 8.0 / 1e6 / began.elapsed().as_secs_f64()
+        });
+        agent.ok(&["rm", "-f", "sink", name]);
+        streaming.wait_with_output().unwrap();
+    }
+    agent.finish();
+}
