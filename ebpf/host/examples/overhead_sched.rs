@@ -8,6 +8,7 @@ mod groups;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use groups::Groups;
