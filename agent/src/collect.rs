@@ -43,6 +43,9 @@ pub struct Collector {
     /// container id.
     pub destinations: usize,
     pub seats: Mutex<HashMap<String, Seats>>,
+    /// OOM kills as they were last shown, by container id: what a record knew of is not
+    /// forgotten with it while its container's series linger.
+    pub oom_shown: Mutex<HashMap<String, u64>>,
     pub started_unix_s: f64,
     /// What programs and maps hold, read once: it is allocated when they are loaded.
     pub kernel_memory: OnceLock<Vec<(&'static str, u64)>>,
@@ -122,6 +125,7 @@ impl Collector {
             foreign.into_iter().map(|entry| self.foreign(entry, &disks, &mut names, &mut took)),
         );
         self.seat(&mut containers, &slots);
+        self.keep_ooms(&mut containers);
         containers.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.cgroup.cmp(&b.cgroup)));
         let running: HashSet<&str> = containers
             .iter()
@@ -163,6 +167,19 @@ impl Collector {
             oom_kills: oom_kills(0, &measured),
             ..measured
         }
+    }
+
+    /// A counter does not go back because a container was removed.
+    fn keep_ooms(&self, containers: &mut [ContainerReport]) {
+        let mut shown = self.oom_shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = containers.iter_mut().map(|container| {
+            if container.removed {
+                let before = shown.get(&container.id).copied().unwrap_or(0);
+                container.oom_kills = container.oom_kills.max(before);
+            }
+            (container.id.clone(), container.oom_kills)
+        });
+        *shown = now.filter(|(_, kills)| *kills > 0).collect();
     }
 
     /// Chooses the destinations that have series of their own. Without both of the kernel's
@@ -241,6 +258,7 @@ impl Collector {
             image: entry.image,
             started_unix_s: entry.started_unix_s,
             namespaces: entry.namespaces,
+            oom_kills: oom_kills(0, &measured),
             ..measured
         }
     }

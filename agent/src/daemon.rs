@@ -266,6 +266,7 @@ async fn assemble(
                 cgroup_parent: config.cgroup_parent.clone(),
                 destinations: config.destinations,
                 seats: std::sync::Mutex::default(),
+                oom_shown: std::sync::Mutex::default(),
                 started_unix_s: collect::unix_seconds(),
                 kernel_memory: std::sync::OnceLock::new(),
                 fs_usage: FsUsage::start(config.fs_usage_interval),

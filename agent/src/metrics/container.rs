@@ -9,7 +9,7 @@ use crate::report::{ContainerReport, HostReport, IoLimitReport};
 
 pub(super) fn encode(f: &mut Families, report: &HostReport) -> Result<(), Error> {
     let all = || report.containers.iter().map(|container| (base(container), container));
-    // Of a removed one only what the kernel counted is still known.
+    // Of a removed one only what was counted is still known.
     let lasting = || all().filter(|(_, container)| !container.removed);
     let running = || all().filter(|(_, container)| container.running);
 
@@ -44,7 +44,7 @@ pub(super) fn encode(f: &mut Families, report: &HostReport) -> Result<(), Error>
     f.counter(
         "container_oom_events_total",
         "Processes of the container that were killed for want of memory, over all its runs",
-        lasting().map(|(base, container)| (base, container.oom_kills)),
+        all().map(|(base, container)| (base, container.oom_kills)),
     )?;
     f.gauge(
         "tenantry_container_running",

@@ -44,5 +44,13 @@ fn a_killed_child_is_counted_and_its_evidence_kept_while_the_container_lives() {
     }
     let stats = agent.stats("hog");
     assert_eq!((&stats["oom_kills"], &stats["ooms"]["produced"]), (&1.into(), &1.into()));
+
+    // Removed, its last values linger, this one among them.
+    agent.ok(&["rm", "-f", "hog"]);
+    let metrics = agent.metrics();
+    assert_eq!(metrics.sum("tenantry_container_running", &[("name", "hog")]), None);
+    assert_eq!(metrics.sum("container_oom_events_total", &[("name", "hog")]), Some(1.0));
+    let produced = [("name", "hog"), ("kind", "oom")];
+    assert_eq!(metrics.sum("tenantry_events_produced_total", &produced), Some(1.0));
     agent.finish();
 }
