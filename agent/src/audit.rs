@@ -16,10 +16,14 @@ use tenantry_ebpf::{Event, EventReader, Slot};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::broadcast;
 
+use crate::delivered::Delivered;
 use crate::oom::{Evidence, Groups, Neighbour};
 use crate::readable;
-use crate::registry::{Delivered, Holder, Registry};
+use crate::registry::{Holder, Registry};
 
+/// Events that are described and written at once: about half a megabyte of lines. While
+/// there are more, others have their turn in between.
+const BATCH: usize = 1024;
 /// Events that one slow listener may fall behind before it loses some.
 const LISTENER_BACKLOG: usize = 8192;
 
@@ -89,6 +93,8 @@ pub struct Audit {
     file_lost: AtomicU64,
     /// Missed by listeners that were too slow, all listeners together.
     stream_lost: AtomicU64,
+    /// Batches that left something in the ring for the next one.
+    full_batches: AtomicU64,
 }
 
 impl Audit {
@@ -104,6 +110,7 @@ impl Audit {
             written: AtomicU64::new(0),
             file_lost: AtomicU64::new(0),
             stream_lost: AtomicU64::new(0),
+            full_batches: AtomicU64::new(0),
         });
         let file = AuditFile::open(limits)?;
         let ready = readable::register(reader.as_fd().try_clone_to_owned()?)?;
@@ -128,6 +135,11 @@ impl Audit {
         self.stream_lost.fetch_add(events, Ordering::Relaxed);
     }
 
+    /// How often a batch was full: the agent was behind by more than that.
+    pub fn full_batches(&self) -> u64 {
+        self.full_batches.load(Ordering::Relaxed)
+    }
+
     pub fn file_lost(&self) -> u64 {
         self.file_lost.load(Ordering::Relaxed)
     }
@@ -142,32 +154,51 @@ impl Audit {
     ) {
         let boot_ns = boot_unix_ns();
         while let Ok(mut ready) = ready.readable().await {
-            let mut batch = Vec::new();
             ready.clear_ready();
-            reader.read_all(|event| batch.push(event));
-            let mut lines = Vec::with_capacity(batch.len() * 512);
-            for event in &batch {
-                let holder = registry.holder(event.header().slot).unwrap_or_default();
-                let neighbours = match event {
-                    Event::Oom(oom) => groups.neighbours(&holder.id, oom.header.pid),
-                    _ => Vec::new(),
-                };
-                let event = Arc::new(describe(event, holder, neighbours, boot_ns));
-                // Plain data without maps of foreign keys always serializes.
-                let _ = serde_json::to_writer(&mut lines, &*event);
-                lines.push(b'\n');
-                let _ = self.sender.send(event);
-            }
-            let events = batch.len() as u64;
-            match file.append(&lines) {
-                Ok(()) => self.written.fetch_add(events, Ordering::Relaxed),
-                Err(error) => {
-                    tracing::error!(path = %file.limits.path.display(), %error, events, "audit lost");
-                    self.file_lost.fetch_add(events, Ordering::Relaxed)
+            loop {
+                let mut batch = Vec::new();
+                let is_full = reader.read(BATCH, |event| batch.push(event));
+                self.handle(&batch, &registry, &mut file, &groups, boot_ns);
+                if !is_full {
+                    break;
                 }
-            };
-            registry.deliver(batch.iter().map(delivery));
+                self.full_batches.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
         }
+    }
+
+    /// To the listeners, to the file, and then into the account.
+    fn handle(
+        &self,
+        batch: &[Event],
+        registry: &Registry,
+        file: &mut AuditFile,
+        groups: &Groups,
+        boot_ns: i128,
+    ) {
+        let mut lines = Vec::with_capacity(batch.len() * 512);
+        for event in batch {
+            let holder = registry.holder(event.header().slot).unwrap_or_default();
+            let neighbours = match event {
+                Event::Oom(oom) => groups.neighbours(&holder.id, oom.header.pid),
+                _ => Vec::new(),
+            };
+            let event = Arc::new(describe(event, holder, neighbours, boot_ns));
+            // Plain data without maps of foreign keys always serializes.
+            let _ = serde_json::to_writer(&mut lines, &*event);
+            lines.push(b'\n');
+            let _ = self.sender.send(event);
+        }
+        let events = batch.len() as u64;
+        match file.append(&lines) {
+            Ok(()) => self.written.fetch_add(events, Ordering::Relaxed),
+            Err(error) => {
+                tracing::error!(path = %file.limits.path.display(), %error, events, "audit lost");
+                self.file_lost.fetch_add(events, Ordering::Relaxed)
+            }
+        };
+        registry.deliver(batch.iter().map(delivery));
     }
 }
 

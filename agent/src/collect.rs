@@ -323,6 +323,7 @@ impl Collector {
             slots_max: slots_max as u64,
             audit_written: self.audit.written(),
             audit_lost: self.audit.file_lost(),
+            audit_full_batches: self.audit.full_batches(),
             stream_lost: self.audit.stream_lost(),
             kernel_memory: self.kernel_memory.get_or_init(|| self.read_kernel_memory()).clone(),
             governor: self.governor.report(),

@@ -26,6 +26,7 @@ use crate::api::{self, App};
 use crate::audit::{Audit, FileLimits};
 use crate::collect::{self, Collector, Errors};
 use crate::config::{Config, ConfigError, RawConfig, read_file};
+use crate::delivered::Ledger;
 use crate::foreign::{Foreign, Settings, Sources};
 use crate::fs_usage::FsUsage;
 use crate::governor::Governor;
@@ -218,7 +219,7 @@ async fn assemble(
         let registry = Registry::open(
             Arc::clone(&meters),
             own_slots,
-            config.run_dir.join("slots.json"),
+            config.run_dir.join(SLOTS_STATE),
             foreign,
         )
         .map_err(Refusal::failed("slot table"))?
@@ -378,13 +379,14 @@ async fn leave(app: &App) {
     if let Err(error) = app.hierarchy.remove_parent(&app.config.cgroup_parent) {
         tracing::warn!(%error, "cgroups not removed");
     }
-    for file in ["slots.json", FOREIGN_STATE] {
+    for file in [SLOTS_STATE, "slots.delivered", FOREIGN_STATE] {
         let _ = std::fs::remove_file(app.config.run_dir.join(file));
     }
 }
 
 /// Below the run directory.
-const FOREIGN_STATE: &str = "foreign.json";
+const SLOTS_STATE: &str = "slots.json";
+const FOREIGN_STATE: &str = "foreign.delivered";
 
 /// Finds other runtimes' containers, before anybody asks, and follows them from then on.
 fn open_foreign(
@@ -398,7 +400,6 @@ fn open_foreign(
         first_slot: slots.start,
         end_slot: slots.end,
         services: wanted.systemd,
-        state_path: config.run_dir.join(FOREIGN_STATE),
         sources: Sources {
             docker_socket: wanted.docker_socket.clone(),
             own_socket: config.run_dir.join("docker.sock"),
@@ -406,7 +407,9 @@ fn open_foreign(
             storages: wanted.storages.clone(),
         },
     };
-    let (foreign, reader) = Foreign::open(Arc::clone(meters), hierarchy.clone(), settings)
+    let ledger = Ledger::open(&config.run_dir.join(FOREIGN_STATE), meters.adopted())
+        .map_err(Refusal::failed(FOREIGN_STATE))?;
+    let (foreign, reader) = Foreign::open(Arc::clone(meters), hierarchy.clone(), settings, ledger)
         .map_err(Refusal::failed("foreign containers"))?;
     foreign.start(reader).map_err(Refusal::failed("foreign containers"))?;
     Ok(Some(foreign))

@@ -14,6 +14,7 @@ pub mod cli;
 pub mod collect;
 pub mod config;
 pub mod daemon;
+pub mod delivered;
 pub mod destinations;
 pub mod devices;
 pub mod foreign;

@@ -8,7 +8,7 @@
 //! so that no event is ever of the wrong one either.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use tenantry_cgroupfs::CgroupIds;
 use tenantry_container::Identity;
 use tenantry_ebpf::{Meters, Slot};
 
+use crate::delivered::{Delivered, Ledger};
 use crate::foreign::Foreign;
 
 /// What events and metrics say about a container.
@@ -28,33 +29,17 @@ pub struct Holder {
     pub image: String,
 }
 
-/// Events that left the kernel's ring, by kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Delivered {
-    pub exec: u64,
-    pub exit: u64,
-    /// Not there in tables of earlier builds.
-    #[serde(default)]
-    pub oom: u64,
-}
-
-impl Delivered {
-    pub fn add(&mut self, more: Self) {
-        self.exec += more.exec;
-        self.exit += more.exit;
-        self.oom += more.oom;
-    }
-}
-
 #[derive(Debug)]
 pub struct Registry {
     meters: Arc<Meters>,
     table: Mutex<Table>,
     /// Until the engine is open, whoever registers is running already.
     opening: AtomicBool,
-    /// Rewritten at each change: the pinned maps outlive the agent, and so must
+    /// Rewritten at each change of a holder: the pinned maps outlive the agent, and so must
     /// the meaning of their slots.
     path: PathBuf,
+    /// Beside it: what changes with each batch of events.
+    ledger: Ledger,
     foreign: Option<Arc<Foreign>>,
     /// How long a removed container keeps its slot, so that its last values can be scraped.
     linger: Duration,
@@ -80,18 +65,22 @@ impl Registry {
             Some(Ok(bytes)) => serde_json::from_slice(&bytes).unwrap_or_default(),
             _ => HashMap::new(),
         };
-        let table = Table::new(slots, saved);
+        let ledger = Ledger::open(&path.with_extension("delivered"), meters.adopted())?;
+        let mut table = Table::new(slots, saved);
+        for (slot, taken) in &mut table.taken {
+            taken.delivered = ledger.read(*slot);
+        }
         if meters.adopted() {
             // What an agent of another time left in a slot that nobody holds.
-            table
-                .free
-                .iter()
-                .try_for_each(|slot| meters.reset(*slot))
-                .map_err(std::io::Error::other)?;
+            for slot in &table.free {
+                meters.reset(*slot).map_err(std::io::Error::other)?;
+                ledger.write(*slot, Delivered::default())?;
+            }
         }
         let opening = AtomicBool::new(true);
         let linger = Duration::ZERO;
-        let registry = Self { meters, table: Mutex::new(table), opening, path, linger, foreign };
+        let table = Mutex::new(table);
+        let registry = Self { meters, table, opening, path, ledger, linger, foreign };
         registry.save(&registry.lock())?;
         Ok(registry)
     }
@@ -160,18 +149,20 @@ impl Registry {
 
     /// Counts events that reached the audit's sinks.
     pub fn deliver(&self, batch: impl IntoIterator<Item = (Slot, Delivered)>) {
+        let mut by_slot: HashMap<Slot, Delivered> = HashMap::new();
+        batch.into_iter().for_each(|(slot, more)| by_slot.entry(slot).or_default().add(more));
         let mut others = Vec::new();
         let mut table = self.lock();
-        for (slot, more) in batch {
+        for (slot, more) in by_slot {
             if self.foreign.as_ref().is_some_and(|foreign| foreign.has(slot)) {
                 others.push((slot, more));
                 continue;
             }
             let Some(taken) = table.taken.get_mut(&slot) else { continue };
             taken.delivered.add(more);
+            note(&self.ledger, slot, taken.delivered);
         }
         self.sweep(&mut table, Sweep::Due);
-        self.save_or_warn(&table);
         drop(table);
         if let Some(foreign) = self.foreign.as_ref().filter(|_| !others.is_empty()) {
             foreign.deliver(&others);
@@ -196,7 +187,10 @@ impl Registry {
     }
 
     fn save(&self, table: &Table) -> std::io::Result<()> {
-        write_state(&self.path, &table.taken)
+        // Whole or not at all.
+        let temporary = self.path.with_extension("tmp");
+        std::fs::write(&temporary, serde_json::to_vec(&table.taken)?)?;
+        std::fs::rename(temporary, &self.path)
     }
 
     fn save_or_warn(&self, table: &Table) {
@@ -228,23 +222,32 @@ impl Registry {
     /// Frees slots whose last holder's events were all read. Their counters are
     /// zeroed here, after an end, so that no start waits for it.
     fn sweep(&self, table: &mut Table, which: Sweep) {
-        let now = Instant::now();
+        let (now, before) = (Instant::now(), table.free.len());
         table.sweep(which, now, self.linger, |slot, delivered| {
-            let drained = is_drained(&self.meters, slot, delivered);
-            if drained && let Err(error) = self.meters.reset(slot) {
-                tracing::error!(slot, %error, "slot not reset: it stays out of use");
-                return false;
-            }
-            drained
+            is_drained(&self.meters, slot, delivered) && clear(&self.meters, &self.ledger, slot)
         });
+        if table.free.len() != before {
+            self.save_or_warn(table);
+        }
     }
 }
 
-/// Whole or not at all, for the next agent.
-pub(crate) fn write_state(path: &Path, state: &impl Serialize) -> std::io::Result<()> {
-    let temporary = path.with_extension("tmp");
-    std::fs::write(&temporary, serde_json::to_vec(state)?)?;
-    std::fs::rename(temporary, path)
+/// For the next agent.
+pub(crate) fn note(ledger: &Ledger, slot: Slot, delivered: Delivered) {
+    if let Err(error) = ledger.write(slot, delivered) {
+        tracing::warn!(slot, %error, "delivered events not noted");
+    }
+}
+
+/// Makes a slot as nobody had it; whether that was done.
+pub(crate) fn clear(meters: &Meters, ledger: &Ledger, slot: Slot) -> bool {
+    // A slot that is not zero in the kernel is not handed out: only then its record is.
+    if let Err(error) = meters.reset(slot) {
+        tracing::error!(slot, %error, "slot not reset: it stays out of use");
+        return false;
+    }
+    note(ledger, slot, Delivered::default());
+    true
 }
 
 /// Whether all events of a slot's holder were read or are lost.
@@ -326,6 +329,7 @@ enum Sweep {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Taken {
     holder: Holder,
+    #[serde(skip)]
     delivered: Delivered,
     /// The v2 id of the cgroup that the kernel maps know.
     cgroup: Option<u64>,

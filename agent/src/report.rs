@@ -64,6 +64,8 @@ pub struct AgentReport {
     pub audit_written: u64,
     /// Events that left the kernel's ring and that the audit file's disk refused.
     pub audit_lost: u64,
+    /// Times that the kernel's ring held more events than are handled at once.
+    pub audit_full_batches: u64,
     /// Events that listeners of the event stream were too slow for.
     pub stream_lost: u64,
     /// Kernel memory of the programs and of their maps; empty if it could not be read.

@@ -18,7 +18,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tenantry_cgroupfs::Hierarchy;
 use tenantry_ebpf::{
     CgroupEvent, CgroupIds, CgroupReader, ForeignCgroup, MapError, Meters, POOL_SLOTS, Slot, Tree,
@@ -32,9 +31,10 @@ use self::process::Process;
 pub use self::table::Entry;
 use self::table::Table;
 use self::walk::{Found, id_of, nested, walk};
+use crate::delivered::{Delivered, Ledger};
 use crate::origin::Runtime;
 use crate::readable;
-use crate::registry::{Delivered, Holder, is_drained, write_state};
+use crate::registry::{Holder, clear, is_drained, note};
 
 /// Runtimes write a container's notes a little before or after they make its cgroup.
 const ASK_AGAIN: [Duration; 6] = [
@@ -45,6 +45,8 @@ const ASK_AGAIN: [Duration; 6] = [
     Duration::from_secs(4),
     Duration::from_secs(15),
 ];
+/// News that are handled before others have their turn.
+const BATCH: usize = 256;
 /// Runtimes that are asked at the same time.
 const ASKED_AT_ONCE: usize = 4;
 
@@ -54,8 +56,6 @@ pub struct Settings {
     /// One more than the last.
     pub end_slot: Slot,
     pub services: bool,
-    /// Rewritten at each change, for the next agent.
-    pub state_path: PathBuf,
     pub sources: Sources,
 }
 
@@ -67,18 +67,13 @@ impl Settings {
     }
 }
 
-/// What the next agent cannot find out.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Saved {
-    cgroup: String,
-    delivered: Delivered,
-}
-
 #[derive(Debug)]
 pub struct Foreign {
     meters: Arc<Meters>,
     hierarchy: Hierarchy,
     settings: Settings,
+    /// What the next agent cannot find out.
+    ledger: Ledger,
     table: Mutex<Table>,
     asking: Semaphore,
     /// Containers for which there was no slot at all.
@@ -94,38 +89,37 @@ impl Foreign {
         meters: Arc<Meters>,
         hierarchy: Hierarchy,
         settings: Settings,
+        ledger: Ledger,
     ) -> Result<(Arc<Self>, CgroupReader), MapError> {
         let mut reader = meters.cgroup_events()?;
         // What an earlier agent did not read is in the table and the tree by now.
-        reader.read_all();
+        while reader.read(BATCH).len() == BATCH {}
         meters.take_back()?;
         let known = meters.foreign_cgroups()?;
         let is_known = |slot: &Slot| known.iter().any(|cgroup| cgroup.slot == *slot);
         let free: Vec<Slot> =
             (settings.first_slot..settings.end_slot).filter(|slot| !is_known(slot)).collect();
         if meters.adopted() {
-            free.iter().try_for_each(|slot| meters.reset(*slot))?;
+            for slot in &free {
+                meters.reset(*slot)?;
+                note(&ledger, *slot, Delivered::default());
+            }
         }
         let seen_lost = AtomicU64::new(meters.lost()?.cgroup_events);
-        let saved = std::fs::read(&settings.state_path).unwrap_or_default();
-        let saved = match meters.adopted() {
-            true => serde_json::from_slice(&saved).unwrap_or_default(),
-            false => HashMap::new(),
-        };
         let foreign = Arc::new(Self {
             meters,
             hierarchy,
             settings,
+            ledger,
             table: Mutex::new(Table::new(free)),
             asking: Semaphore::new(ASKED_AT_ONCE),
             refused: AtomicU64::new(0),
             said_refused: AtomicBool::new(false),
             seen_lost,
         });
-        foreign.adopt(&known, &saved)?;
+        foreign.adopt(&known)?;
         foreign.look_around();
         foreign.refill();
-        foreign.save();
         Ok((foreign, reader))
     }
 
@@ -140,11 +134,18 @@ impl Foreign {
         tokio::spawn(async move {
             while let Ok(mut ready) = ready.readable().await {
                 ready.clear_ready();
-                let events = reader.read_all();
-                // Maps and directories: quick, but no business of the other tasks' thread.
-                let new = tokio::task::block_in_place(|| foreign.handle(events));
-                for entry in new {
-                    tokio::spawn(Arc::clone(&foreign).learn(entry));
+                loop {
+                    let events = reader.read(BATCH);
+                    let is_full = events.len() == BATCH;
+                    // Maps and directories: quick, but no business of the other tasks' thread.
+                    let new = tokio::task::block_in_place(|| foreign.handle(events));
+                    for entry in new {
+                        tokio::spawn(Arc::clone(&foreign).learn(entry));
+                    }
+                    if !is_full {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
                 }
             }
         });
@@ -185,11 +186,13 @@ impl Foreign {
 
     pub fn deliver(&self, batch: &[(Slot, Delivered)]) {
         let mut table = self.lock();
-        batch.iter().for_each(|(slot, more)| table.deliver(*slot, *more));
+        for (slot, more) in batch {
+            table.deliver(*slot, *more);
+            note(&self.ledger, *slot, table.delivered(*slot));
+        }
         drop(table);
         self.sweep();
         self.refill();
-        self.save();
     }
 
     pub fn has_read_all(&self) -> bool {
@@ -204,7 +207,7 @@ impl Foreign {
     }
 
     /// Takes over what the kernel counted for while no agent was there.
-    fn adopt(&self, known: &[ForeignCgroup], saved: &HashMap<Slot, Saved>) -> Result<(), MapError> {
+    fn adopt(&self, known: &[ForeignCgroup]) -> Result<(), MapError> {
         let mut places: HashMap<(Tree, u64), Subject> = HashMap::new();
         if !known.is_empty() {
             for (tree, root) in self.roots() {
@@ -218,16 +221,12 @@ impl Foreign {
         }
         let mut table = self.lock();
         for ForeignCgroup { slot, .. } in known {
-            let earlier = saved.get(slot);
             match table.get_mut(*slot) {
-                Some(entry) => {
-                    if let Some(earlier) = earlier.filter(|e| e.cgroup == entry.subject.cgroup) {
-                        entry.delivered = earlier.delivered;
-                    }
-                }
+                Some(entry) => entry.delivered = self.ledger.read(*slot),
                 None => {
                     // It ended meanwhile; nobody can tell its name any more.
                     self.meters.reset(*slot)?;
+                    note(&self.ledger, *slot, Delivered::default());
                     table.give_back(*slot);
                 }
             }
@@ -283,7 +282,6 @@ impl Foreign {
         }
         self.sweep();
         self.refill();
-        self.save();
         new
     }
 
@@ -363,9 +361,8 @@ impl Foreign {
     /// The kernel took something for a container that is none.
     fn take_away(&self, slot: Slot) {
         let mut table = self.lock();
-        match self.meters.reset(slot) {
-            Ok(()) => table.not_offered(slot),
-            Err(error) => tracing::error!(slot, %error, "slot not reset: it stays out of use"),
+        if clear(&self.meters, &self.ledger, slot) {
+            table.not_offered(slot);
         }
     }
 
@@ -392,12 +389,9 @@ impl Foreign {
     fn sweep(&self) {
         let mut table = self.lock();
         for (slot, delivered) in table.draining() {
-            if !is_drained(&self.meters, slot, delivered) {
-                continue;
-            }
-            match self.meters.reset(slot) {
-                Ok(()) => table.drained(slot),
-                Err(error) => tracing::error!(slot, %error, "slot not reset: it stays out of use"),
+            let drained = is_drained(&self.meters, slot, delivered);
+            if drained && clear(&self.meters, &self.ledger, slot) {
+                table.drained(slot);
             }
         }
     }
@@ -471,20 +465,6 @@ impl Foreign {
                 let dirs = group.v1_dirs();
                 dirs.into_iter().find(|(names, _)| has_blkio(names)).map(|(_, dir)| dir)
             }
-        }
-    }
-
-    fn save(&self) {
-        let table = self.lock();
-        let saved: HashMap<Slot, Saved> = table
-            .entries()
-            .map(|entry| {
-                let cgroup = entry.subject.cgroup.clone();
-                (entry.slot, Saved { cgroup, delivered: entry.delivered })
-            })
-            .collect();
-        if let Err(error) = write_state(&self.settings.state_path, &saved) {
-            tracing::warn!(path = %self.settings.state_path.display(), %error, "foreign containers not saved");
         }
     }
 }

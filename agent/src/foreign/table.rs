@@ -8,8 +8,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use tenantry_ebpf::{CgroupIds, Slot, Tree};
 
 use super::classify::Subject;
+use crate::delivered::Delivered;
 use crate::origin::Origin;
-use crate::registry::{Delivered, Holder};
+use crate::registry::Holder;
 
 /// One container of another runtime.
 #[derive(Clone, Debug)]

@@ -60,6 +60,11 @@ pub(super) fn encode(f: &mut Families, report: &HostReport) -> Result<(), Error>
         agent.audit_lost,
     )?;
     f.counter_of_host(
+        "tenantry_audit_full_batches_total",
+        "Times that more events waited than are handled at once; none is lost by that",
+        agent.audit_full_batches,
+    )?;
+    f.counter_of_host(
         "tenantry_stream_events_lost_total",
         "Events that listeners of the event stream were too slow for",
         agent.stream_lost,

@@ -147,9 +147,11 @@ impl CgroupReader {
         Ok(Self { ring: RingBuf::try_from(map).map_err(open)? })
     }
 
-    pub fn read_all(&mut self) -> Vec<CgroupEvent> {
+    /// At most so many, oldest first; when that many came, there may be more.
+    pub fn read(&mut self, limit: usize) -> Vec<CgroupEvent> {
         let mut events = Vec::new();
-        while let Some(record) = self.ring.next() {
+        while events.len() < limit {
+            let Some(record) = self.ring.next() else { break };
             events.extend(decode(&record));
         }
         events

@@ -25,14 +25,17 @@ impl EventReader {
         Ok(Self { ring: RingBuf::try_from(map).map_err(open)?, undecodable: 0 })
     }
 
-    /// Gives everything that is in the ring to `f`, oldest first, and makes room.
-    pub fn read_all(&mut self, mut f: impl FnMut(Event)) {
-        while let Some(record) = self.ring.next() {
+    /// Gives what is in the ring to `f`, oldest first, and makes room: at most `limit`
+    /// records. Whether there may be more.
+    pub fn read(&mut self, limit: usize, mut f: impl FnMut(Event)) -> bool {
+        for _ in 0..limit {
+            let Some(record) = self.ring.next() else { return false };
             match decode(&record) {
                 Some(event) => f(event),
                 None => self.undecodable += 1,
             }
         }
+        true
     }
 
     /// Records that no program of this build writes; more than 0 is a bug.

@@ -93,3 +93,36 @@ fn two_agents_run_side_by_side() {
     assert_eq!(first.state("web"), "running");
     first.finish();
 }
+
+#[test]
+fn the_next_agent_knows_what_was_delivered_and_no_event_rewrites_the_table_of_names() {
+    skip_unless_possible!();
+    let mut agent = TestAgent::start();
+    let script = "n=0; while [ $n -lt 1000 ]; do n=$((n+1)); /bin/true; done; sleep 1000";
+    agent.run_detached("busy", &[], &["sh", "-c", script]).unwrap();
+    let table = agent.run_dir().join("slots.json");
+    let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&table).unwrap());
+    let before = inode();
+    let account = |agent: &TestAgent| {
+        let stats = agent.stats("busy");
+        ["execs", "exits"].map(|kind| {
+            let count = |field: &str| stats[kind][field].as_u64().unwrap();
+            (count("produced"), count("delivered"), count("lost"))
+        })
+    };
+    let is_even = |agent: &TestAgent| {
+        account(agent)
+            .iter()
+            .all(|(produced, delivered, lost)| *produced >= 1000 && *produced == delivered + lost)
+    };
+    until("all is told", || is_even(&agent));
+    assert_eq!(inode(), before, "a new file took its place");
+    let told = account(&agent);
+    agent.kill_nine();
+    agent.spawn().unwrap();
+    assert_eq!(account(&agent), told);
+    // And from there it goes on.
+    agent.ok(&["exec", "busy", "true"]);
+    until("one more is told", || is_even(&agent) && account(&agent)[0].0 == told[0].0 + 1);
+    agent.finish();
+}

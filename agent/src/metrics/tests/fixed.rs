@@ -58,6 +58,7 @@ fn agent() -> AgentReport {
         foreign_refused: Some(0),
         audit_written: 4100,
         audit_lost: 0,
+        audit_full_batches: 3,
         stream_lost: 0,
         collect_seconds: vec![("links", 0.0005), ("maps", 0.0021), ("cgroups", 0.0012)],
         collect_errors: vec![("cgroups", 0), ("maps", 0), ("links", 1)],

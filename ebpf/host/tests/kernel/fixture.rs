@@ -99,7 +99,7 @@ impl Fixture {
 
     pub fn events(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
-        self.reader.as_mut().expect("loaded").read_all(|event| events.push(event));
+        self.reader.as_mut().expect("loaded").read(usize::MAX, |event| events.push(event));
         events
     }
 }

@@ -25,7 +25,7 @@ fn news(reader: &mut CgroupReader, top: &Container) -> Vec<CgroupEvent> {
         CgroupEvent::Born { path, .. } => path.contains(top),
         CgroupEvent::Gone { .. } => true,
     };
-    in_order(reader.read_all().into_iter().filter(mine))
+    in_order(reader.read(usize::MAX).into_iter().filter(mine))
 }
 
 /// Which hierarchy a runtime begins with is its own choice.
