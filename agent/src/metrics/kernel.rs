@@ -24,16 +24,8 @@ pub(super) fn counted(
 }
 
 fn network(f: &mut Families, containers: &[ContainerReport]) -> Result<(), Error> {
-    let mut both = |name, help, value: fn(&NetworkCounters) -> u64| {
-        f.counter(
-            name,
-            help,
-            counted(containers).flat_map(|(base, _, counters)| {
-                [("external", &counters.external), ("lo", &counters.loopback)]
-                    .into_iter()
-                    .map(move |(interface, n)| ((base, [("interface", interface)]), value(n)))
-            }),
-        )
+    let mut both = |name, help, value| {
+        by_interface(f, containers, name, help, |all| [&all.external, &all.loopback], value)
     };
     both(
         "tenantry_network_receive_bytes_total",
@@ -54,6 +46,27 @@ fn network(f: &mut Families, containers: &[ContainerReport]) -> Result<(), Error
         "tenantry_network_transmit_packets_total",
         "Packets sent, as they leave the container's sockets",
         |n| n.tx_packets,
+    )
+}
+
+/// A counter of what came and went by a link, and of the same by loopback.
+pub(super) fn by_interface(
+    f: &mut Families,
+    containers: &[ContainerReport],
+    name: &str,
+    help: &str,
+    external_and_loopback: fn(&SlotCounters) -> [&NetworkCounters; 2],
+    value: fn(&NetworkCounters) -> u64,
+) -> Result<(), Error> {
+    f.counter(
+        name,
+        help,
+        counted(containers).flat_map(|(base, _, counters)| {
+            ["external", "lo"]
+                .into_iter()
+                .zip(external_and_loopback(counters))
+                .map(move |(interface, n)| ((base, [("interface", interface)]), value(n)))
+        }),
     )
 }
 

@@ -29,6 +29,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod text;
+mod udp;
 
 use std::fmt::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -90,6 +91,7 @@ fn all(families: &mut Families, report: &HostReport) -> Result<(), Error> {
     kernel::encode(families, &report.containers)?;
     scheduler::encode(families, &report.containers)?;
     tcp::encode(families, &report.containers)?;
+    udp::encode(families, &report.containers)?;
     destinations::encode(families, &report.containers)?;
     disk::encode(families, report)?;
     file_system::encode(families, report)?;

@@ -53,6 +53,11 @@ pub(super) fn encode(f: &mut Families, containers: &[ContainerReport]) -> Result
         "TCP segments that the container's sockets sent again",
         counted(containers).map(|(base, tcp)| (base, tcp.retransmits)),
     )?;
+    f.counter(
+        "tenantry_tcp_listen_overflows_total",
+        "TCP segments dropped because the queue of one of the container's listeners was full",
+        counted(containers).map(|(base, tcp)| (base, tcp.listen_overflows)),
+    )?;
     f.gauge(
         "tenantry_tcp_connections",
         "TCP connections of the container between their handshake and their end",

@@ -56,6 +56,11 @@ pub const TCP_RESET: usize = 5;
 pub const TCP_BROKEN_PIPE: usize = 6;
 pub const TCP_OTHER: usize = 7;
 pub const TCP_ERRORS: usize = 8;
+/// The socket's receive buffer was full.
+pub const UDP_BUFFER: usize = 0;
+/// All UDP sockets together had their share, or there was no memory.
+pub const UDP_MEMORY: usize = 1;
+pub const UDP_DROPS: usize = 2;
 pub const DISK_READ: u32 = 0;
 pub const DISK_WRITE: u32 = 1;
 pub const DISK_FLUSH: u32 = 2;
@@ -196,6 +201,11 @@ pub struct Traffic {
 pub struct Network {
     pub external: Traffic,
     pub loopback: Traffic,
+    /// What of it was UDP.
+    pub udp_external: Traffic,
+    pub udp_loopback: Traffic,
+    /// By `UDP_*`.
+    pub udp_drops: [u64; UDP_DROPS],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -262,6 +272,8 @@ pub struct Tcp {
     pub resets_sent: u64,
     /// Segments.
     pub retransmits: u64,
+    /// Segments that found a listener's queue full.
+    pub listen_overflows: u64,
     /// By `TCP_*`.
     pub failures: [u64; TCP_ERRORS],
     pub duration: Histogram,
@@ -313,14 +325,14 @@ const _: () = {
     assert!(size_of::<SlotTrace>() == 24 && offset_of!(SlotTrace, row) == 16);
     assert!(size_of::<TraceCall>() == 336 && offset_of!(TraceCall, latency) == 8);
     assert!(size_of::<Traffic>() == 32 && offset_of!(Traffic, tx_bytes) == 16);
-    assert!(size_of::<Network>() == 64 && offset_of!(Network, loopback) == 32);
+    assert!(size_of::<Network>() == 144 && offset_of!(Network, udp_drops) == 128);
     assert!(size_of::<DiskKey>() == 16 && offset_of!(DiskKey, op) == 12);
     assert!(size_of::<Disk>() == 704 && offset_of!(Disk, latency) == 48);
     assert!(size_of::<Request>() == 40 && offset_of!(Request, key) == 24);
     assert!(size_of::<EventCounts>() == 48 && offset_of!(EventCounts, lost) == 24);
     assert!(size_of::<TrampolineCounts>() == 8);
-    assert!(size_of::<Tcp>() == 528 && offset_of!(Tcp, failures) == 72);
-    assert!(offset_of!(Tcp, other) == 464 && size_of::<Destination>() == 32);
+    assert!(size_of::<Tcp>() == 536 && offset_of!(Tcp, failures) == 80);
+    assert!(offset_of!(Tcp, other) == 472 && size_of::<Destination>() == 32);
     assert!(size_of::<DestinationKey>() == 24 && offset_of!(DestinationKey, address) == 8);
     assert!(size_of::<TcpRtt>() == 656 && offset_of!(TcpRtt, loopback) == 328);
     // The kernel's per-CPU allocator takes no larger values.

@@ -23,6 +23,7 @@ pub struct SlotCounters {
     /// Through all interfaces but loopback.
     pub external: NetworkCounters,
     pub loopback: NetworkCounters,
+    pub udp: UdpCounters,
     /// Waits between runnable and running.
     pub run_queue: Histogram,
     pub scheduler: SchedulerCounters,
@@ -43,6 +44,25 @@ pub struct NetworkCounters {
     pub rx_packets: u64,
     pub tx_bytes: u64,
     pub tx_packets: u64,
+}
+
+/// What of a slot's traffic was UDP; a packet is a datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UdpCounters {
+    pub external: NetworkCounters,
+    pub loopback: NetworkCounters,
+    /// Datagrams received that found no room; `None` where the kernel does not tell. Before
+    /// Linux 6.5 it tells of IPv4 alone.
+    pub drops: Option<UdpDrops>,
+}
+
+/// Datagrams that reached a socket and were not queued there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UdpDrops {
+    /// The socket's receive buffer was full.
+    pub buffer: u64,
+    /// All UDP sockets of the host together had their share of memory, or there was none.
+    pub memory: u64,
 }
 
 /// What was delivered through [`EventReader`](crate::EventReader) is `produced - lost`
@@ -116,6 +136,16 @@ pub(crate) fn latency(copies: &[abi::SyscallLatency]) -> Vec<(SyscallClass, Hist
         .collect()
 }
 
+pub(crate) fn udp(copies: &[abi::Network], drops_are_told: bool) -> UdpCounters {
+    let drops = |why: usize| copies.iter().map(|copy| copy.udp_drops[why]).sum();
+    UdpCounters {
+        external: traffic(copies.iter().map(|copy| &copy.udp_external)),
+        loopback: traffic(copies.iter().map(|copy| &copy.udp_loopback)),
+        drops: drops_are_told
+            .then(|| UdpDrops { buffer: drops(abi::UDP_BUFFER), memory: drops(abi::UDP_MEMORY) }),
+    }
+}
+
 pub(crate) fn traffic<'a>(copies: impl Iterator<Item = &'a abi::Traffic>) -> NetworkCounters {
     copies.fold(NetworkCounters::default(), |sum, copy| NetworkCounters {
         rx_bytes: sum.rx_bytes + copy.rx_bytes,
@@ -135,6 +165,18 @@ mod tests {
     use zerocopy::FromZeros;
 
     use super::*;
+
+    #[test]
+    fn datagrams_and_drops_are_summed_over_processors() {
+        let mut copy = abi::Network::new_zeroed();
+        copy.udp_external.rx_packets = 3;
+        copy.udp_loopback.tx_bytes = 5;
+        copy.udp_drops[abi::UDP_BUFFER] = 7;
+        let sum = udp(&[copy, copy], true);
+        assert_eq!((sum.external.rx_packets, sum.loopback.tx_bytes), (6, 10));
+        assert_eq!(sum.drops, Some(UdpDrops { buffer: 14, memory: 0 }));
+        assert_eq!(udp(&[copy], false).drops, None);
+    }
 
     #[test]
     fn latency_is_by_class() {

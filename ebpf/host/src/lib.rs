@@ -34,7 +34,9 @@ mod tcp;
 mod trace;
 
 pub use cost::{Cost, CostError, MapCost, ProgramCost, Timing};
-pub use counters::{EventCounters, Lost, NetworkCounters, SlotCounters, SlotEvents};
+pub use counters::{
+    EventCounters, Lost, NetworkCounters, SlotCounters, SlotEvents, UdpCounters, UdpDrops,
+};
 pub use destinations::{Destination, DestinationCounters, Direction};
 pub use disk::{DiskCounters, DiskKey, DiskOp, Disks};
 pub use error_class::{ErrorClass, error_class};

@@ -17,7 +17,9 @@ use crate::map::{Buffer, MapError, Table};
 use crate::memory::{keep_trimming, return_free_memory};
 use crate::options::LoadOptions;
 use crate::pins::{Pins, fingerprint};
-use crate::probe::{METERS, Probe, ProbeStatus, Program, TCP_LIFE, TRAMPOLINES};
+use crate::probe::{
+    METERS, Probe, ProbeStatus, Program, TCP_LIFE, TRAMPOLINES, UDP_RECEIVE_FAILED,
+};
 use crate::reader::EventReader;
 use crate::switch::Switches;
 use crate::{Destination, DestinationCounters, Histogram, Slot, destinations, scheduler, tcp};
@@ -271,6 +273,7 @@ impl Meters {
         let network = maps.network.read(&slot, buffer)?.unwrap_or_default();
         let external = counters::traffic(network.iter().map(|copy| &copy.external));
         let loopback = counters::traffic(network.iter().map(|copy| &copy.loopback));
+        let udp = counters::udp(network, self.is_active(UDP_RECEIVE_FAILED));
         let switches = maps.scheduler.read(&slot, buffer)?.unwrap_or_default();
         let run_queue = Histogram::sum(switches.iter().map(|copy| &copy.waits));
         let scheduler = scheduler::sum(switches);
@@ -293,6 +296,7 @@ impl Meters {
             sync_latency,
             external,
             loopback,
+            udp,
             run_queue,
             scheduler,
             exec,

@@ -75,6 +75,7 @@ pub(crate) const METERS: &[Program] = &[
         essential: false,
         switchable: false,
     },
+    tracepoint(UDP_RECEIVE_FAILED, "udp_fail_queue_rcv_skb"),
     Program { name: TCP_LIFE, hook: Hook::SocketOperations, essential: false, switchable: false },
     tracepoint("tcp_reset_sent", "tcp_send_reset"),
     tracepoint("tcp_reset_received", "tcp_receive_reset"),
@@ -107,6 +108,9 @@ pub(crate) const METERS: &[Program] = &[
 
 /// Attached only while calls are timed.
 pub const SYSCALL_ENTER: &str = "syscall_enter";
+
+/// Without it nothing is known of datagrams that a socket had no room for.
+pub(crate) const UDP_RECEIVE_FAILED: &str = "udp_receive_failed";
 
 /// Without it nothing is known of TCP.
 pub(crate) const TCP_LIFE: &str = "tcp_life";

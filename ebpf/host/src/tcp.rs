@@ -22,6 +22,9 @@ pub struct TcpCounters {
     pub resets_sent: u64,
     /// Segments, first ones of a handshake included.
     pub retransmits: u64,
+    /// Segments that found a listener's queue of accepted connections full, as
+    /// `ListenOverflows` counts them for a whole network namespace.
+    pub listen_overflows: u64,
     /// Connections and attempts that ended with an error, by kind; only kinds that occurred.
     pub failures: Vec<(TcpError, u64)>,
     /// From established to closed.
@@ -99,6 +102,7 @@ pub(crate) fn counters(life: &abi::Tcp, rtt: &[abi::TcpRtt]) -> TcpCounters {
         resets_received: life.resets_received,
         resets_sent: life.resets_sent,
         retransmits: life.retransmits,
+        listen_overflows: life.listen_overflows,
         failures: TcpError::ALL
             .iter()
             .map(|(index, error)| (*error, life.failures[*index]))

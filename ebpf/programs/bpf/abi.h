@@ -176,9 +176,20 @@ struct tn_traffic {
 	__u64 tx_packets;
 };
 
+/* Why a datagram for a slot's socket was not queued. */
+enum tn_udp_drop {
+	TN_UDP_BUFFER = 0, /* the socket's receive buffer was full */
+	TN_UDP_MEMORY = 1, /* all UDP sockets together had their share, or there was no memory */
+	TN_UDP_DROPS = 2,
+};
+
 struct tn_network {
 	struct tn_traffic external;
 	struct tn_traffic loopback;
+	/* What of it was UDP. */
+	struct tn_traffic udp_external;
+	struct tn_traffic udp_loopback;
+	__u64 udp_drops[TN_UDP_DROPS];
 };
 
 enum tn_disk_op {
@@ -281,6 +292,7 @@ struct tn_tcp {
 	__u64 resets_received;
 	__u64 resets_sent;
 	__u64 retransmits; /* segments */
+	__u64 listen_overflows; /* segments that found a listener's queue full */
 	__u64 failures[TN_TCP_ERRORS];
 	struct tn_histogram duration;
 	/* Of the destinations that found no room. */

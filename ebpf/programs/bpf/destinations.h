@@ -129,19 +129,13 @@ static __always_inline void settle(struct bpf_sock *sk, struct tn_socket *socket
 }
 
 /* A connection that only receives has no round trips that it could measure. */
-static __always_inline void settle_received(struct __sk_buff *skb)
+static __always_inline void settle_received(struct bpf_sock *sk)
 {
-	struct bpf_sock *sk = skb->sk;
 	struct bpf_tcp_sock *tcp_sock;
 	struct tn_socket *socket;
 	struct tn_tcp *row;
 	u64 received;
 
-	if (!sk)
-		return;
-	sk = bpf_sk_fullsock(sk);
-	if (!sk || sk->protocol != 6)
-		return;
 	tcp_sock = bpf_tcp_sock(sk);
 	if (!tcp_sock)
 		return;

@@ -216,6 +216,8 @@ enum sock_flags {
 struct sock {
 	struct sock_common __sk_common;
 	int sk_err;
+	u32 sk_ack_backlog;
+	u32 sk_max_ack_backlog;
 	struct sock_cgroup_data sk_cgrp_data;
 } CORE;
 

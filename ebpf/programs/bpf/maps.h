@@ -282,8 +282,8 @@ struct {
  * CPU may send while a process does.
  * key     slot
  * value   tn_network
- * bytes   16 Ki/CPU
- * writer  network_ingress, network_egress
+ * bytes   36 Ki/CPU
+ * writer  network_ingress, network_egress, udp_receive_failed
  * reader  user space
  * full    never, one for each slot
  */
@@ -299,9 +299,10 @@ struct {
  * connections come and go far less often than packets.
  * key     slot
  * value   tn_tcp
- * bytes   132 Ki
- * writer  tcp_life, tcp_reset_sent, tcp_reset_received, tcp_synack_resent; user
- *         space zeroes it and raises the generation when the slot is reset
+ * bytes   134 Ki
+ * writer  tcp_life, tcp_reset_sent, tcp_reset_received, tcp_synack_resent,
+ *         network_ingress; user space zeroes it and raises the generation when the
+ *         slot is reset
  * reader  user space, tcp_life
  * full    never, one for each slot
  */

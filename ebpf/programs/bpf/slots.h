@@ -75,6 +75,18 @@ static __always_inline u32 counted_slot_of(struct task_struct *task)
 	return slot;
 }
 
+/* Slot that a socket's doings are counted for: of whoever made it, or of its listener. */
+static __always_inline u32 slot_of_sock(const struct sock *sk)
+{
+	struct cgroup *cgroup = sk->sk_cgrp_data.cgroup;
+	u32 slot;
+
+	if (!cgroup || cgroup->level == 0)
+		return 0;
+	slot = slot_of_id(cgroup->kn->id);
+	return slot && is_armed(slot) ? slot : 0;
+}
+
 static __always_inline u32 bucket_of(u64 ns)
 {
 	u32 log = 0;

@@ -16,21 +16,9 @@
 #define TCP_ESTABLISHED 1
 #define TCP_TIME_WAIT 6
 #define TCP_CLOSE 7
-#define TCP_NEW_SYN_RECV 12
 
 #define FOLLOWED \
 	(BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG)
-
-static __always_inline u32 slot_of_sock(const struct sock *sk)
-{
-	struct cgroup *cgroup = sk->sk_cgrp_data.cgroup;
-	u32 slot;
-
-	if (!cgroup || cgroup->level == 0)
-		return 0;
-	slot = slot_of_id(cgroup->kn->id);
-	return slot && is_armed(slot) ? slot : 0;
-}
 
 static __always_inline u32 error_of(int sk_err)
 {

@@ -89,7 +89,7 @@ fn both_sides_of_the_kernel_boundary_have_the_same_layout() {
         Scheduler { waits, on_cpu_ns, off_cpu_ns, voluntary, involuntary, migrations }
     );
     check!(c, "tn_traffic", Traffic { rx_bytes, rx_packets, tx_bytes, tx_packets });
-    check!(c, "tn_network", Network { external, loopback });
+    check!(c, "tn_network", Network { external, loopback, udp_external, udp_loopback, udp_drops });
     check!(c, "tn_disk_key", DiskKey { slot, major, minor, op });
     check!(c, "tn_disk", Disk { ios, bytes, errors, requeues, merges, in_flight, latency, queue });
     check!(c, "tn_request", Request { issued_ns, served_ns, bytes, key });
@@ -109,6 +109,7 @@ fn both_sides_of_the_kernel_boundary_have_the_same_layout() {
             resets_received,
             resets_sent,
             retransmits,
+            listen_overflows,
             failures,
             duration,
             other

@@ -197,6 +197,12 @@ impl TestAgent {
         self.native(name)["address"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// Of a running container's first process, as the host sees it.
+    pub fn pid_of(&self, name: &str) -> u32 {
+        let pid = self.native(name)["pid"].as_u64().expect("it runs");
+        u32::try_from(pid).expect("process ids are small")
+    }
+
     pub fn state(&self, name: &str) -> String {
         self.native(name)["state"].as_str().unwrap_or_default().to_owned()
     }

@@ -1,7 +1,7 @@
 //! What a test may have left on the host: cgroups, mounts, interfaces, firewall
 //! tables, pinned maps, processes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::process::Command;
 
@@ -86,6 +86,17 @@ pub fn status_kib(pid: u32, field: &str) -> Option<u64> {
     let status = read(format!("/proc/{pid}/status"));
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
     line.trim().trim_end_matches(" kB").parse().ok()
+}
+
+/// Counters of the network namespace that a process is in, by name: those of one protocol, as
+/// `/proc/net/snmp` and `/proc/net/netstat` head their lines (`Tcp`, `TcpExt`, `Udp`).
+pub fn namespace_counters(pid: u32, protocol: &str) -> HashMap<String, f64> {
+    let text = ["snmp", "netstat"].map(|file| read(format!("/proc/{pid}/net/{file}"))).concat();
+    let of_protocol = |line: &str| Some(line.strip_prefix(protocol)?.strip_prefix(':')?.to_owned());
+    let lines: Vec<String> = text.lines().filter_map(of_protocol).collect();
+    let [names, values] = &lines[..] else { return HashMap::new() };
+    let values = values.split_whitespace().map(|value| value.parse().unwrap_or(f64::NAN));
+    names.split_whitespace().map(str::to_owned).zip(values).collect()
 }
 
 /// User and system time of a process, in clock ticks.

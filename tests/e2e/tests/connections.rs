@@ -1,28 +1,16 @@
 //! What the network meters say of connections is what the workload did, and what each
 //! container's own network namespace counted.
 
-use std::collections::HashMap;
+use std::net::{SocketAddr, TcpStream};
 
 use tenantry_e2e::agent::TestAgent;
+use tenantry_e2e::host::namespace_counters;
 use tenantry_e2e::scrape::Metrics;
-use tenantry_e2e::{skip_unless_possible, until};
+use tenantry_e2e::{patience, skip_unless_possible, until};
 
-/// The `Tcp:` counters of a process's network namespace.
-fn namespace_counters(pid: i64) -> HashMap<String, f64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/net/snmp")).unwrap();
-    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
-    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-    let names = names.split_whitespace().skip(1).map(str::to_owned);
-    names.zip(values.split_whitespace().skip(1).map(|value| value.parse().unwrap())).collect()
-}
-
-fn listens(pid: i64, port: u16) -> bool {
+fn listens(pid: u32, port: u16) -> bool {
     let text = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
     text.lines().any(|line| line.contains(&format!("00000000:{port:04X} 00000000:0000 0A")))
-}
-
-fn pid(agent: &TestAgent, name: &str) -> i64 {
-    agent.native(name)["pid"].as_i64().unwrap()
 }
 
 /// A sum over series of one container, 0 where there is none.
@@ -39,7 +27,7 @@ const NO_LABEL: (&str, &str) = ("", "");
 fn run_pair(agent: &TestAgent, count: u64) {
     let script = format!("workload accept 9000 --count {count} --bytes 500; sleep 1000");
     agent.run_detached("server", &[], &["sh", "-c", &script]).unwrap();
-    until("the server listens", || listens(pid(agent, "server"), 9000));
+    until("the server listens", || listens(agent.pid_of("server"), 9000));
     let script = format!(
         "workload connections --to {}:9000 --count {count} --bytes 3000 --refused 5; sleep 1000",
         agent.address("server")
@@ -78,7 +66,7 @@ fn forty_connections_and_five_refused_ones_show_exactly_on_both_sides() {
     assert_eq!(of("server", "accepts_total", NO_LABEL), 40.0);
     assert_eq!(of("server", "connects_begun_total", NO_LABEL), 0.0);
     for container in ["client", "server"] {
-        let witness = namespace_counters(pid(&agent, container));
+        let witness = namespace_counters(agent.pid_of(container), "Tcp");
         assert_eq!(of(container, "connects_begun_total", NO_LABEL), witness["ActiveOpens"]);
         assert_eq!(of(container, "accepts_total", NO_LABEL), witness["PassiveOpens"]);
         assert_eq!(of(container, "retransmits_total", NO_LABEL), witness["RetransSegs"]);
@@ -133,5 +121,29 @@ fn each_destination_has_its_bytes_and_the_rest_is_other() {
     assert_eq!(row(9000)["received_bytes"], 10_000);
     assert_eq!((&row(1)["failures"], &row(1)["direction"]), (&5.into(), &"outgoing".into()));
     assert!(agent.ok(&["connections", "client"]).contains("9000"));
+    agent.finish();
+}
+
+#[test]
+fn connections_that_meet_a_full_queue_are_those_that_the_namespace_counted() {
+    skip_unless_possible!();
+    let agent = TestAgent::start();
+    agent.run_detached("server", &[], &["workload", "accept", "9000", "--count", "1000"]).unwrap();
+    until("the server listens", || listens(agent.pid_of("server"), 9000));
+    agent.ok(&["kill", "--signal", "STOP", "server"]);
+    // Rust's listeners have room for 128, and the kernel for one more.
+    let to: SocketAddr = format!("{}:9000", agent.address("server")).parse().unwrap();
+    let open = move || TcpStream::connect_timeout(&to, patience(5));
+    let waiting: Vec<_> = (0..129).map(|_| open().expect("there is room")).collect();
+    let late: Vec<_> = (0..3).map(|_| std::thread::spawn(open)).collect();
+    let overflows = || namespace_counters(agent.pid_of("server"), "TcpExt")["ListenOverflows"];
+    until("each was refused, and again", || overflows() >= 6.0);
+    let metrics =
+        || value(&agent.metrics(), "tenantry_tcp_listen_overflows_total", "server", NO_LABEL);
+    // One more may come between the two looks.
+    until("both say the same", || metrics() == overflows());
+    drop(waiting);
+    agent.ok(&["kill", "--signal", "CONT", "server"]);
+    late.into_iter().for_each(|attempt| drop(attempt.join().unwrap()));
     agent.finish();
 }

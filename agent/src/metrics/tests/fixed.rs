@@ -8,7 +8,7 @@ use tenantry_ebpf::{
     Destination, DestinationCounters, Direction, DiskCounters, DiskOp, ErrorClass, EventCounters,
     Histogram, NamespaceCounts, Namespaces, NetworkCounters, OffCpu, Probe, ProbeStatus,
     SchedulerCounters, SlotCounters, SyscallClass, SyscallCount, SyscallErrors, TcpCounters,
-    TcpError,
+    TcpError, UdpCounters, UdpDrops,
 };
 use tenantry_network::LinkCounters;
 
@@ -212,6 +212,11 @@ fn counters() -> SlotCounters {
         sync_latency: histogram(&[(21, 7), (25, 1)], 30_000_000),
         external: traffic(1_048_576, 900, 102_400, 100),
         loopback: traffic(2048, 4, 2048, 4),
+        udp: UdpCounters {
+            external: traffic(4096, 16, 640, 8),
+            loopback: traffic(128, 2, 128, 2),
+            drops: Some(UdpDrops { buffer: 3, memory: 0 }),
+        },
         run_queue: histogram(&[(5, 100), (12, 40), (17, 8), (24, 1)], 13_000_000),
         scheduler: SchedulerCounters {
             on_cpu_ns: 2_500_000_000,
@@ -238,6 +243,7 @@ fn counters() -> SlotCounters {
             resets_received: 2,
             resets_sent: 1,
             retransmits: 5,
+            listen_overflows: 4,
             failures: vec![(TcpError::Abandoned, 1), (TcpError::Refused, 2)],
             duration: histogram(&[(15, 6), (21, 30), (39, 10)], 5_000_000_000_000),
             rtt_external: histogram(&[(20, 50), (22, 4)], 60_000_000),

@@ -22,3 +22,5 @@ mod syscalls;
 mod tcp;
 mod trace;
 mod trampolines;
+mod udp;
+mod witness;

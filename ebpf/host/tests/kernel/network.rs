@@ -6,36 +6,10 @@ use tenantry_ebpf::NetworkCounters;
 
 use crate::child::{Child, End};
 use crate::fixture::Fixture;
+use crate::socket::{LOCALHOST, address, bind, receive, send_to, udp};
 
 /// IPv4 and UDP headers.
 const HEADERS: u64 = 28;
-
-fn address(ip: [u8; 4], port: u16) -> libc::sockaddr_in {
-    libc::sockaddr_in {
-        sin_family: libc::AF_INET as u16,
-        sin_port: port.to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(ip) },
-        sin_zero: [0; 8],
-    }
-}
-
-fn udp_socket() -> i32 {
-    // SAFETY: makes a socket, nothing else.
-    unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0) }
-}
-
-fn send(socket: i32, bytes: &[u8], to: &libc::sockaddr_in) -> bool {
-    let length = size_of_val(to) as u32;
-    let (data, to) = (bytes.as_ptr().cast(), &raw const *to);
-    // SAFETY: reads `bytes` and an address of the given length.
-    let sent = unsafe { libc::sendto(socket, data, bytes.len(), 0, to.cast(), length) };
-    sent == bytes.len() as isize
-}
-
-fn receive(socket: i32, buffer: &mut [u8]) -> bool {
-    // SAFETY: writes into `buffer` only.
-    unsafe { libc::recv(socket, buffer.as_mut_ptr().cast(), buffer.len(), 0) > 0 }
-}
 
 #[test]
 fn datagrams_through_loopback_are_counted_to_the_byte() {
@@ -44,14 +18,11 @@ fn datagrams_through_loopback_are_counted_to_the_byte() {
     let port = receiver.local_addr().unwrap().port();
     drop(receiver);
     let body = || {
-        let (from, to, buffer) = (udp_socket(), udp_socket(), &mut [0; 2000]);
-        let address = address([127, 0, 0, 1], port);
-        let length = size_of_val(&address) as u32;
-        // SAFETY: an address of the given length.
-        if unsafe { libc::bind(to, (&raw const address).cast(), length) } != 0 {
+        let (from, to, address) = (udp(), udp(), address(LOCALHOST, port));
+        if !bind(to, &address) {
             return 2;
         }
-        let well = (0..100).all(|_| send(from, &[7; 1000], &address) && receive(to, buffer));
+        let well = (0..100).all(|_| send_to(from, 1000, &address) && receive(to) == 1000);
         i32::from(!well)
     };
     let child = Child::gated(body).put(&f.container(1));
@@ -66,6 +37,7 @@ fn datagrams_through_loopback_are_counted_to_the_byte() {
     };
     let counters = f.read(1);
     assert_eq!((counters.loopback, counters.external), (expected, Default::default()));
+    assert_eq!((counters.udp.loopback, counters.udp.external), (expected, Default::default()));
 }
 
 #[test]
@@ -94,8 +66,8 @@ fn datagrams_through_a_link_are_external() {
             if unsafe { libc::setns(ns, libc::CLONE_NEWNET) } != 0 {
                 return 2;
             }
-            let (socket, to) = (udp_socket(), address([10, 9, 0, 2], 9));
-            i32::from(!(0..50).all(|_| send(socket, &[7; 500], &to)))
+            let (socket, to) = (udp(), address([10, 9, 0, 2], 9));
+            i32::from(!(0..50).all(|_| send_to(socket, 500, &to)))
         };
         let child = Child::gated(body).put(&f.container(1));
         f.meters().arm(1).unwrap();
@@ -107,6 +79,7 @@ fn datagrams_through_a_link_are_external() {
         };
         let counters = f.read(1);
         assert_eq!((counters.external, counters.loopback), (expected, Default::default()));
+        assert_eq!((counters.udp.external, counters.udp.loopback), (expected, Default::default()));
     } else {
         println!("SKIPPED: no veth link in a network namespace of its own (ip, unshare)");
     }

@@ -19,6 +19,45 @@ pub fn tcp(flags: i32) -> i32 {
     unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | flags, 0) }
 }
 
+/// A datagram socket for IPv4, or -1.
+pub fn udp() -> i32 {
+    // SAFETY: makes a socket, nothing else.
+    unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0) }
+}
+
+/// The same for IPv6, and an address of this host's.
+pub fn udp_v6(port: u16) -> (i32, libc::sockaddr_in6) {
+    // SAFETY: all zero is an empty address.
+    let mut address: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+    address.sin6_family = libc::AF_INET6 as u16;
+    address.sin6_port = port.to_be();
+    address.sin6_addr.s6_addr[15] = 1;
+    // SAFETY: makes a socket, nothing else.
+    (unsafe { libc::socket(libc::AF_INET6, libc::SOCK_DGRAM, 0) }, address)
+}
+
+/// As little room for what arrives as the kernel lets one ask for.
+pub fn narrow(socket: i32) -> bool {
+    let (bytes, name) = (1_i32, libc::SO_RCVBUF);
+    let value = (&raw const bytes).cast();
+    // SAFETY: a number and its length.
+    unsafe {
+        libc::setsockopt(socket, libc::SOL_SOCKET, name, value, size_of_val(&bytes) as u32) == 0
+    }
+}
+
+/// Makes a socket throw away whatever arrives, as if the network lost it, or hear again.
+pub fn deaf(socket: i32, deaf: bool) -> bool {
+    // Classic BPF: return 0, no byte of the packet is wanted.
+    let mut nothing = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 };
+    let filter = libc::sock_fprog { len: 1, filter: &raw mut nothing };
+    let name = if deaf { libc::SO_ATTACH_FILTER } else { libc::SO_DETACH_FILTER };
+    let (value, length) = ((&raw const filter).cast(), size_of_val(&filter) as u32);
+    // SAFETY: a program of one instruction, which the kernel copies; it ignores the value when
+    // it detaches one.
+    unsafe { libc::setsockopt(socket, libc::SOL_SOCKET, name, value, length) == 0 }
+}
+
 /// A network namespace of the caller's own, with its loopback up.
 pub fn enter_new_namespace() -> bool {
     // SAFETY: moves this child, which has one thread, into a new namespace.
@@ -37,12 +76,17 @@ pub fn enter_new_namespace() -> bool {
     up
 }
 
+/// Takes an IPv4 or IPv6 address.
+pub fn bind<A>(socket: i32, address: &A) -> bool {
+    let (address, length) = ((&raw const *address).cast(), size_of_val(address) as u32);
+    // SAFETY: an address of the given length.
+    unsafe { libc::bind(socket, address, length) == 0 }
+}
+
 /// A listener at 127.0.0.1, or -1.
 pub fn listen(port: u16, backlog: i32) -> i32 {
-    let (socket, address) = (tcp(0), address(LOCALHOST, port));
-    let length = size_of_val(&address) as u32;
-    // SAFETY: an address of the given length.
-    if unsafe { libc::bind(socket, (&raw const address).cast(), length) } != 0 {
+    let socket = tcp(0);
+    if !bind(socket, &address(LOCALHOST, port)) {
         return -1;
     }
     // SAFETY: a number and a descriptor.
@@ -79,6 +123,15 @@ pub fn send(socket: i32, bytes: usize) -> bool {
     let buffer = [7_u8; 1000];
     // SAFETY: reads at most the buffer.
     let sent = unsafe { libc::send(socket, buffer.as_ptr().cast(), bytes, libc::MSG_NOSIGNAL) };
+    sent == bytes as isize
+}
+
+/// One datagram of `bytes` bytes, 1,000 at most, to an IPv4 or IPv6 address.
+pub fn send_to<A>(socket: i32, bytes: usize, to: &A) -> bool {
+    let (buffer, length) = ([7_u8; 1000], size_of_val(to) as u32);
+    let (data, to) = (buffer[..bytes].as_ptr().cast(), (&raw const *to).cast());
+    // SAFETY: reads as many bytes of the buffer and an address of the given length.
+    let sent = unsafe { libc::sendto(socket, data, bytes, 0, to, length) };
     sent == bytes as isize
 }
 

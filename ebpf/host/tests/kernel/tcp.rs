@@ -1,7 +1,6 @@
 //! TCP connections of a known number and fate, against the network namespace's own counters
 //! and against what the sockets themselves say.
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use tenantry_ebpf::{TcpCounters, TcpError};
@@ -9,35 +8,13 @@ use tenantry_ebpf::{TcpCounters, TcpError};
 use crate::child::{Child, End, sleep_ms};
 use crate::fixture::{Fixture, wait_until};
 use crate::socket::{
-    accept, close, connect, enter_new_namespace, listen, pair, receive, receive_all, reset,
+    accept, close, connect, deaf, enter_new_namespace, listen, pair, receive, receive_all, reset,
     rtt_usec, send, shared_words, stop, tcp,
 };
-
-/// `Tcp:` and `TcpExt:` counters of the namespace that a process is in.
-fn namespace_counters(pid: i32) -> HashMap<String, u64> {
-    let text = ["snmp", "netstat"]
-        .map(|file| std::fs::read_to_string(format!("/proc/{pid}/net/{file}")).unwrap())
-        .concat();
-    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("Tcp")).collect();
-    let pairs = lines.chunks(2).flat_map(|two| {
-        let values = two[1].split_whitespace().skip(1);
-        let names = two[0].split_whitespace().skip(1).map(str::to_owned);
-        names.zip(values.map(|value| value.parse::<i64>().unwrap().max(0) as u64))
-    });
-    pairs.collect()
-}
+use crate::witness::{namespace_counters, wait_for_stop};
 
 fn counted(f: &Fixture, slot: u32) -> TcpCounters {
     f.read(slot).tcp.expect("socket operations are there")
-}
-
-fn wait_for_stop(child: &Child) {
-    wait_until("the child to stop", || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.pid)).unwrap();
-        let (_, rest) = stat.rsplit_once(") ").unwrap();
-        assert!(!rest.starts_with('Z'), "the child failed");
-        rest.starts_with('T')
-    });
 }
 
 #[test]
@@ -92,12 +69,14 @@ fn connections_and_their_ends_are_those_that_the_namespace_counted() {
     f.meters().arm(1).unwrap();
     child.open_gate();
     wait_for_stop(&child);
-    let (tcp, witness) = (counted(&f, 1), namespace_counters(child.pid));
+    let (tcp, witness) = (counted(&f, 1), namespace_counters(child.pid, &["Tcp", "TcpExt"]));
 
     assert_eq!(tcp.connects_begun, witness["ActiveOpens"]);
     assert_eq!(tcp.accepts, witness["PassiveOpens"]);
     assert_eq!(tcp.retransmits, witness["RetransSegs"]);
     assert!(tcp.retransmits >= 1, "the dropped SYN was sent again");
+    assert_eq!(tcp.listen_overflows, witness["ListenOverflows"]);
+    assert!(tcp.listen_overflows >= 2, "it was dropped each time");
     // The namespace does not count an attempt that its program gave up.
     assert_eq!(tcp.connects_failed, witness["AttemptFails"] + 1);
     assert_eq!(tcp.connects_begun, WELL + REFUSED + RESET + 2);
@@ -115,6 +94,46 @@ fn connections_and_their_ends_are_those_that_the_namespace_counted() {
     drop(child);
     wait_until("what was open to be closed", || counted(&f, 1).open() == 0);
     println!("tcp: {tcp:?}");
+}
+
+#[test]
+fn a_full_listener_drops_what_the_namespace_says() {
+    let Some(f) = Fixture::load(|_| ()) else { return };
+    let body = || {
+        if !enter_new_namespace() {
+            return 2;
+        }
+        // Room for two. A third one's handshake is begun and then left without an answer.
+        let (listener, half) = (listen(1000, 1), tcp(libc::SOCK_NONBLOCK));
+        if listener < 0 || !deaf(half, true) || connect(half, 1000) != libc::EINPROGRESS {
+            return 3;
+        }
+        for _ in 0..2 {
+            if connect(tcp(0), 1000) != 0 {
+                return 4;
+            }
+        }
+        // Now its first segment, sent again, is answered, and its third finds the queue full; so
+        // does a fourth one's first.
+        let late = tcp(libc::SOCK_NONBLOCK);
+        if !deaf(half, false) || connect(late, 1000) != libc::EINPROGRESS {
+            return 5;
+        }
+        sleep_ms(2500);
+        if accept(listener) < 0 || accept(listener) < 0 {
+            return 6;
+        }
+        stop();
+        0
+    };
+    let mut child = Child::gated(body).put(&f.container(1));
+    f.meters().arm(1).unwrap();
+    child.open_gate();
+    wait_for_stop(&child);
+    let witness = namespace_counters(child.pid, &["TcpExt"]);
+    println!("the namespace: {} overflows", witness["ListenOverflows"]);
+    assert!(witness["ListenOverflows"] >= 3, "{witness:?}");
+    assert_eq!(counted(&f, 1).listen_overflows, witness["ListenOverflows"]);
 }
 
 #[test]
