@@ -1,11 +1,15 @@
-//! `cargo xtask bench [launch] [syscalls] [sched] [idle] [scrape]`: what tenantry costs, beside
-//! peers, in one run on one machine.
+//! `cargo xtask bench [launch] [syscalls] [sched] [redis] [idle] [scrape]`: what tenantry costs,
+//! beside peers, in one run on one machine.
 //!
 //! Prints ratios with their spread and asserts nothing: a noisy machine makes no
 //! failure, and an absolute time proves nothing. Peers are Debian's packages.
 
 mod idle;
 mod launch;
+mod order;
+mod peers;
+mod programs;
+mod redis;
 mod sched;
 mod scrape;
 mod spread;
@@ -13,18 +17,17 @@ mod syscalls;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: tenantry-bench [launch] [syscalls] [sched] [idle] [scrape]";
+const USAGE: &str = "usage: tenantry-bench [launch] [syscalls] [sched] [redis] [idle] [scrape]";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         // Runs inside the process that is measured.
-        ["measure-getpid"] => {
-            println!("{}", syscalls::measure_getpid());
-            Ok(())
+        ["measure-getpid", rest @ ..] => {
+            syscalls::measure_getpid(rest.first().copied()).map(|nanos| println!("{nanos}"))
         }
-        [] => run(&["launch", "syscalls", "sched", "idle", "scrape"]),
+        [] => run(&["launch", "syscalls", "sched", "redis", "idle", "scrape"]),
         names => run(names),
     };
     match outcome {
@@ -48,6 +51,7 @@ fn run(names: &[&str]) -> anyhow::Result<()> {
             "launch" => launch::run()?,
             "syscalls" => syscalls::run()?,
             "sched" => sched::run()?,
+            "redis" => redis::run()?,
             "idle" => idle::run()?,
             "scrape" => scrape::run()?,
             other => anyhow::bail!("no such benchmark: {other}\n{USAGE}"),

@@ -7,15 +7,14 @@
 //! started, and programs are taken off the kernel between the measurements. Peers are
 //! compared with the mean of right before and right after.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tenantry_e2e::agent::TestAgent;
 
+use crate::peers::{Tracer, is_installed};
+use crate::programs::detach;
 use crate::spread::Spread;
-use crate::syscalls::Tracer;
 
 const ROUNDS: usize = 7;
 /// Of each measurement, the best: what disturbs only adds.
@@ -37,7 +36,7 @@ struct Ratios {
 
 pub fn run() -> Result<()> {
     println!("perf bench sched pipe, × without programs (median [quartiles] of {ROUNDS} rounds)");
-    if Command::new("perf").arg("--version").output().is_err() {
+    if !is_installed("perf") {
         println!("  perf is not installed (linux-perf)");
         return Ok(());
     }
@@ -92,21 +91,6 @@ fn in_one_agent(agent: &TestAgent) -> Result<[Places; 3]> {
     Ok([all, scheduler, places()?])
 }
 
-/// A link that is unpinned, and that no agent holds, takes its program off the kernel.
-fn detach(agent: &TestAgent, which: impl Fn(&str) -> bool) -> Result<()> {
-    let directory = Path::new("/sys/fs/bpf").join(format!("tenantry-{}", agent.cgroup_parent));
-    for entry in std::fs::read_dir(&directory).with_context(|| directory.display().to_string())? {
-        let path: PathBuf = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with("link_") && which(name) {
-            std::fs::remove_file(&path)?;
-        }
-    }
-    // The kernel lets go of a program after a grace period.
-    std::thread::sleep(Duration::from_millis(100));
-    Ok(())
-}
-
 fn outside() -> Result<f64> {
     best(|| Ok(String::from_utf8(Command::new(PIPE[0]).args(&PIPE[1..]).output()?.stdout)?))
 }
@@ -124,16 +108,16 @@ fn best(mut run: impl FnMut() -> Result<String>) -> Result<f64> {
 }
 
 fn beside(what: &str, tracer: &[&str]) -> Result<()> {
-    if Command::new(tracer[0]).arg("--version").output().is_err() {
+    if !is_installed(tracer[0]) {
         println!("  {} is not installed", tracer[0]);
         return Ok(());
     }
     let mut ratios = Vec::new();
     for _ in 0..ROUNDS {
         let before = outside()?;
-        let tracer = Tracer::start_command(tracer)?;
+        let tracer = Tracer::start(tracer)?;
         let traced = outside();
-        tracer.stop()?;
+        ensure!(!tracer.stop()?.is_empty(), "{what} saw nothing");
         ratios.push(traced? / ((before + outside()?) / 2.0));
     }
     print(what, &ratios)

@@ -4,20 +4,28 @@
 //! Each round measures the untraced process again right before and after, and
 //! compares with the mean of the two: the machine's speed drifts.
 
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use tenantry_e2e::agent::{IMAGE, TestAgent};
 
+use crate::peers::{PEERS, Peer};
 use crate::spread::Spread;
 
 const ROUNDS: usize = 9;
 const CHUNKS: usize = 60;
+/// Under a tracer that is slow.
+const FEW_CHUNKS: usize = 3;
 const CALLS: u32 = 5000;
+const GETPID: u32 = 39;
 
-/// Nanoseconds of one call, the best of many chunks: what disturbs only adds.
-pub fn measure_getpid() -> f64 {
+/// Nanoseconds of one call, the best of many chunks: what disturbs only adds. Begins when
+/// told to on standard input, so that a tracer can be put on it, or when that ends.
+pub fn measure_getpid(chunks: Option<&str>) -> Result<f64> {
+    let chunks = chunks.map_or(Ok(CHUNKS), str::parse)?;
+    std::io::stdin().read_line(&mut String::new())?;
     let chunk = || {
         let began = Instant::now();
         for _ in 0..CALLS {
@@ -25,7 +33,7 @@ pub fn measure_getpid() -> f64 {
         }
         began.elapsed().as_nanos() as f64 / f64::from(CALLS)
     };
-    (0..CHUNKS).map(|_| chunk()).fold(f64::INFINITY, f64::min)
+    Ok((0..chunks).map(|_| chunk()).fold(f64::INFINITY, f64::min))
 }
 
 pub fn run() -> Result<()> {
@@ -37,17 +45,29 @@ pub fn run() -> Result<()> {
     let sampling = Agent::prepare(&config(true))?;
     report("counting and latency 1 in 16, in a container", || sampling.with(Agent::inside))?;
     report("counting and latency 1 in 16, in no container", || sampling.with(|_| outside()))?;
-    let count = "tracepoint:raw_syscalls:sys_exit { @[cgroup, args->id] = count(); if (args->ret < 0) { @e[cgroup, args->id] = count(); } }";
-    if Command::new("bpftrace").arg("--version").output().is_err() {
-        println!("  bpftrace is not installed");
-        return Ok(());
+    for peer in PEERS {
+        if !peer.is_installed() {
+            println!("  {}: not installed", peer.name);
+        } else if let Err(error) = report(peer.name, || under(peer)) {
+            println!("  {}: left out: {error:#}", peer.name);
+        }
     }
-    report("bpftrace: the same counts", || {
-        let tracer = Tracer::start(count)?;
-        let measured = outside();
-        tracer.stop()?;
-        measured
-    })
+    Ok(())
+}
+
+/// A process that waits until the tracer is on it.
+fn under(peer: &Peer) -> Result<f64> {
+    let chunks = if peer.slow { FEW_CHUNKS } else { CHUNKS };
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(["measure-getpid", &chunks.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let tracer = peer.start(child.id());
+    child.stdin.take().context("its input is a pipe")?.write_all(b"go\n")?;
+    let output = child.wait_with_output()?;
+    tracer?.stop_having_seen("getpid", GETPID)?;
+    number(output.stdout)
 }
 
 fn report(what: &str, mut measure: impl FnMut() -> Result<f64>) -> Result<()> {
@@ -69,7 +89,7 @@ fn report(what: &str, mut measure: impl FnMut() -> Result<f64>) -> Result<()> {
 /// A fresh process, as every measured one is.
 fn outside() -> Result<f64> {
     let program = std::env::current_exe()?;
-    number(Command::new(program).arg("measure-getpid").output()?.stdout)
+    number(Command::new(program).arg("measure-getpid").stdin(Stdio::null()).output()?.stdout)
 }
 
 fn number(output: Vec<u8>) -> Result<f64> {
@@ -102,40 +122,5 @@ impl Agent {
         number(
             agent.run(&[&flags[..], &[IMAGE, "/bench", "measure-getpid"]].concat())?.into_bytes(),
         )
-    }
-}
-
-/// A peer that runs until it is told to print what it saw.
-pub struct Tracer {
-    child: Child,
-}
-
-impl Tracer {
-    fn start(program: &str) -> Result<Self> {
-        Self::start_command(&["bpftrace", "-e", program])
-    }
-
-    pub fn start_command(command: &[&str]) -> Result<Self> {
-        // It wants tracefs, which is not mounted everywhere: mounted where it alone sees it.
-        let script = "mount -t tracefs none /sys/kernel/tracing; \
-                      mount -t debugfs none /sys/kernel/debug; exec \"$0\" \"$@\"";
-        let mut child = Command::new("unshare")
-            .args(["--mount", "sh", "-c", script])
-            .args(command)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        // It says "Attaching" before and nothing after; the maps tell when it counts.
-        std::thread::sleep(Duration::from_secs(2));
-        ensure!(child.try_wait()?.is_none(), "{command:?} ended at once");
-        Ok(Self { child })
-    }
-
-    pub fn stop(self) -> Result<()> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
-        let output = self.child.wait_with_output()?;
-        ensure!(!output.stdout.is_empty(), "the tracer counted nothing");
-        Ok(())
     }
 }

@@ -42,14 +42,19 @@ impl TestAgent {
     /// With this text as its configuration file.
     pub fn try_start_with(config: &str) -> Result<Self> {
         let mut agent = Self::prepare()?;
-        let network = format!("[network]\nbridge = \"{}\"\n", agent.bridge);
-        // Its keys without a section stand before any section.
-        std::fs::write(agent.scratch.join("agent.toml"), format!("{config}\n{network}"))?;
+        agent.configure(config)?;
         agent.spawn()?;
         let rootfs = agent.scratch.join("rootfs.tar");
         image::write_rootfs(&rootfs)?;
         agent.run(&["image", "import", IMAGE, path(&rootfs)])?;
         Ok(agent)
+    }
+
+    /// Writes its configuration file, which it reads when it is spawned.
+    pub fn configure(&self, config: &str) -> Result<()> {
+        let network = format!("[network]\nbridge = \"{}\"\n", self.bridge);
+        // Its keys without a section stand before any section.
+        Ok(std::fs::write(self.scratch.join("agent.toml"), format!("{config}\n{network}"))?)
     }
 
     /// Directories and a free port, but no agent yet.

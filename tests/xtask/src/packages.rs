@@ -87,6 +87,10 @@ const PEERS: &[Package] = &[
     needs("bpftrace", Probe::Program("bpftrace")),
     wants("libbpf-tools", Probe::Program("runqlat")),
     wants("linux-perf", Probe::Program("perf")),
+    wants("strace", Probe::Program("strace")),
+    // The server is run by hand, in a container; the package starts none (see setup.rs).
+    wants("redis-server", Probe::Program("redis-server")),
+    wants("redis-tools", Probe::Program("redis-benchmark")),
     needs("e2fsprogs", Probe::Program("mke2fs")),
     needs("iperf3", Probe::Program("iperf3")),
     wants("prometheus-node-exporter", Probe::Program("prometheus-node-exporter")),

@@ -1,0 +1,200 @@
+//! What all meters cost a real server: Debian's redis, asked by `redis-benchmark` for one
+//! key, one command a round trip, both in one container, each on a CPU of its own.
+//!
+//! One server lives through the whole run. In each round every arm is measured once, in
+//! an order that changes, and compared with the mean of right before and right after, where
+//! no program of anybody's is in the kernel; that it is so, and that an arm's meters count,
+//! is read from the container's own counters.
+//!
+//! Requests a second depend on what else the machine does, so the container's group goes
+//! before everybody else's. A tracer that works outside the kernel (perf, strace) comes off
+//! well by that: its own process has to wait.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use tenantry_e2e::agent::TestAgent;
+
+use crate::order::shuffled;
+use crate::peers::{PEERS, Peer, is_installed};
+use crate::programs::{detach, load_anew};
+use crate::spread::Spread;
+
+const ROUNDS: usize = 9;
+/// Enough for what costs more.
+const PEER_ROUNDS: usize = 5;
+/// Of each measurement, the best: what disturbs only takes away.
+const RUNS: usize = 3;
+/// About half a second of an untraced server.
+const REQUESTS: u32 = 20_000;
+/// Under a tracer that is slow.
+const FEW_REQUESTS: u32 = 2_000;
+const NAME: &str = "redis";
+const READ: u32 = 0;
+
+enum What {
+    Meters { latency: bool },
+    Peer(&'static Peer),
+}
+
+struct Arm {
+    name: &'static str,
+    what: What,
+    shares: Vec<f64>,
+}
+
+pub fn run() -> Result<()> {
+    println!(
+        "redis GET, requests a second as a share of untraced (median [quartiles] of paired rounds)"
+    );
+    for program in ["redis-server", "redis-benchmark", "taskset"] {
+        if !is_installed(program) {
+            println!("  {program} is not installed");
+            return Ok(());
+        }
+    }
+    let mut arms = vec![
+        Arm::new("all meters but latency", What::Meters { latency: false }),
+        Arm::new("all meters, latency 1 in 16", What::Meters { latency: true }),
+    ];
+    for peer in PEERS {
+        match peer.is_installed() {
+            true => arms.push(Arm::new(peer.name, What::Peer(peer))),
+            false => println!("  {}: not installed", peer.name),
+        }
+    }
+    let mut server = Server::start()?;
+    let mut bases = Vec::new();
+    for round in 0..ROUNDS {
+        let mut before = server.untraced()?;
+        for index in shuffled(arms.len(), round) {
+            let arm = &mut arms[index];
+            if round >= arm.rounds() {
+                continue;
+            }
+            let traced = server.measure(&arm.what).with_context(|| arm.name)?;
+            let after = server.untraced()?;
+            arm.shares.push(traced / ((before + after) / 2.0) * 100.0);
+            bases.push(after);
+            before = after;
+        }
+    }
+    server.agent.finish();
+    let base = Spread::of(&bases).context("no rounds")?;
+    println!("  {:46} {base:.0} requests a second", "untraced, in the container");
+    for arm in &arms {
+        println!("  {:46} {:.1} %", arm.name, Spread::of(&arm.shares).context("no rounds")?);
+    }
+    Ok(())
+}
+
+impl Arm {
+    fn new(name: &'static str, what: What) -> Self {
+        Self { name, what, shares: Vec::new() }
+    }
+
+    fn rounds(&self) -> usize {
+        match self.what {
+            What::Meters { .. } => ROUNDS,
+            What::Peer(_) => PEER_ROUNDS,
+        }
+    }
+}
+
+struct Server {
+    agent: TestAgent,
+    pid: u32,
+    client_cpu: String,
+}
+
+fn config(latency: bool) -> String {
+    format!("[meters]\nsyscall_latency = {latency}\n")
+}
+
+impl Server {
+    /// The programs and their libraries are the host's, the loopback interface is the
+    /// container's own. Without seccomp, whose cost is not the meters'.
+    fn start() -> Result<Self> {
+        let agent = TestAgent::try_start_with(&config(false))?;
+        let binds = ["-v", "/usr:/usr:ro", "-v", "/usr/lib:/lib:ro", "-v", "/usr/lib64:/lib64:ro"];
+        let flags = [&binds[..], &["--security-opt", "seccomp=unconfined"]].concat();
+        let server = ["taskset", "-c", "0", "redis-server", "--save", "", "--appendonly", "no"];
+        agent.run_detached(NAME, &flags, &[&server[..], &["--bind", "127.0.0.1"]].concat())?;
+        let pid = agent.native(NAME)["pid"].as_u64().context("the server has a process")?;
+        let last_cpu = std::thread::available_parallelism()?.get() - 1;
+        let server = Self { agent, pid: pid.try_into()?, client_cpu: last_cpu.to_string() };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !server.exec(&["redis-cli", "ping"]).is_ok_and(|answer| answer.contains("PONG")) {
+            ensure!(Instant::now() < deadline, "redis does not answer");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        server.go_first()?;
+        // The key that is asked for.
+        server.requests_per_s("set", 1000)?;
+        Ok(server)
+    }
+
+    /// Gives all the agent's containers together the most that a group can have.
+    fn go_first(&self) -> Result<()> {
+        let parent = &self.agent.cgroup_parent;
+        let v1 = Path::new("/sys/fs/cgroup/cpu").join(parent).join("cpu.shares");
+        let v2 = Path::new("/sys/fs/cgroup").join(parent).join("cpu.weight");
+        let (path, most) = if v1.exists() { (v1, "262144") } else { (v2, "10000") };
+        std::fs::write(&path, most).with_context(|| path.display().to_string())
+    }
+
+    fn exec(&self, command: &[&str]) -> Result<String> {
+        self.agent.run(&[&["exec", NAME], command].concat())
+    }
+
+    fn best(&self, requests: u32) -> Result<f64> {
+        (0..RUNS).try_fold(0.0, |best: f64, _| Ok(best.max(self.requests_per_s("get", requests)?)))
+    }
+
+    fn requests_per_s(&self, test: &str, requests: u32) -> Result<f64> {
+        let requests = requests.to_string();
+        let load = ["redis-benchmark", "-t", test, "-n", &requests, "-P", "1", "--csv"];
+        let text = self.exec(&[&["taskset", "-c", &self.client_cpu], &load[..]].concat())?;
+        let name = format!("\"{}\"", test.to_uppercase());
+        let fields = text.lines().find_map(|line| line.strip_prefix(&name)?.split('"').nth(1));
+        Ok(fields.with_context(|| format!("no {name}: {text}"))?.parse()?)
+    }
+
+    fn untraced(&self) -> Result<f64> {
+        detach(&self.agent, |_| true)?;
+        let before = self.counted("tenantry_syscalls_total");
+        let measured = self.best(REQUESTS)?;
+        ensure!(before == self.counted("tenantry_syscalls_total"), "untraced calls were counted");
+        Ok(measured)
+    }
+
+    fn counted(&self, name: &str) -> f64 {
+        self.agent.metrics().sum(name, &[("name", NAME)]).unwrap_or(0.0)
+    }
+
+    fn measure(&mut self, what: &What) -> Result<f64> {
+        match *what {
+            What::Meters { latency } => {
+                load_anew(&mut self.agent, &config(latency))?;
+                let measured = self.best(REQUESTS)?;
+                // Server and client read and write each request.
+                let calls = self.counted("tenantry_syscalls_total");
+                ensure!(
+                    calls >= 4.0 * f64::from(REQUESTS) * RUNS as f64,
+                    "only {calls} calls were counted"
+                );
+                let samples = self.counted("tenantry_syscall_duration_seconds_count");
+                ensure!((samples > 0.0) == latency, "{samples} calls were timed");
+                Ok(measured)
+            }
+            What::Peer(peer) => {
+                let tracer = peer.start(self.pid)?;
+                let requests = if peer.slow { FEW_REQUESTS } else { REQUESTS };
+                let measured = self.best(requests);
+                tracer.stop_having_seen("read", READ)?;
+                measured
+            }
+        }
+    }
+}
