@@ -12,18 +12,17 @@ use crate::process;
 
 /// Downloads the kernel that the package `meta` of a Debian `suite` depends on, with
 /// `dir` for apt's state, and hands back the package's file.
-pub fn download(suite: &str, meta: &str, dir: &Path) -> Result<PathBuf> {
+pub fn download_kernel(suite: &str, meta: &str, dir: &Path) -> Result<PathBuf> {
     let apt = Apt::open(suite, dir)?;
-    apt.run("apt-get", &["-q", "update"])?;
     let depends = apt.text("apt-cache", &["depends", "--important", meta])?;
     let package = kernel_package(&depends)
         .with_context(|| format!("{} names no kernel package: {depends}", meta))?;
-    apt.run("apt-get", &["-q", "download", package])?;
-    fs::read_dir(&apt.download)
-        .context("reading the download folder")?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|ext| ext == "deb"))
-        .context("apt downloaded no package")
+    apt.download(&[package])?.pop().context("apt downloaded no package")
+}
+
+/// Downloads `packages` of a Debian `suite`, with `dir` for apt's state.
+pub fn download(suite: &str, packages: &[&str], dir: &Path) -> Result<Vec<PathBuf>> {
+    Apt::open(suite, dir)?.download(packages)
 }
 
 /// The kernel that a meta package depends on, from `apt-cache depends`.
@@ -41,6 +40,7 @@ struct Apt {
 }
 
 impl Apt {
+    /// With the suite's lists as they are now.
     fn open(suite: &str, dir: &Path) -> Result<Apt> {
         let download = dir.join("download");
         if download.exists() {
@@ -65,7 +65,17 @@ impl Apt {
             "APT::Sandbox::User=root".to_owned(),
         ];
         let options = options.into_iter().flat_map(|value| ["-o".to_owned(), value]).collect();
-        Ok(Apt { options, download })
+        let apt = Apt { options, download };
+        apt.run("apt-get", &["-q", "update"])?;
+        Ok(apt)
+    }
+
+    /// The files of `packages`, without what they depend on.
+    fn download(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
+        self.run("apt-get", &[&["-q", "download"], packages].concat())?;
+        let entries = fs::read_dir(&self.download).context("reading the download folder")?;
+        let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        Ok(files.filter(|path| path.extension().is_some_and(|ext| ext == "deb")).collect())
     }
 
     fn command(&self, program: &str, args: &[&str]) -> Command {

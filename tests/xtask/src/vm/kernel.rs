@@ -76,7 +76,7 @@ pub fn obtain(kernel: &Kernel, cache: &Path) -> Result<Files> {
     }
     println!("vm: getting Debian's kernel {}", kernel.version);
     fs::create_dir_all(&place).with_context(|| format!("creating {}", place.display()))?;
-    let deb = apt::download(kernel.suite, kernel.meta, &place.join("apt"))?;
+    let deb = apt::download_kernel(kernel.suite, kernel.meta, &place.join("apt"))?;
     let root = place.join("root");
     if root.exists() {
         fs::remove_dir_all(&root).with_context(|| format!("removing {}", root.display()))?;

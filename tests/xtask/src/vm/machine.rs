@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::supervise::{self, End, Limits, Next};
 use crate::vm::disks::{self, Payload};
+use crate::vm::emulator::Emulator;
 use crate::vm::kernel::{Files, Kernel};
 use crate::vm::protocol::{self, Marker};
 
@@ -40,12 +41,14 @@ const COMPLAINTS: &[&str] = &[
 #[derive(Debug)]
 pub struct Machine {
     pub work: PathBuf,
+    emulator: Emulator,
     command_line: Vec<String>,
     console: PathBuf,
 }
 
 impl Machine {
     pub fn new(
+        emulator: Emulator,
         kernel: &Kernel,
         files: &Files,
         initrd: PathBuf,
@@ -56,11 +59,6 @@ impl Machine {
         let work = cache.join(format!("run-{}", std::process::id()));
         fs::create_dir_all(&work).with_context(|| format!("creating {}", work.display()))?;
         let console = work.join("console.log");
-        let (accelerator, cpu) = if has_hardware_virtualisation() {
-            ("kvm", "host")
-        } else {
-            ("tcg,thread=multi", kernel.emulated_cpu)
-        };
         let disk = |id: &str, file: &Path, options: &str| {
             let file = file.display();
             [
@@ -72,8 +70,8 @@ impl Machine {
         };
         let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let mut command_line = words(&format!(
-            "-accel {accelerator} -cpu {cpu} -smp {CPUS} -m {MEMORY_MIB} \
-             -nodefaults -display none -no-reboot"
+            "{} -smp {CPUS} -m {MEMORY_MIB} -nodefaults -display none -no-reboot",
+            emulator.processor_arguments(kernel.emulated_cpu)
         ));
         command_line.extend([
             "-kernel".to_owned(),
@@ -98,7 +96,7 @@ impl Machine {
              -device virtio-serial-pci \
              -chardev file,id=out,path=/dev/stdout,append=on -device virtserialport,chardev=out,name=out",
         ));
-        Ok(Machine { work, command_line, console })
+        Ok(Machine { work, emulator, command_line, console })
     }
 
     /// Boots, hands each line of the guest to `each`, and ends the machine. `Some` is
@@ -142,7 +140,7 @@ impl Machine {
     }
 
     fn command(&self) -> Command {
-        let mut command = supervise::dying_with_us("qemu-system-x86_64");
+        let mut command = self.emulator.command();
         // QEMU keeps what is written to the root disk in a file there.
         command.args(&self.command_line).env("TMPDIR", &self.work);
         command
@@ -195,15 +193,6 @@ pub fn is_fatal(complaint: &str) -> bool {
         .iter()
         .any(|text| complaint.contains(text))
         && !complaint.contains("soft lockup")
-}
-
-/// `/dev/kvm` can be there and still not run a stock kernel (nested software
-/// virtualisation): the processor itself must say so.
-fn has_hardware_virtualisation() -> bool {
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let flags = cpu.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
-    let extension = flags.split_whitespace().any(|flag| matches!(flag, "vmx" | "svm"));
-    extension && fs::File::options().read(true).write(true).open("/dev/kvm").is_ok()
 }
 
 #[cfg(test)]

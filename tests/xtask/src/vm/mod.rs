@@ -7,6 +7,7 @@
 
 mod apt;
 mod disks;
+mod emulator;
 mod image;
 mod kernel;
 mod machine;
@@ -25,6 +26,7 @@ use crate::packages::Task;
 use crate::report::Suite;
 use crate::setup;
 use crate::vm::disks::Payload;
+use crate::vm::emulator::Emulator;
 use crate::vm::protocol::{Results, Said};
 
 pub const DEFAULT_KERNEL: &str = "6.1";
@@ -120,8 +122,9 @@ fn prepare(version: &str) -> Result<machine::Machine> {
     // Held until the end of this function: two runs must not fill the cache at once.
     let lock = fs::File::create(cache().join("lock")).context("creating the cache's lock")?;
     lock.lock().context("waiting for another run that fills the cache")?;
+    let emulator = Emulator::find(&cache())?;
     let files = kernel::obtain(known, &cache())?;
     let initrd = disks::initrd(&files, &cache())?;
     let root = disks::root(&files, &cache())?;
-    machine::Machine::new(known, &files, initrd, root, &cache())
+    machine::Machine::new(emulator, known, &files, initrd, root, &cache())
 }
