@@ -108,6 +108,16 @@ static __always_inline u64 age_of(struct request *request, u64 now)
 	return start && start < now ? now - start : 0;
 }
 
+/*
+ * The request's entry. One that has completed and could not be deleted (before
+ * 6.7 an interrupt may find the map's bucket busy) has no time of issue, and is
+ * used again for the next request at this address.
+ */
+static __always_inline bool is_issued(const struct tn_request *entry)
+{
+	return entry && entry->issued_ns;
+}
+
 SEC("tp_btf/block_rq_issue")
 int BPF_PROG(disk_issue, struct request *request)
 {
@@ -124,7 +134,7 @@ int BPF_PROG(disk_issue, struct request *request)
 		return 0;
 	now = bpf_ktime_get_ns();
 	again = bpf_map_lookup_elem(&requests, &address);
-	if (again) {
+	if (is_issued(again)) {
 		/* After a requeue. */
 		again->issued_ns = now;
 		return 0;
@@ -135,7 +145,9 @@ int BPF_PROG(disk_issue, struct request *request)
 	counts = disk_counts(&entry.key);
 	if (!counts)
 		return 0;
-	if (bpf_map_update_elem(&requests, &address, &entry, BPF_ANY)) {
+	if (again) {
+		*again = entry;
+	} else if (bpf_map_update_elem(&requests, &address, &entry, BPF_ANY)) {
 		count_self(TN_SELF_REQUESTS_FULL);
 		return 0;
 	}
@@ -154,7 +166,7 @@ int BPF_PROG(disk_requeue, struct request *request)
 	struct tn_disk *counts;
 	struct tn_disk_key key;
 
-	if (!entry)
+	if (!is_issued(entry))
 		return 0;
 	entry->served_ns += bpf_ktime_get_ns() - entry->issued_ns;
 	key = entry->key;
@@ -236,7 +248,7 @@ int BPF_PROG(disk_complete, struct request *request, u8 error, unsigned int byte
 	/* The length is what was left before this completion. */
 	bool last = bytes >= request->__data_len;
 
-	if (!entry) {
+	if (!is_issued(entry)) {
 		complete_unseen(request, error, bytes, last);
 		return 0;
 	}
@@ -245,6 +257,7 @@ int BPF_PROG(disk_complete, struct request *request, u8 error, unsigned int byte
 	if (!last)
 		return 0;
 	complete_issued(entry, error);
+	entry->issued_ns = 0;
 	bpf_map_delete_elem(&requests, &address);
 	return 0;
 }
