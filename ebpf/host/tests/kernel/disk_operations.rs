@@ -109,11 +109,6 @@ struct Bench {
 
 /// `None` after saying what this machine lacks.
 fn bench(direct: bool) -> Option<Bench> {
-    if std::env::var_os("TENANTRY_VM").is_some() {
-        // Twice the whole guest stood still in these tests, and nobody knows yet why.
-        println!("SKIPPED: loop devices of the emulated machine have hung it");
-        return None;
-    }
     let f = Fixture::load(|_| ())?;
     let device = match LoopDevice::create(DEVICE_PAGES * PAGE, direct) {
         Ok(device) => device,
@@ -205,7 +200,11 @@ fn any_mix_of_operations_is_counted_as_the_device_counts_it() {
             row.operations,
             row.queue.sum_ns as f64 / 1e6
         );
-        assert!((ours_ms - theirs_ms).abs() <= 3.0 + 0.1 * theirs_ms, "{op:?}: {row:?}");
+        // The device's ends only after the waiters were woken, which takes an emulated
+        // processor a while.
+        let waking_ms = if std::env::var_os("TENANTRY_VM").is_some() { 2.0 } else { 0.0 };
+        let allowed_ms = 3.0 + 0.1 * theirs_ms + waking_ms * row.operations as f64;
+        assert!((ours_ms - theirs_ms).abs() <= allowed_ms, "{op:?}: {row:?}");
     }
     assert_eq!(f.meters().lost().unwrap(), Default::default());
 }
