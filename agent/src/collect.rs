@@ -110,8 +110,12 @@ impl Collector {
             .iter()
             .map(|snapshot| self.container(snapshot, links, &disks, &mut names, &mut took))
             .collect();
-        let known: HashSet<&str> =
-            containers.iter().map(|container| container.id.as_str()).collect();
+        let foreign = self.registry.foreign().map(|foreign| foreign.list()).unwrap_or_default();
+        let known: HashSet<&str> = containers
+            .iter()
+            .map(|container| container.id.as_str())
+            .chain(foreign.iter().map(|entry| entry.subject.id.as_str()))
+            .collect();
         self.fs_usage.keep(|id| known.contains(id));
         let departed = self.registry.departed();
         let mut slots: HashMap<String, Slot> =
@@ -119,11 +123,13 @@ impl Collector {
         containers.extend(
             departed.into_iter().map(|gone| self.departed(gone, &disks, &mut names, &mut took)),
         );
-        let foreign = self.registry.foreign().map(|foreign| foreign.list()).unwrap_or_default();
         slots.extend(foreign.iter().map(|entry| (entry.subject.id.clone(), entry.slot)));
-        containers.extend(
-            foreign.into_iter().map(|entry| self.foreign(entry, &disks, &mut names, &mut took)),
-        );
+        let mut others = self.registry.foreign().map(|all| all.links(&foreign)).unwrap_or_default();
+        containers.extend(foreign.into_iter().map(|entry| {
+            let links = others.remove(&entry.slot).unwrap_or_default();
+            let report = self.foreign(entry, &disks, &mut names, &mut took);
+            ContainerReport { links, ..report }
+        }));
         self.seat(&mut containers, &slots);
         self.keep_ooms(&mut containers);
         containers.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.cgroup.cmp(&b.cgroup)));
@@ -235,7 +241,10 @@ impl Collector {
                 .unwrap_or_default(),
             oom_kills: oom_kills(record.oom_kills, &measured),
             file_system: file_system(reading, names),
-            link: endpoint.and_then(|endpoint| links?.get(&endpoint.host_interface)).cloned(),
+            links: endpoint
+                .and_then(|endpoint| links?.get(&endpoint.host_interface))
+                .map(|link| vec![("eth0".to_owned(), *link)])
+                .unwrap_or_default(),
             limits: limits(record, names),
             ..measured
         }
@@ -251,7 +260,12 @@ impl Collector {
     ) -> ContainerReport {
         let cgroup = entry.subject.cgroup;
         let measured = self.measured(cgroup, Some(entry.slot), true, disks, names, took);
+        let began = entry.started_unix_s.map(|seconds| (seconds * 1e9) as u64);
+        let sign = fs_usage::sign(began, measured.counters.as_ref(), &measured.disk);
+        let upper = entry.upper.as_deref();
+        let reading = upper.and_then(|upper| self.fs_usage.ask(&entry.subject.id, upper, sign));
         ContainerReport {
+            file_system: file_system(reading, names),
             id: entry.subject.id,
             origin: entry.origin,
             name: entry.name,

@@ -140,8 +140,9 @@ pub struct ContainerReport {
     pub cgroup_io: Vec<(String, IoSample)>,
     /// Whom it talks to over TCP; `None` if nobody yet.
     pub destinations: Option<Seated>,
-    /// Of `eth0`, as the container sees it.
-    pub link: Option<LinkCounters>,
+    /// Its interfaces but `lo`, by name and as it sees them; of containers in one network
+    /// namespace one has them.
+    pub links: Vec<(String, LinkCounters)>,
     pub limits: LimitsReport,
     /// The encoder's: the labels that each of this container's series has, as text.
     pub labels: OnceLock<String>,

@@ -19,8 +19,8 @@ use axum::http::StatusCode;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tenantry_cgroupfs::Hierarchy;
-use tenantry_container::{Engine, Snapshot, State};
-use tenantry_ebpf::Meters;
+use tenantry_container::{Engine, Record, Snapshot, State};
+use tenantry_ebpf::{Meters, Slot};
 use tenantry_image::Store;
 
 use crate::audit::Audit;
@@ -64,6 +64,23 @@ impl App {
     pub fn foreign(&self, wanted: &str) -> Option<Entry> {
         let known = self.engine.get(wanted).is_ok();
         if known { None } else { self.registry.foreign()?.find(wanted) }
+    }
+
+    /// Id, name and slot of a container, whoever runs it.
+    ///
+    /// # Errors
+    /// 404, if nobody does.
+    pub fn metered(&self, wanted: &str) -> ApiResult<(String, String, Option<Slot>)> {
+        match self.engine.get(wanted) {
+            Ok(container) => {
+                let Record { id, name, .. } = &container.record;
+                Ok((id.clone(), name.clone(), self.registry.slot(id)))
+            }
+            Err(error) => match self.registry.foreign().and_then(|foreign| foreign.find(wanted)) {
+                Some(entry) => Ok((entry.subject.id, entry.name, Some(entry.slot))),
+                None => Err(error.into()),
+            },
+        }
     }
 
     /// For what only a container's own runtime may do.

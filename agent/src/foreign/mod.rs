@@ -6,6 +6,7 @@
 //! never starts, stops, limits or changes a container that is not ours.
 
 pub mod classify;
+mod links;
 mod names;
 mod oci;
 mod process;
@@ -25,6 +26,7 @@ use tenantry_ebpf::{
 use tokio::sync::Semaphore;
 
 use self::classify::{Subject, classify};
+pub use self::links::Links;
 pub use self::names::Sources;
 use self::oci::Description;
 use self::process::Process;
@@ -432,18 +434,40 @@ impl Foreign {
                     apply(described, entry);
                 }
                 if let Some(process) = &process {
-                    entry.pid = Some(process.pid);
-                    entry.started_unix_s = Some(process.started_unix_s);
-                    entry.namespaces.clone_from(&process.namespaces);
+                    entry.found(process);
                 }
             }
-            if described.is_some() && process.is_some() && wait >= Duration::from_millis(200) {
+            // A container's root is made while its first process waits; a service has none.
+            let is_whole = process.as_ref().is_some_and(|process| {
+                process.upper.is_some() || entry.subject.runtime == Runtime::Systemd
+            });
+            if described.is_some() && is_whole && wait >= Duration::from_millis(200) {
                 return;
             }
         }
         if described.is_none() {
             tracing::debug!(cgroup = %entry.subject.cgroup, "nobody told what it is called");
         }
+    }
+
+    /// The interfaces of each network namespace, under the container that shows them
+    /// ([`links::holders`]).
+    pub fn links(&self, entries: &[Entry]) -> HashMap<Slot, Links> {
+        let holders = links::holders(entries, process::network_of(std::process::id() as i32));
+        let read = |entry: &Entry| {
+            let found = process::links(entry.pid?, entry.network()?);
+            let found = found.or_else(|| {
+                // Its first process is gone; another one is the first now.
+                let process = self.first_process(&entry.subject.cgroup)?;
+                let network = process.network()?;
+                if let Some(known) = self.lock().get_mut(entry.slot) {
+                    known.found(&process);
+                }
+                (Some(network) == entry.network()).then(|| process::links(process.pid, network))?
+            });
+            Some((entry.slot, found?))
+        };
+        holders.into_iter().filter_map(read).collect()
     }
 
     fn first_process(&self, cgroup: &str) -> Option<Process> {

@@ -4,10 +4,12 @@
 //! container is gone and its last events may be unread.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::PathBuf;
 
 use tenantry_ebpf::{CgroupIds, Slot, Tree};
 
 use super::classify::Subject;
+use super::process::{Process, network_in};
 use crate::delivered::Delivered;
 use crate::origin::Origin;
 use crate::registry::Holder;
@@ -29,6 +31,8 @@ pub struct Entry {
     /// Of its first process, by type as in `/proc/PID/ns`.
     pub namespaces: Vec<(String, u64)>,
     pub pid: Option<i32>,
+    /// The directory of the writable layer, where the root is an overlay.
+    pub upper: Option<PathBuf>,
 }
 
 impl Entry {
@@ -46,7 +50,19 @@ impl Entry {
             started_unix_s: None,
             namespaces: Vec::new(),
             pid: None,
+            upper: None,
         }
+    }
+
+    pub fn network(&self) -> Option<u64> {
+        network_in(&self.namespaces)
+    }
+
+    pub fn found(&mut self, process: &Process) {
+        self.pid = Some(process.pid);
+        self.started_unix_s = Some(process.started_unix_s);
+        self.namespaces.clone_from(&process.namespaces);
+        self.upper.clone_from(&process.upper);
     }
 
     fn holder(&self) -> Holder {

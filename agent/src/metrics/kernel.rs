@@ -70,7 +70,7 @@ pub(super) fn by_interface(
     )
 }
 
-/// cAdvisor's `container_network_*`, from the container's own end of its link.
+/// cAdvisor's `container_network_*`, from the container's own end of its links.
 fn link(f: &mut Families, containers: &[ContainerReport]) -> Result<(), Error> {
     use tenantry_network::LinkCounters;
     type Row = (&'static str, &'static str, fn(&LinkCounters) -> u64);
@@ -96,9 +96,10 @@ fn link(f: &mut Families, containers: &[ContainerReport]) -> Result<(), Error> {
         f.counter(
             name,
             help,
-            containers.iter().filter_map(|container| {
-                let link = container.link.as_ref()?;
-                Some(((base(container), [("interface", "eth0")]), value(link)))
+            containers.iter().flat_map(|container| {
+                container.links.iter().map(move |(interface, link)| {
+                    ((base(container), [("interface", interface.as_str())]), value(link))
+                })
             }),
         )?;
     }

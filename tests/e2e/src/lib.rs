@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod host;
 pub mod image;
+pub mod netns;
 pub mod scrape;
 
 use std::path::PathBuf;

@@ -46,6 +46,14 @@ impl Metrics {
     }
 }
 
+/// A destination's series: connections, failures, bytes sent and received.
+pub fn destination(metrics: &Metrics, container: &str, labels: &[(&str, &str)]) -> [f64; 4] {
+    ["connections", "failures", "transmit_bytes", "receive_bytes"].map(|what| {
+        let labels: Vec<_> = [("name", container)].iter().chain(labels).copied().collect();
+        metrics.sum(&format!("tenantry_tcp_destination_{what}_total"), &labels).unwrap_or(0.0)
+    })
+}
+
 fn series(line: &str) -> Option<(String, BTreeMap<String, String>, f64)> {
     let (key, value) = line.rsplit_once(' ')?;
     let value = value.parse().ok()?;

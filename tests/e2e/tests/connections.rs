@@ -5,13 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 
 use tenantry_e2e::agent::TestAgent;
 use tenantry_e2e::host::namespace_counters;
-use tenantry_e2e::scrape::Metrics;
+use tenantry_e2e::netns::listens;
+use tenantry_e2e::scrape::{Metrics, destination};
 use tenantry_e2e::{patience, skip_unless_possible, until};
-
-fn listens(pid: u32, port: u16) -> bool {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
-    text.lines().any(|line| line.contains(&format!("00000000:{port:04X} 00000000:0000 0A")))
-}
 
 /// A sum over series of one container, 0 where there is none.
 fn value(metrics: &Metrics, series: &str, container: &str, label: (&str, &str)) -> f64 {
@@ -76,14 +72,6 @@ fn forty_connections_and_five_refused_ones_show_exactly_on_both_sides() {
         assert_eq!(of(container, "rtt_seconds_count", ("interface", "lo")), 0.0);
     }
     agent.finish();
-}
-
-/// A destination's series: connections, failures, bytes sent and received.
-fn destination(metrics: &Metrics, container: &str, labels: &[(&str, &str)]) -> [f64; 4] {
-    ["connections", "failures", "transmit_bytes", "receive_bytes"].map(|what| {
-        let labels: Vec<_> = [("name", container)].iter().chain(labels).copied().collect();
-        metrics.sum(&format!("tenantry_tcp_destination_{what}_total"), &labels).unwrap_or(0.0)
-    })
 }
 
 #[test]

@@ -7,9 +7,11 @@ use std::process::Command;
 
 use serde_json::Value;
 use tenantry_e2e::agent::TestAgent;
-use tenantry_e2e::{patience, programs, skip_unless_possible, until};
+use tenantry_e2e::host::namespace_counters;
+use tenantry_e2e::scrape::destination;
+use tenantry_e2e::{netns, patience, programs, skip_unless_possible, until};
 
-use engines::{Docker, Podman};
+use engines::{Docker, Engine, Podman};
 
 /// A cgroup of the test's own in the hierarchies that matter, named as a runtime would.
 struct Cgroup {
@@ -260,6 +262,124 @@ fn a_podman_container_is_metered_under_its_name_and_image() {
     assert_eq!(getpids(&agent, "work") - getpids(&agent, "none"), 5000.0);
     podman.remove("work");
     until("its series end", || view(&agent, "work").is_none());
+    drop(podman);
+    agent.finish();
+}
+
+/// Two containers of another engine, `server` and `client`: 20 connections from one to the
+/// other, then 8 MiB written to the client's writable layer.
+const SERVER: &str = "workload accept 9000 --count 20 --bytes 500; sleep 1000";
+const CLIENT: &str = "mkfifo /go; read x < /go; \
+                      workload connections --to 10.77.0.1:9000 --count 20 --bytes 3000; \
+                      workload directio --path /data/file --bytes 8m; sleep 1000";
+
+/// What is shown of them is what their namespaces' own counters say, and `du` of the layer.
+fn check_network_and_layer(agent: &TestAgent, engine: &dyn Engine) {
+    let pids = ["server", "client"].map(|name| (name, engine.pid(name)));
+    let [(_, server), (_, client)] = pids;
+    netns::connect([(server, "10.77.0.1/24"), (client, "10.77.0.2/24")]);
+    until("both have their names", || {
+        let info = |name| agent.metrics().sum("tenantry_container_info", &[("name", name)]);
+        pids.iter().all(|(name, _)| info(name) == Some(1.0))
+    });
+    until("the server listens", || netns::listens(server, 9000));
+    engine.go("client");
+    let value = |series: &str, labels: &[(&str, &str)]| agent.metrics().sum(series, labels);
+    until("all were opened and are closed", || {
+        let begun = value("tenantry_tcp_connects_begun_total", &[("name", "client")]);
+        let open = value("tenantry_tcp_connections", &[]);
+        begun == Some(20.0) && open == Some(0.0)
+    });
+    for (name, pid) in pids {
+        let (tcp, ip) = (namespace_counters(pid, "Tcp"), namespace_counters(pid, "IpExt"));
+        for (series, witness, expected) in [
+            ("connects_begun", "ActiveOpens", if name == "client" { 20.0 } else { 0.0 }),
+            ("accepts", "PassiveOpens", if name == "client" { 0.0 } else { 20.0 }),
+            ("retransmits", "RetransSegs", tcp["RetransSegs"]),
+        ] {
+            let shown = value(&format!("tenantry_tcp_{series}_total"), &[("name", name)]);
+            assert_eq!((shown, tcp[witness]), (Some(expected), expected), "{name} {series}");
+        }
+        // Nothing else goes over that cable by now, but a neighbour may be asked for.
+        until("the interface's counters are the namespace's", || {
+            let families =
+                ["receive_bytes", "receive_packets", "transmit_bytes", "transmit_packets"];
+            let shown = families.map(|family| {
+                let labels = [("name", name), ("interface", "eth0")];
+                value(&format!("container_network_{family}_total"), &labels)
+            });
+            shown == netns::interface(pid, "eth0").map(Some)
+        });
+        // What reaches sockets: all but what the kernel answers without one.
+        for (direction, witness) in [("receive", "InOctets"), ("transmit", "OutOctets")] {
+            let series = format!("tenantry_network_{direction}_bytes_total");
+            let shown = value(&series, &[("name", name), ("interface", "external")]).unwrap();
+            println!("{name} {direction}: {shown} of {} IP bytes", ip[witness]);
+            assert!(shown <= ip[witness] && shown >= 0.95 * ip[witness], "{name} {direction}");
+        }
+    }
+    let metrics = agent.metrics();
+    let to_server = [("destination", "10.77.0.1"), ("port", "9000"), ("direction", "outgoing")];
+    assert_eq!(destination(&metrics, "client", &to_server), [20.0, 0.0, 60_000.0, 10_000.0]);
+    let clients = [("destination", "10.77.0.0/24"), ("port", "9000"), ("direction", "incoming")];
+    assert_eq!(destination(&metrics, "server", &clients), [20.0, 0.0, 10_000.0, 60_000.0]);
+    let shown = agent.ok(&["connections", "client"]);
+    let row = shown.lines().find(|line| line.contains("10.77.0.1")).expect("a row");
+    println!("{shown}");
+    let cells: Vec<&str> = row.split_whitespace().take(5).collect();
+    assert_eq!(cells, ["outgoing", "10.77.0.1", "9000", "20", "0"]);
+
+    let upper = engine.upper("client");
+    let du = || {
+        let output = Command::new("du").args(["-s", "--block-size=1"]).arg(&upper).output();
+        let text = String::from_utf8(output.unwrap().stdout).unwrap();
+        text.split_whitespace().next().and_then(|bytes| bytes.parse::<f64>().ok()).unwrap()
+    };
+    until("the layer is as large as du says", || {
+        let shown = value("container_fs_usage_bytes", &[("name", "client")]);
+        shown == Some(du()) && du() >= f64::from(8 << 20)
+    });
+}
+
+/// Walks often, so that a test need not wait for a minute.
+const OFTEN: &str = "[meters]\nfs_usage_interval_s = 1\n";
+
+#[test]
+fn docker_containers_network_and_writable_layer_are_shown() {
+    skip_unless_possible!();
+    let docker = match Docker::start() {
+        Ok(docker) => docker,
+        Err(why) => {
+            println!("SKIPPED: {why}");
+            return;
+        }
+    };
+    let socket = docker.socket();
+    let config = format!("[foreign]\ndocker_socket = \"{}\"\n{OFTEN}", socket.display());
+    let agent = TestAgent::try_start_with(&config).unwrap();
+    docker.run_detached("server", &[], SERVER);
+    docker.run_detached("client", &[], CLIENT);
+    check_network_and_layer(&agent, &docker);
+    drop(docker);
+    agent.finish();
+}
+
+#[test]
+fn podman_containers_network_and_writable_layer_are_shown() {
+    skip_unless_possible!();
+    let podman = match Podman::prepare() {
+        Ok(podman) => podman,
+        Err(why) => {
+            println!("SKIPPED: {why}");
+            return;
+        }
+    };
+    let storage = podman.storage();
+    let config = format!("[foreign]\nstorages = [\"{}\"]\n{OFTEN}", storage.display());
+    let agent = TestAgent::try_start_with(&config).unwrap();
+    podman.run_detached("server", SERVER);
+    podman.run_detached("client", CLIENT);
+    check_network_and_layer(&agent, &podman);
     drop(podman);
     agent.finish();
 }

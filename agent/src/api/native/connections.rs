@@ -52,14 +52,12 @@ pub async fn connections(
     State(app): State<Shared>,
     Path(id): Path<String>,
 ) -> ApiResult<Json<Connections>> {
-    let snapshot = app.engine.get(&id)?;
-    let record = &snapshot.record;
-    let mut answer =
-        Connections { id: record.id.clone(), name: record.name.clone(), ..Connections::default() };
+    let (id, name, slot) = app.metered(&id)?;
+    let mut answer = Connections { id, name, ..Connections::default() };
     let failed = |error: tenantry_ebpf::MapError| {
         ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
     };
-    if let Some(slot) = app.registry.slot(&record.id) {
+    if let Some(slot) = slot {
         let named =
             app.meters.read_destinations().map_err(failed)?.remove(&slot).unwrap_or_default();
         let tcp = app.meters.read(slot).map_err(failed)?.tcp.unwrap_or_default();

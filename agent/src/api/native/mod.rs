@@ -119,11 +119,7 @@ async fn container_stats(
     State(app): State<Shared>,
     Path(id): Path<String>,
 ) -> ApiResult<Json<Stats>> {
-    let id = match (app.engine.get(&id), app.foreign(&id)) {
-        (Ok(container), _) => container.record.id.clone(),
-        (Err(_), Some(entry)) => entry.subject.id,
-        (Err(error), None) => return Err(error.into()),
-    };
+    let (id, _, _) = app.metered(&id)?;
     let report = app.collector.collect().await;
     let reason = || ApiError::new(axum::http::StatusCode::NOT_FOUND, "the container is gone");
     let container = report.containers.iter().find(|container| container.id == id);

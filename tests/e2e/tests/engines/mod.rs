@@ -9,6 +9,42 @@ use tenantry_e2e::{image, patience};
 
 pub const IMAGE: &str = "tenantry-test";
 
+/// What both engines tell of a container that runs.
+pub trait Engine {
+    fn inspect(&self, name: &str, field: &str) -> String;
+
+    fn pid(&self, name: &str) -> u32 {
+        self.inspect(name, "State.Pid").parse().expect("a number")
+    }
+
+    /// Where its writable layer is.
+    fn upper(&self, name: &str) -> PathBuf {
+        self.inspect(name, "GraphDriver.Data.UpperDir").into()
+    }
+
+    /// Writes to the pipe `/go` in a container.
+    fn go(&self, name: &str) {
+        let pipe = format!("/proc/{}/root/go", self.pid(name));
+        let deadline = Instant::now() + patience(20);
+        while !Path::new(&pipe).exists() && Instant::now() < deadline {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        std::fs::write(&pipe, "go\n").expect("the container waits at its pipe");
+    }
+}
+
+impl Engine for Docker {
+    fn inspect(&self, name: &str, field: &str) -> String {
+        self.ok(&["inspect", "-f", &format!("{{{{.{field}}}}}"), name]).trim().to_owned()
+    }
+}
+
+impl Engine for Podman {
+    fn inspect(&self, name: &str, field: &str) -> String {
+        self.ok(&["inspect", "-f", &format!("{{{{.{field}}}}}"), name]).trim().to_owned()
+    }
+}
+
 /// Directories on a real disk, and the cgroups that an engine leaves behind.
 struct Place {
     root: PathBuf,
@@ -137,17 +173,6 @@ impl Docker {
     pub fn run_detached(&self, name: &str, flags: &[&str], script: &str) {
         let run = ["run", "-d", "--network", "none", "--name", name];
         self.ok(&[&run[..], flags, &[IMAGE, "sh", "-c", script]].concat());
-    }
-
-    /// Writes to the pipe `/go` in a container.
-    pub fn go(&self, name: &str) {
-        let pid = self.ok(&["inspect", "-f", "{{.State.Pid}}", name]);
-        let pipe = format!("/proc/{}/root/go", pid.trim());
-        let deadline = Instant::now() + patience(20);
-        while !Path::new(&pipe).exists() && Instant::now() < deadline {
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        std::fs::write(&pipe, "go\n").expect("the container waits at its pipe");
     }
 
     pub fn remove(&self, name: &str) {
