@@ -415,8 +415,9 @@ struct {
  * a run queue's lock, only look it up.
  * key     task
  * value   tn_task
- * bytes   about 130 a thread, freed with it
- * writer  thread_new, thread_attach, process_exec, the scheduler's programs, process_exit
+ * bytes   about 180 a thread, freed with it
+ * writer  thread_new, thread_attach, process_exec, the scheduler's programs, process_exit,
+ *         syscall_exit where the thread lives in
  * reader  the same
  * full    no memory: the thread's switches are not counted; TN_SELF_TASKS_FULL is
  */
@@ -433,6 +434,10 @@ struct tn_task {
 	u64 involuntary;
 	u32 state;
 	u32 exit_reported;
+	/* Addresses that the thread had when `namespaces` was read; 0 = it was not yet. */
+	u64 nsproxy;
+	u64 user_ns;
+	struct tn_namespaces namespaces;
 };
 
 struct {

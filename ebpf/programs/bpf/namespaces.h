@@ -8,6 +8,12 @@
  * The two addresses are compared and never followed. One may be reused when
  * what lay there is gone; but whoever gets new namespaces is seen at that moment
  * (recheck_namespaces), and then the slot compares inodes from there on.
+ *
+ * Who came in by setns (docker exec) has the slot's namespaces at an address of
+ * its own, and seven inodes are read through fifteen pointers: its thread keeps
+ * them. Whoever gets others has a new address at that moment, and the call that
+ * did it is counted and so reads them again before a third can come: only while
+ * nobody counts can an address return unseen, and thread_attach ends that.
  */
 #pragma once
 
@@ -34,6 +40,27 @@ static __noinline int read_namespaces(struct task_struct *task, struct tn_namesp
 	set->uts = BPF_CORE_READ(nsproxy, uts_ns, ns.inum);
 	set->ipc = BPF_CORE_READ(nsproxy, ipc_ns, ns.inum);
 	set->cgroup = BPF_CORE_READ(nsproxy, cgroup_ns, ns.inum);
+	return 0;
+}
+
+/* As read_namespaces, of the running task. */
+static __noinline int own_namespaces(struct task_struct *task, struct tn_namespaces *set)
+{
+	struct tn_task *thread = bpf_task_storage_get(&tasks, task, 0, 0);
+	u64 nsproxy = (u64)task->nsproxy, user_ns = (u64)task->cred->user_ns;
+
+	if (!set)
+		return 0;
+	if (thread && thread->nsproxy == nsproxy && thread->user_ns == user_ns) {
+		*set = thread->namespaces;
+		return 0;
+	}
+	read_namespaces(task, set);
+	if (thread) {
+		thread->namespaces = *set;
+		thread->user_ns = user_ns;
+		thread->nsproxy = nsproxy;
+	}
 	return 0;
 }
 
@@ -77,7 +104,7 @@ static __noinline struct tn_syscalls *syscalls_row_by_inodes(struct task_struct 
 
 	if (!state)
 		return 0;
-	read_namespaces(task, &key.namespaces);
+	own_namespaces(task, &key.namespaces);
 	if (claim(task, state, &key.namespaces) || is_same_set(&key.namespaces, &state->own))
 		return bpf_map_lookup_elem(&syscalls, &slot);
 	row = bpf_map_lookup_elem(&namespace_syscalls, &key);

@@ -24,6 +24,7 @@ int BPF_PROG(thread_new, struct task_struct *task, u64 flags)
 SEC("tp_btf/cgroup_attach_task")
 int BPF_PROG(thread_attach, struct cgroup *cgroup, const char *path, struct task_struct *task)
 {
+	struct tn_task *thread;
 	u32 slot;
 
 	if (cgroup->root->hierarchy_id != 0 || !cgroup->level)
@@ -31,7 +32,10 @@ int BPF_PROG(thread_attach, struct cgroup *cgroup, const char *path, struct task
 	slot = slot_of_id(cgroup->kn->id);
 	if (!slot)
 		return 0;
-	remember_task(task);
+	thread = remember_task(task);
+	/* Where it was until now, nobody saw what namespaces it got. */
+	if (thread)
+		thread->nsproxy = 0;
 	recheck_namespaces(task, slot);
 	return 0;
 }

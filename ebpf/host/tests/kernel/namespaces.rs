@@ -203,6 +203,47 @@ fn addresses_that_are_used_again_deceive_nobody() {
     println!("{NOTES} namespaces one after the other had {} inodes", expected.len());
 }
 
+/// As a process that `docker exec` starts: it came by setns, and so has the container's
+/// namespaces at an address of its own.
+#[test]
+fn who_comes_back_by_setns_is_at_home_again() {
+    let Some(f) = Fixture::load(|_| ()) else { return };
+    let container = f.container(1);
+    f.meters().arm(1).unwrap();
+    let (ready, end) = (Gate::new(), Gate::new());
+    let body = || {
+        let enter = |fd: i32| {
+            // SAFETY: a descriptor of a namespace; the calling child alone enters it.
+            unsafe { libc::syscall(libc::SYS_setns, fd, libc::CLONE_NEWUTS) == 0 }
+        };
+        // SAFETY: opens a path with a NUL.
+        let open = || unsafe { libc::open(c"/proc/self/ns/uts".as_ptr(), libc::O_RDONLY) };
+        let home = open();
+        call_often(10, libc::SYS_getpid);
+        let mut done = unshare(libc::CLONE_NEWUTS);
+        let away = open();
+        done &= ready.wait();
+        for _ in 0..50 {
+            call_often(3, libc::SYS_getpid);
+            done &= enter(home);
+            call_often(2, libc::SYS_getpid);
+            done &= enter(away);
+        }
+        i32::from(!(done && end.wait()))
+    };
+    let mut child = Child::gated(body).put(&container);
+    let home = witness(child.pid);
+    child.open_gate();
+    wait_for(&f, 1, 10, &child);
+    let away = witness(child.pid);
+    ready.open_for(1);
+    wait_for(&f, 1, 10 + 50 * 5, &child);
+    assert_eq!(getpids(&f, 1), [(home, 10 + 50 * 2), (away, 50 * 3)]);
+    end.open_for(1);
+    assert_eq!(child.wait(), End::Code(0));
+    assert_rows_add_up(&f, 1);
+}
+
 fn own_uts() -> u32 {
     witness(std::process::id() as i32).uts
 }
