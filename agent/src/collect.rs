@@ -18,9 +18,10 @@ use tenantry_network::LinkCounters;
 use crate::audit::Audit;
 use crate::destinations::{Seated, Seats};
 use crate::devices::DeviceNames;
-use crate::foreign::Entry;
+use crate::foreign::{Entry, Whole};
 use crate::fs_usage::{self, FsUsage, Reading};
 use crate::governor::Governor;
+use crate::origin::Origin;
 use crate::registry::{Departed, Registry};
 use crate::report::{
     AgentReport, ContainerReport, DiskReport, FileSystemReport, HostReport, IoLimitReport,
@@ -124,6 +125,13 @@ impl Collector {
             departed.into_iter().map(|gone| self.departed(gone, &disks, &mut names, &mut took)),
         );
         slots.extend(foreign.iter().map(|entry| (entry.subject.id.clone(), entry.slot)));
+        let wholes = self.registry.foreign().map(|all| all.wholes(&foreign));
+        let wholes_left_out = wholes.as_ref().map(|wholes| wholes.left_out as u64);
+        let wholes: Vec<ContainerReport> = wholes
+            .into_iter()
+            .flat_map(|wholes| wholes.shown)
+            .filter_map(|whole| self.whole(whole, &mut took))
+            .collect();
         let mut others = self.registry.foreign().map(|all| all.links(&foreign)).unwrap_or_default();
         containers.extend(foreign.into_iter().map(|entry| {
             let links = others.remove(&entry.slot).unwrap_or_default();
@@ -135,6 +143,7 @@ impl Collector {
         containers.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.cgroup.cmp(&b.cgroup)));
         let running: HashSet<&str> = containers
             .iter()
+            .chain(&wholes)
             .filter(|container| container.running)
             .map(|container| &container.cgroup[1..])
             .collect();
@@ -143,15 +152,19 @@ impl Collector {
             time_unix_s,
             machine: machine(),
             host: crate::host::read_sample(),
-            agent: self.about_itself(vec![
-                ("links", links_took.as_secs_f64()),
-                ("maps", took.maps.as_secs_f64()),
-                ("cgroups", took.cgroups.as_secs_f64()),
-            ]),
+            agent: AgentReport {
+                wholes_left_out,
+                ..self.about_itself(vec![
+                    ("links", links_took.as_secs_f64()),
+                    ("maps", took.maps.as_secs_f64()),
+                    ("cgroups", took.cgroups.as_secs_f64()),
+                ])
+            },
             probes: self.meters.probes(),
             unattributed,
             walks: self.fs_usage.totals(),
             containers,
+            wholes,
         }
     }
 
@@ -277,6 +290,21 @@ impl Collector {
         }
     }
 
+    /// A slice or a pod; `None` if it is gone since it was found.
+    fn whole(&self, whole: Whole, took: &mut Took) -> Option<ContainerReport> {
+        let began = Instant::now();
+        let group = self.hierarchy.group(&whole.cgroup[1..]);
+        let sample = counted(self.samplers.sample(&group), &self.errors.cgroups).flatten();
+        took.cgroups += began.elapsed();
+        Some(ContainerReport {
+            origin: Origin { pod: whole.pod, ..Origin::default() },
+            cgroup: whole.cgroup,
+            running: true,
+            sample: Some(sample?),
+            ..ContainerReport::default()
+        })
+    }
+
     /// What a cgroup and a slot tell, whoever runs what is in them.
     fn measured(
         &self,
@@ -343,6 +371,7 @@ impl Collector {
             governor: self.governor.report(),
             collect_seconds,
             collect_errors: self.errors.all(),
+            wholes_left_out: None,
             foreign_refused: self.registry.foreign().map(|foreign| foreign.refused()),
             table_full: counted(self.meters.lost(), &self.errors.maps)
                 .map(|lost| lost.by_map().into())

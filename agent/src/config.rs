@@ -20,6 +20,8 @@ const MIN_SERIES: u64 = 1000;
 const MAX_LINGER_S: u64 = 86_400;
 /// Each has four series for each container.
 const MAX_DESTINATIONS: usize = 100;
+/// Each is nineteen files to read and some forty series.
+const MAX_SLICES: usize = 4096;
 /// With slot 0, which is nobody's, the kernel's tables have 256.
 const DEFAULT_CONTAINERS: u32 = 127;
 const DEFAULT_FOREIGN: u32 = 128;
@@ -71,6 +73,9 @@ pub struct RawForeign {
     pub max: Option<u32>,
     /// Whether systemd's services are metered too.
     pub systemd: Option<bool>,
+    /// Slices and pods that are shown as a whole, with the sums in their cgroup's files; 0
+    /// shows none.
+    pub max_slices: Option<usize>,
     /// Where Docker tells names and images.
     pub docker_socket: Option<PathBuf>,
     /// Where containerd keeps its tasks' bundles: `<namespace>/<id>/config.json`.
@@ -146,6 +151,7 @@ pub struct Config {
 pub struct ForeignConfig {
     pub max: u32,
     pub systemd: bool,
+    pub max_slices: usize,
     pub docker_socket: PathBuf,
     pub containerd_state: PathBuf,
     pub storages: Vec<PathBuf>,
@@ -319,6 +325,13 @@ impl RawForeign {
             || max.to_string(),
             || format!("1 or more, and with max_containers at most {}", MAX_SLOTS - 1),
         )?;
+        let max_slices = self.max_slices.unwrap_or(256);
+        check(
+            max_slices <= MAX_SLICES,
+            "foreign.max_slices",
+            || max_slices.to_string(),
+            || format!("0 (none) to {MAX_SLICES}"),
+        )?;
         let docker = "/var/run/docker.sock";
         let containerd = "/run/containerd/io.containerd.runtime.v2.task";
         let storages = self.storages.unwrap_or_else(|| {
@@ -330,6 +343,7 @@ impl RawForeign {
         let config = ForeignConfig {
             max,
             systemd: self.systemd.unwrap_or(true),
+            max_slices,
             docker_socket: absolute("foreign.docker_socket", self.docker_socket, docker)?,
             containerd_state: absolute(
                 "foreign.containerd_state",
@@ -424,6 +438,7 @@ mod tests {
             ("[network]\nbridge = \"much-too-long-a-name\"", "network.bridge"),
             ("[network]\nsubnet = \"10.0.0.0\"", "network.subnet"),
             ("[network_meters]\ndestinations = 1000", "network_meters.destinations"),
+            ("[foreign]\nmax_slices = 5000", "foreign.max_slices"),
             ("[audit]\nmax_bytes = 1", "audit.max_bytes"),
             ("[metrics]\nmax_series = 10", "metrics.max_series"),
             ("[metrics]\nlinger_seconds = 1000000", "metrics.linger_seconds"),

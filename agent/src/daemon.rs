@@ -400,6 +400,7 @@ fn open_foreign(
         first_slot: slots.start,
         end_slot: slots.end,
         services: wanted.systemd,
+        max_wholes: wanted.max_slices,
         sources: Sources {
             docker_socket: wanted.docker_socket.clone(),
             own_socket: config.run_dir.join("docker.sock"),

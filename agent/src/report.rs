@@ -35,6 +35,8 @@ pub struct HostReport {
     pub walks: Totals,
     /// All containers, stopped ones too, sorted by name so that scrapes compare well.
     pub containers: Vec<ContainerReport>,
+    /// Slices and pods as a whole, of which only what their cgroup's files say is known.
+    pub wholes: Vec<ContainerReport>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -60,6 +62,9 @@ pub struct AgentReport {
     pub slots_max: u64,
     /// Containers of other runtimes for which there was no slot; `None` if none are wanted.
     pub foreign_refused: Option<u64>,
+    /// Slices and pods that are not among [`HostReport::wholes`] because of the bound; `None`
+    /// as above.
+    pub wholes_left_out: Option<u64>,
     /// Lines that reached the audit file.
     pub audit_written: u64,
     /// Events that left the kernel's ring and that the audit file's disk refused.

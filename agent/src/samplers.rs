@@ -41,6 +41,23 @@ impl Samplers {
     /// # Errors
     /// What could not be read of a group that is there.
     pub fn look(&self, group: &Group) -> Result<Option<Look>, Error> {
+        self.with(group, |sampler, buffer| {
+            let sample = sampler.read(buffer)?;
+            Ok(Look { sample, processes: sampler.count_processes(buffer).ok() })
+        })
+    }
+
+    /// As [`look`](Self::look), without the processes: to count a slice's means to read a
+    /// file in each cgroup below it.
+    pub fn sample(&self, group: &Group) -> Result<Option<Sample>, Error> {
+        self.with(group, |sampler, buffer| sampler.read(buffer))
+    }
+
+    fn with<T>(
+        &self,
+        group: &Group,
+        look: impl Fn(&Sampler, &mut ReadBuffer) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
         // A panic while it was held leaves open files and a buffer, which are always right.
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let Held { buffer, by_path } = &mut *held;
@@ -53,7 +70,8 @@ impl Samplers {
         }
         let looked = Sampler::open(group).and_then(|sampler| {
             let look = look(&sampler, buffer)?;
-            if by_path.len() < self.places {
+            // A runtime makes them one by one; what came since is seen by opening anew.
+            if sampler.is_whole() && by_path.len() < self.places {
                 by_path.insert(group.path().to_owned(), sampler);
             }
             Ok(look)
@@ -69,9 +87,4 @@ impl Samplers {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.by_path.retain(|path, _| keep(path));
     }
-}
-
-fn look(sampler: &Sampler, buffer: &mut ReadBuffer) -> Result<Look, Error> {
-    let sample = sampler.read(buffer)?;
-    Ok(Look { sample, processes: sampler.count_processes(buffer).ok() })
 }

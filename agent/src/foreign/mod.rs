@@ -12,8 +12,9 @@ mod oci;
 mod process;
 mod table;
 mod walk;
+mod wholes;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,6 +34,7 @@ use self::process::Process;
 pub use self::table::Entry;
 use self::table::Table;
 use self::walk::{Found, id_of, nested, walk};
+pub use self::wholes::{Whole, Wholes};
 use crate::delivered::{Delivered, Ledger};
 use crate::origin::Runtime;
 use crate::readable;
@@ -58,6 +60,8 @@ pub struct Settings {
     /// One more than the last.
     pub end_slot: Slot,
     pub services: bool,
+    /// Slices and pods that are shown as a whole.
+    pub max_wholes: usize,
     pub sources: Sources,
 }
 
@@ -448,6 +452,14 @@ impl Foreign {
         if described.is_none() {
             tracing::debug!(cgroup = %entry.subject.cgroup, "nobody told what it is called");
         }
+    }
+
+    /// Slices and pods above these.
+    pub fn wholes(&self, entries: &[Entry]) -> Wholes {
+        let max = self.settings.max_wholes;
+        let root = self.hierarchy.unified_mount();
+        let tops = if max == 0 { BTreeSet::new() } else { wholes::tops(root) };
+        wholes::above(entries, &tops, max)
     }
 
     /// The interfaces of each network namespace, under the container that shows them

@@ -44,6 +44,13 @@ pub(super) fn encode(f: &mut Families, report: &HostReport) -> Result<(), Error>
             refused,
         )?;
     }
+    if let Some(left_out) = agent.wholes_left_out {
+        f.gauge_of_host(
+            "tenantry_slices_left_out",
+            "Slices and pods that this scrape does not show as a whole (foreign.max_slices)",
+            left_out,
+        )?;
+    }
     f.counter(
         "tenantry_table_full_total",
         "Entries that found no room in a kernel table and were not counted, by table",

@@ -10,7 +10,7 @@ use super::family::Families;
 use super::{Base, base};
 use crate::report::ContainerReport;
 
-pub(super) fn encode(f: &mut Families, containers: &[ContainerReport]) -> Result<(), Error> {
+pub(super) fn encode(f: &mut Families, containers: &[&ContainerReport]) -> Result<(), Error> {
     cpu(f, containers)?;
     pids(f, containers)?;
     pressure(f, containers)
@@ -18,7 +18,7 @@ pub(super) fn encode(f: &mut Families, containers: &[ContainerReport]) -> Result
 
 /// The value of one field in each container whose cgroup has it.
 pub(super) fn field<'a, V>(
-    containers: &'a [ContainerReport],
+    containers: &'a [&ContainerReport],
     read: impl Fn(&Sample) -> Option<V>,
 ) -> impl Iterator<Item = (Base<'a>, V)> {
     containers
@@ -35,7 +35,7 @@ pub(super) fn zero_if_unlimited(limit: Max) -> u64 {
     limit.value().unwrap_or(0)
 }
 
-fn cpu(f: &mut Families, containers: &[ContainerReport]) -> Result<(), Error> {
+fn cpu(f: &mut Families, containers: &[&ContainerReport]) -> Result<(), Error> {
     f.counter(
         "container_cpu_usage_seconds_total",
         "CPU time used, of all CPUs together",
@@ -91,7 +91,7 @@ fn cpu(f: &mut Families, containers: &[ContainerReport]) -> Result<(), Error> {
 /// The kernel's default.
 const CPU_PERIOD_USEC: u64 = 100_000;
 
-fn pids(f: &mut Families, containers: &[ContainerReport]) -> Result<(), Error> {
+fn pids(f: &mut Families, containers: &[&ContainerReport]) -> Result<(), Error> {
     f.gauge(
         "container_threads",
         "Threads in the container",
@@ -109,7 +109,7 @@ fn pids(f: &mut Families, containers: &[ContainerReport]) -> Result<(), Error> {
     )
 }
 
-fn pressure(f: &mut Families, containers: &[ContainerReport]) -> Result<(), Error> {
+fn pressure(f: &mut Families, containers: &[&ContainerReport]) -> Result<(), Error> {
     type Row = (&'static str, &'static str, fn(&Sample) -> Option<StallTime>);
     fn some(stall: &Option<Stall>) -> Option<StallTime> {
         stall.as_ref().map(|stall| stall.some)

@@ -8,7 +8,7 @@ use super::cgroup::{field, zero_if_unlimited};
 use super::family::Families;
 use crate::report::ContainerReport;
 
-pub(super) fn encode(f: &mut Families, containers: &[ContainerReport]) -> Result<(), Error> {
+pub(super) fn encode(f: &mut Families, containers: &[&ContainerReport]) -> Result<(), Error> {
     type Row = (&'static str, &'static str, fn(&Sample) -> Option<u64>);
     let rows: [Row; 15] = [
         (

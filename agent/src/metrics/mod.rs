@@ -86,8 +86,9 @@ fn all(families: &mut Families, report: &HostReport) -> Result<(), Error> {
     agent::encode(families, report)?;
     host::encode(families, &report.host)?;
     container::encode(families, report)?;
-    cgroup::encode(families, &report.containers)?;
-    memory::encode(families, &report.containers)?;
+    let with_cgroup: Vec<_> = report.containers.iter().chain(&report.wholes).collect();
+    cgroup::encode(families, &with_cgroup)?;
+    memory::encode(families, &with_cgroup)?;
     kernel::encode(families, &report.containers)?;
     scheduler::encode(families, &report.containers)?;
     tcp::encode(families, &report.containers)?;

@@ -78,7 +78,8 @@ impl Opened {
 }
 
 /// The directories that hold a group's numbers; `None` where the layout has no such
-/// hierarchy.
+/// hierarchy, or the group no cgroup there: services have one for those controllers alone
+/// that somebody asked for.
 #[derive(Debug)]
 struct Dirs {
     unified: Opened,
@@ -93,7 +94,12 @@ impl Dirs {
     fn open(group: &Group, hold: bool) -> Result<Dirs, Error> {
         let v1 = |controller| match group.layout() {
             Layout::Unified => Ok(None),
-            Layout::Hybrid => group.dir(controller).map(|dir| Opened::new(dir, hold)).transpose(),
+            Layout::Hybrid => {
+                match group.dir(controller).map(|dir| Opened::new(dir, hold)).transpose() {
+                    Err(error) if error.is_gone() => Ok(None),
+                    other => other,
+                }
+            }
         };
         Ok(Dirs {
             unified: Opened::new(group.unified_dir(), hold)?,
@@ -122,6 +128,14 @@ impl Sampler {
     /// [`Error::is_gone`] if there is no such group.
     pub fn open(group: &Group) -> Result<Sampler, Error> {
         Ok(Sampler { group: group.clone(), dirs: Dirs::open(group, true)? })
+    }
+
+    /// Whether the group has a cgroup for each kind of number. One that has not may get
+    /// them later, and then needs another sampler to be seen in them.
+    pub fn is_whole(&self) -> bool {
+        let Dirs { unified: _, cpu, cpuacct, memory, blkio, pids } = &self.dirs;
+        let v1 = [cpu, cpuacct, memory, blkio, pids];
+        self.group.layout() == Layout::Unified || v1.iter().all(|dir| dir.is_some())
     }
 
     /// All counters now.

@@ -33,6 +33,10 @@ pub fn report() -> HostReport {
         unattributed: unattributed(),
         walks: Totals { walks: 12, entries: 40_960, errors: 0 },
         containers: vec![stopped(), pod(), web()],
+        wholes: vec![
+            whole("/kubepods.slice", None),
+            whole("/kubepods.slice/kubepods-pod1.slice", Some("")),
+        ],
     }
 }
 
@@ -56,6 +60,7 @@ fn agent() -> AgentReport {
         slots_used: 2,
         slots_max: 255,
         foreign_refused: Some(0),
+        wholes_left_out: Some(0),
         audit_written: 4100,
         audit_lost: 0,
         audit_full_batches: 3,
@@ -422,15 +427,7 @@ fn stopped() -> ContainerReport {
 fn pod() -> ContainerReport {
     ContainerReport {
         id: "c3".to_owned(),
-        origin: Origin {
-            runtime: Runtime::Containerd,
-            pod: Some(Pod {
-                namespace: "shop".to_owned(),
-                pod: "cart-7d9f".to_owned(),
-                container: "cart".to_owned(),
-            }),
-            compose: None,
-        },
+        origin: Origin { runtime: Runtime::Containerd, pod: Some(in_pod("cart")), compose: None },
         cgroup: "/kubepods.slice/kubepods-pod1.slice/cri-containerd-c3.scope".to_owned(),
         name: "cart".to_owned(),
         image: "registry.example/cart:2".to_owned(),
@@ -440,6 +437,26 @@ fn pod() -> ContainerReport {
             syscalls: vec![SyscallCount { nr: 0, count: 7, errors: 0 }],
             ..SlotCounters::default()
         }),
+        ..ContainerReport::default()
+    }
+}
+
+fn in_pod(container: &str) -> Pod {
+    Pod { namespace: "shop".to_owned(), pod: "cart-7d9f".to_owned(), container: container.into() }
+}
+
+/// A slice or a pod: what its cgroup's files say, under no name.
+fn whole(cgroup: &str, container: Option<&str>) -> ContainerReport {
+    let mut sample = Sample::default();
+    sample.cpu.usage_usec = Some(7_250_000);
+    sample.memory.usage_bytes = Some(4_194_304);
+    sample.pids.current = Some(3);
+    sample.pressure.cpu = stall(2_000_000, 0);
+    ContainerReport {
+        origin: Origin { pod: container.map(in_pod), ..Origin::default() },
+        cgroup: cgroup.to_owned(),
+        running: true,
+        sample: Some(sample),
         ..ContainerReport::default()
     }
 }
