@@ -11,13 +11,14 @@ use anyhow::{Context, Result};
 use crate::process;
 
 /// Downloads the kernel that the package `meta` of a Debian `suite` depends on, with
-/// `dir` for apt's state, and hands back the package's file.
-pub fn download_kernel(suite: &str, meta: &str, dir: &Path) -> Result<PathBuf> {
+/// `dir` for apt's state, and hands back the files of its packages.
+pub fn download_kernel(suite: &str, meta: &str, dir: &Path) -> Result<Vec<PathBuf>> {
     let apt = Apt::open(suite, dir)?;
     let depends = apt.text("apt-cache", &["depends", "--important", meta])?;
     let package = kernel_package(&depends)
         .with_context(|| format!("{} names no kernel package: {depends}", meta))?;
-    apt.download(&[package])?.pop().context("apt downloaded no package")
+    let depends = apt.text("apt-cache", &["depends", "--important", package])?;
+    apt.download(&parts(package, &depends))
 }
 
 /// Downloads `packages` of a Debian `suite`, with `dir` for apt's state.
@@ -31,6 +32,15 @@ fn kernel_package(depends: &str) -> Option<&str> {
         .lines()
         .filter_map(|line| line.trim().strip_prefix("Depends: "))
         .find(|name| name.starts_with("linux-image-"))
+}
+
+/// The packages that hold a kernel's files: since 7.2 not itself, but some that it depends on.
+fn parts<'a>(package: &'a str, depends: &'a str) -> Vec<&'a str> {
+    let names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    const PARTS: [&str; 3] = ["linux-base-", "linux-binary-", "linux-modules-"];
+    let is_part = |name: &&str| PARTS.iter().any(|part| name.starts_with(part));
+    let parts: Vec<&str> = names.filter(is_part).collect();
+    if parts.is_empty() { vec![package] } else { parts }
 }
 
 /// apt with state and sources of our own.
@@ -179,6 +189,21 @@ mod tests {
         let text = "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-40-cloud-amd64\n";
         assert_eq!(kernel_package(text), Some("linux-image-6.1.0-40-cloud-amd64"));
         assert_eq!(kernel_package("linux-image-cloud-amd64\n"), None);
+    }
+
+    #[test]
+    fn a_kernel_in_parts_is_all_of_them() {
+        let whole = "linux-image-6.1.0-40-cloud-amd64\n  Depends: kmod\n |Depends: linux-base\n";
+        assert_eq!(
+            parts("linux-image-6.1.0-40-cloud-amd64", whole),
+            ["linux-image-6.1.0-40-cloud-amd64"]
+        );
+        let split = "linux-image-7.2-x\n |Depends: dracut\n  Depends: linux-base-7.2-x\n  \
+                     Depends: linux-binary-7.2-x\n  Depends: linux-modules-7.2-x\n";
+        assert_eq!(
+            parts("linux-image-7.2-x", split),
+            ["linux-base-7.2-x", "linux-binary-7.2-x", "linux-modules-7.2-x"]
+        );
     }
 
     #[test]

@@ -76,7 +76,9 @@ impl Emulator {
         match self.processors {
             Processors::Hardware => "-accel kvm -cpu host".to_owned(),
             Processors::Threads => format!("-accel tcg,thread=multi -cpu {emulated}"),
-            Processors::OneThread => format!("-accel tcg,thread=single -cpu {emulated}"),
+            // The kernel's allocator relies on `cmpxchg16b` being one step even without a lock
+            // prefix, and the old QEMU lets an interrupt in between.
+            Processors::OneThread => format!("-accel tcg,thread=single -cpu {emulated},cx16=off"),
         }
     }
 

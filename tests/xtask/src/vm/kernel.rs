@@ -19,10 +19,7 @@ pub struct Kernel {
     suite: &'static str,
     /// Meta package; what it depends on moves with security updates.
     meta: &'static str,
-    /// QEMU's processor when there is no hardware virtualisation. Without `cx16`:
-    /// the kernel's allocator relies on `cmpxchg16b` being one step even without a lock
-    /// prefix, and QEMU 7.2 lets an interrupt in between (2 of 5 boots of 6.12 died of a
-    /// double fault in `kmem_cache_alloc`, none of 8 without).
+    /// QEMU's processor when there is no hardware virtualisation.
     pub emulated_cpu: &'static str,
 }
 
@@ -31,14 +28,20 @@ const KERNELS: &[Kernel] = &[
         version: "6.1",
         suite: "bookworm",
         meta: "linux-image-cloud-amd64",
-        emulated_cpu: "max,cx16=off",
+        emulated_cpu: "max",
     },
     Kernel {
         version: "6.12",
         suite: "bookworm-backports",
         meta: "linux-image-cloud-amd64",
         // With five-level paging and two processors it panics under emulation.
-        emulated_cpu: "max,la57=off,cx16=off",
+        emulated_cpu: "max,la57=off",
+    },
+    Kernel {
+        version: "newest",
+        suite: "trixie-backports",
+        meta: "linux-image-cloud-amd64",
+        emulated_cpu: "max,la57=off",
     },
 ];
 
@@ -76,18 +79,27 @@ pub fn obtain(kernel: &Kernel, cache: &Path) -> Result<Files> {
     }
     println!("vm: getting Debian's kernel {}", kernel.version);
     fs::create_dir_all(&place).with_context(|| format!("creating {}", place.display()))?;
-    let deb = apt::download_kernel(kernel.suite, kernel.meta, &place.join("apt"))?;
+    let debs = apt::download_kernel(kernel.suite, kernel.meta, &place.join("apt"))?;
     let root = place.join("root");
     if root.exists() {
         fs::remove_dir_all(&root).with_context(|| format!("removing {}", root.display()))?;
     }
-    process::run(process::command("dpkg-deb").arg("-x").arg(&deb).arg(&root))?;
+    for deb in debs {
+        process::run(process::command("dpkg-deb").arg("-x").arg(&deb).arg(&root))?;
+    }
+    // Newer packages put everything below usr.
+    let merged = root.join("usr/lib");
+    if merged.join("modules").exists() {
+        fs::rename(&merged, root.join("lib")).context("moving the modules")?;
+    }
     let release = only_entry(&root.join("lib/modules"))?;
-    let image = root.join("boot").join(format!("vmlinuz-{release}"));
+    let own = root.join("lib/modules").join(&release).join("vmlinuz");
+    let image =
+        if own.exists() { own } else { root.join("boot").join(format!("vmlinuz-{release}")) };
     extract_vmlinux(&image, &place.join("vmlinux"))?;
     uncompress_modules(&root.join("lib/modules").join(&release))?;
     process::run(process::command("depmod").arg("-b").arg(&root).arg(&release))?;
-    fs::remove_dir_all(root.join("boot")).context("removing the packed kernel")?;
+    fs::remove_file(&image).context("removing the packed kernel")?;
     // Written last: without it the next run begins anew.
     fs::write(&stamp, &release).with_context(|| format!("writing {}", stamp.display()))?;
     Ok(files(release))
