@@ -159,5 +159,13 @@ fn probes(f: &mut Families, report: &HostReport) -> Result<(), Error> {
             .probes
             .iter()
             .filter_map(|p| Some(([("probe", p.name.as_str())], p.run_ns? as f64 / 1e9))),
+    )?;
+    f.counter(
+        "tenantry_probe_misses_total",
+        "Events not counted, since the probe was running on that CPU already",
+        report
+            .probes
+            .iter()
+            .filter_map(|probe| Some(([("probe", probe.name.as_str())], probe.misses?))),
     )
 }

@@ -9,6 +9,7 @@ use tenantry_abi as abi;
 use zerocopy::FromZeros;
 
 use crate::cache::SlotCache;
+use crate::cost;
 use crate::counters::{self, Lost, SlotCounters, SlotEvents};
 use crate::disk::{self, Disks};
 use crate::foreign::ForeignMaps;
@@ -155,15 +156,17 @@ impl Meters {
         let counting = std::fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled")
             .is_ok_and(|text| text.trim() == "1");
         let probe = |(program, status): &(Program, ProbeStatus)| {
-            let info = (counting && *status == ProbeStatus::Active)
+            let info = (*status == ProbeStatus::Active)
                 .then(|| ProgramInfo::from_pin(self.pins.program(program)).ok())
                 .flatten();
+            let timed = info.as_ref().filter(|_| counting);
             Probe {
                 name: program.name.into(),
                 hook: program.hook.to_string(),
                 status: status.clone(),
-                runs: info.as_ref().map(ProgramInfo::run_count),
-                run_ns: info.as_ref().map(|info| info.run_time().as_nanos() as u64),
+                runs: timed.map(ProgramInfo::run_count),
+                run_ns: timed.map(|info| info.run_time().as_nanos() as u64),
+                misses: info.as_ref().and_then(cost::misses),
             }
         };
         self.switches().statuses.iter().map(probe).collect()

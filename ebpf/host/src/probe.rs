@@ -13,6 +13,10 @@ pub struct Probe {
     pub runs: Option<u64>,
     /// Time spent in these runs.
     pub run_ns: Option<u64>,
+    /// Runs that the kernel left out, since the program was running on that CPU already:
+    /// events that nobody counted, of containers and others. `None` while it is not active,
+    /// and before 5.12.
+    pub misses: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]

@@ -91,6 +91,7 @@ fn probes() -> Vec<Probe> {
         status,
         runs,
         run_ns,
+        misses: runs.map(|_| 0),
     };
     vec![
         probe(

@@ -97,6 +97,12 @@ impl Fixture {
         self.read(slot).syscalls.into_iter().find(|call| call.nr == nr).unwrap_or(none)
     }
 
+    /// Runs of a program that the kernel left out, as it says itself.
+    pub fn misses(&self, program: &str) -> u64 {
+        let probes = self.meters().probes();
+        probes.into_iter().find(|probe| probe.name == program).and_then(|p| p.misses).unwrap_or(0)
+    }
+
     pub fn events(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         self.reader.as_mut().expect("loaded").read(usize::MAX, |event| events.push(event));
