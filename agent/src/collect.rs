@@ -18,6 +18,7 @@ use tenantry_network::LinkCounters;
 use crate::audit::Audit;
 use crate::destinations::{Seated, Seats};
 use crate::devices::DeviceNames;
+use crate::domains::{DomainSeats, Domains};
 use crate::foreign::{Entry, Whole};
 use crate::fs_usage::{self, FsUsage, Reading};
 use crate::governor::Governor;
@@ -44,6 +45,9 @@ pub struct Collector {
     /// container id.
     pub destinations: usize,
     pub seats: Mutex<HashMap<String, Seats>>,
+    /// The same of the domains that a container asks name servers for.
+    pub domains: usize,
+    pub domain_seats: Mutex<HashMap<String, DomainSeats>>,
     /// OOM kills as they were last shown, by container id: what a record knew of is not
     /// forgotten with it while its container's series linger.
     pub oom_shown: Mutex<HashMap<String, u64>>,
@@ -139,6 +143,7 @@ impl Collector {
             ContainerReport { links, ..report }
         }));
         self.seat(&mut containers, &slots);
+        self.seat_domains(&mut containers, &slots);
         self.keep_ooms(&mut containers);
         containers.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.cgroup.cmp(&b.cgroup)));
         let running: HashSet<&str> = containers
@@ -218,6 +223,22 @@ impl Collector {
             let of_container = seats.entry(container.id.clone()).or_default();
             let seated = of_container.assign(self.destinations, &named, tcp.other);
             container.destinations = Some(seated).filter(|seated| *seated != Seated::default());
+        }
+    }
+
+    /// The same for the domains that are asked for.
+    fn seat_domains(&self, containers: &mut [ContainerReport], others: &HashMap<String, Slot>) {
+        let Some(mut all) = counted(self.meters.read_dns(), &self.errors.maps) else { return };
+        let mut seats = self.domain_seats.lock().unwrap_or_else(PoisonError::into_inner);
+        seats.retain(|id, _| containers.iter().any(|container| container.id == *id));
+        for container in containers {
+            let id = container.id.as_str();
+            let slot = self.registry.slot(id).or_else(|| others.get(id).copied());
+            let (Some(slot), Some(counters)) = (slot, &container.counters) else { continue };
+            let questions = all.remove(&slot).unwrap_or_default();
+            let of_container = seats.entry(container.id.clone()).or_default();
+            let shown = of_container.assign(self.domains, questions, &counters.dns_other);
+            container.domains = Some(shown).filter(|shown| *shown != Domains::default());
         }
     }
 

@@ -22,6 +22,7 @@ const MAX_LINGER_S: u64 = 86_400;
 const MAX_DESTINATIONS: usize = 100;
 /// Each is nineteen files to read and some forty series.
 const MAX_SLICES: usize = 4096;
+const MAX_DOMAINS: usize = 100;
 /// With slot 0, which is nobody's, the kernel's tables have 256.
 const DEFAULT_CONTAINERS: u32 = 127;
 const DEFAULT_FOREIGN: u32 = 128;
@@ -89,6 +90,8 @@ pub struct RawForeign {
 pub struct RawNetworkMeters {
     /// Destinations of a container that have series of their own; the rest is `other`.
     pub destinations: Option<usize>,
+    /// The same for the domains that it asks name servers for.
+    pub domains: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -135,6 +138,7 @@ pub struct Config {
     pub syscall_latency: bool,
     pub ring_bytes: u32,
     pub destinations: usize,
+    pub domains: usize,
     /// `None`: file systems are not walked.
     pub fs_usage_interval: Option<Duration>,
     pub audit_path: PathBuf,
@@ -219,6 +223,13 @@ impl RawConfig {
             || destinations.to_string(),
             || format!("0 to {MAX_DESTINATIONS}"),
         )?;
+        let domains = self.network_meters.domains.unwrap_or(10);
+        check(
+            domains <= MAX_DOMAINS,
+            "network_meters.domains",
+            || domains.to_string(),
+            || format!("0 to {MAX_DOMAINS}"),
+        )?;
         let fs_usage_interval_s = self.meters.fs_usage_interval_s.unwrap_or(60);
         check(
             fs_usage_interval_s <= 86_400,
@@ -282,6 +293,7 @@ impl RawConfig {
             syscall_latency: self.meters.syscall_latency.unwrap_or(true),
             ring_bytes,
             destinations,
+            domains,
             fs_usage_interval: (fs_usage_interval_s > 0)
                 .then(|| Duration::from_secs(fs_usage_interval_s)),
             foreign,
@@ -439,6 +451,7 @@ mod tests {
             ("[network]\nsubnet = \"10.0.0.0\"", "network.subnet"),
             ("[network_meters]\ndestinations = 1000", "network_meters.destinations"),
             ("[foreign]\nmax_slices = 5000", "foreign.max_slices"),
+            ("[network_meters]\ndomains = 101", "network_meters.domains"),
             ("[audit]\nmax_bytes = 1", "audit.max_bytes"),
             ("[metrics]\nmax_series = 10", "metrics.max_series"),
             ("[metrics]\nlinger_seconds = 1000000", "metrics.linger_seconds"),

@@ -267,6 +267,8 @@ async fn assemble(
                 cgroup_parent: config.cgroup_parent.clone(),
                 destinations: config.destinations,
                 seats: std::sync::Mutex::default(),
+                domains: config.domains,
+                domain_seats: std::sync::Mutex::default(),
                 oom_shown: std::sync::Mutex::default(),
                 started_unix_s: collect::unix_seconds(),
                 kernel_memory: std::sync::OnceLock::new(),

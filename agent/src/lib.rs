@@ -17,6 +17,7 @@ pub mod daemon;
 pub mod delivered;
 pub mod destinations;
 pub mod devices;
+pub mod domains;
 pub mod foreign;
 pub mod fs_usage;
 pub mod governor;

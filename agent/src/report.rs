@@ -16,6 +16,7 @@ use tenantry_network::LinkCounters;
 
 use crate::destinations::Seated;
 use crate::devices::Device;
+use crate::domains::Domains;
 use crate::fs_usage::Totals;
 use crate::governor::GovernorReport;
 use crate::host::HostSample;
@@ -148,6 +149,8 @@ pub struct ContainerReport {
     /// Its interfaces but `lo`, by name and as it sees them; of containers in one network
     /// namespace one has them.
     pub links: Vec<(String, LinkCounters)>,
+    /// What it asks name servers for; `None` if nothing yet.
+    pub domains: Option<Domains>,
     pub limits: LimitsReport,
     /// The encoder's: the labels that each of this container's series has, as text.
     pub labels: OnceLock<String>,

@@ -32,6 +32,8 @@ pub(super) const DISK: Range = Range { first: 14, last: 34, step: 1 };
 pub(super) const CONNECTION: Range = Range { first: 16, last: 38, step: 2 };
 /// 4 µs to 4.3 s in powers of four.
 pub(super) const ROUND_TRIP: Range = Range { first: 12, last: 32, step: 2 };
+/// 65 µs to 17 s in powers of four, as there is one for each domain.
+pub(super) const NAME_SERVER: Range = Range { first: 16, last: 34, step: 2 };
 /// 4 µs to 17 s in powers of four: most requests do not wait at all.
 pub(super) const DISK_QUEUE: Range = Range { first: 12, last: 34, step: 2 };
 /// 256 ns to 4.3 s in powers of four, as there is one for each class of syscalls.

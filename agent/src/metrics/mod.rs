@@ -18,6 +18,7 @@ mod cgroup;
 mod container;
 mod destinations;
 mod disk;
+mod dns;
 mod family;
 mod file_system;
 mod host;
@@ -94,6 +95,7 @@ fn all(families: &mut Families, report: &HostReport) -> Result<(), Error> {
     tcp::encode(families, &report.containers)?;
     udp::encode(families, &report.containers)?;
     destinations::encode(families, &report.containers)?;
+    dns::encode(families, &report.containers)?;
     disk::encode(families, report)?;
     file_system::encode(families, report)?;
     syscalls::encode(families, &report.containers)

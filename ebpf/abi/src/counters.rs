@@ -41,7 +41,9 @@ pub const SELF_NAMESPACES_FULL: u32 = 5;
 pub const SELF_DESTINATIONS_FULL: u32 = 6;
 pub const SELF_POOL_EMPTY: u32 = 7;
 pub const SELF_CGROUP_EVENTS_LOST: u32 = 8;
-pub const SELF_COUNTERS: u32 = 9;
+pub const SELF_DNS_NAMES_FULL: u32 = 9;
+pub const SELF_DNS_QUESTIONS_FULL: u32 = 10;
+pub const SELF_COUNTERS: u32 = 11;
 pub const OUTGOING: u8 = 0;
 pub const INCOMING: u8 = 1;
 /// Destinations of their own that one slot may have.
@@ -61,6 +63,20 @@ pub const UDP_BUFFER: usize = 0;
 /// All UDP sockets together had their share, or there was no memory.
 pub const UDP_MEMORY: usize = 1;
 pub const UDP_DROPS: usize = 2;
+pub const DNS_A: usize = 0;
+pub const DNS_AAAA: usize = 1;
+pub const DNS_OTHER_TYPE: usize = 2;
+pub const DNS_TYPES: usize = 3;
+pub const DNS_NOERROR: usize = 0;
+pub const DNS_NXDOMAIN: usize = 1;
+pub const DNS_SERVFAIL: usize = 2;
+pub const DNS_REFUSED: usize = 3;
+pub const DNS_OTHER_CODE: usize = 4;
+pub const DNS_CODES: usize = 5;
+/// The end of a name that is kept.
+pub const DNS_NAME: usize = 64;
+/// Names of their own that one slot may have.
+pub const SLOT_DNS_NAMES: usize = 256;
 pub const DISK_READ: u32 = 0;
 pub const DISK_WRITE: u32 = 1;
 pub const DISK_FLUSH: u32 = 2;
@@ -311,6 +327,50 @@ pub struct TcpRtt {
     pub loopback: Histogram,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DnsKey {
+    /// Of the name's end, in lower case.
+    pub hash: u64,
+    pub slot: u32,
+    pub reserved: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DnsCounts {
+    /// By type: `DNS_A`, …
+    pub queries: [u64; DNS_TYPES],
+    /// By code: `DNS_NOERROR`, …
+    pub answers: [u64; DNS_CODES],
+    /// Asked again, or its socket was closed, before an answer came.
+    pub unanswered: u64,
+    /// Of the answers.
+    pub latency: Histogram,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DnsName {
+    pub counts: DnsCounts,
+    /// Each label behind its length, without the end's 0, in lower case.
+    pub name: [u8; DNS_NAME],
+    /// 0 until the name is there.
+    pub name_bytes: u32,
+    pub reserved: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Dns {
+    /// Changes when the slot is handed out anew: a socket may outlive its container.
+    pub generation: u32,
+    /// That it has in the table.
+    pub names: u32,
+    /// Of names that found no room or cannot be read, and of the root.
+    pub other: DnsCounts,
+}
+
 const _: () = {
     assert!(size_of::<CgroupKey>() == 16 && offset_of!(CgroupKey, hierarchy) == 8);
     assert!(size_of::<SlotState>() == 72 && offset_of!(SlotState, own) == 40);
@@ -335,6 +395,10 @@ const _: () = {
     assert!(offset_of!(Tcp, other) == 472 && size_of::<Destination>() == 32);
     assert!(size_of::<DestinationKey>() == 24 && offset_of!(DestinationKey, address) == 8);
     assert!(size_of::<TcpRtt>() == 656 && offset_of!(TcpRtt, loopback) == 328);
+    assert!(size_of::<DnsKey>() == 16 && offset_of!(DnsKey, slot) == 8);
+    assert!(size_of::<DnsCounts>() == 400 && offset_of!(DnsCounts, latency) == 72);
+    assert!(size_of::<DnsName>() == 472 && offset_of!(DnsName, name_bytes) == 464);
+    assert!(size_of::<Dns>() == 408 && offset_of!(Dns, other) == 8);
     // The kernel's per-CPU allocator takes no larger values.
     assert!(size_of::<Syscalls>() <= 32 * 1024 && size_of::<SyscallLatency>() <= 32 * 1024);
 };

@@ -4,7 +4,8 @@ use tenantry_abi as abi;
 
 use crate::tcp::TcpCounters;
 use crate::{
-    Histogram, NamespaceCounts, SchedulerCounters, SyscallClass, SyscallCount, SyscallErrors,
+    DnsCounters, Histogram, NamespaceCounts, SchedulerCounters, SyscallClass, SyscallCount,
+    SyscallErrors,
 };
 
 /// Everything that one slot counted.
@@ -33,6 +34,9 @@ pub struct SlotCounters {
     pub oom: EventCounters,
     /// `None` where the kernel takes no program for socket operations.
     pub tcp: Option<TcpCounters>,
+    /// What was asked of name servers for the root, and for names that found no room in
+    /// [`Meters::read_dns`](crate::Meters::read_dns).
+    pub dns_other: DnsCounters,
     /// Execs tried, failed ones included; `None` where the kernel has no trampolines.
     pub exec_attempts: Option<u64>,
 }
@@ -101,6 +105,10 @@ pub struct Lost {
     pub namespaces: u64,
     /// Connections and failures that were added to `other` for want of room.
     pub destinations: u64,
+    /// Questions to name servers that were added to `other` for want of room for their names.
+    pub dns_names: u64,
+    /// Questions whose answers nobody waits for: too many at once from one socket.
+    pub dns_questions: u64,
     /// Foreign containers that were born when no slot was in reserve: user space registered
     /// them a little later.
     pub pool: u64,
@@ -110,7 +118,7 @@ pub struct Lost {
 
 impl Lost {
     /// By the map's name.
-    pub fn by_map(&self) -> [(&'static str, u64); 9] {
+    pub fn by_map(&self) -> [(&'static str, u64); 11] {
         [
             ("cgroup_slots", self.cgroups),
             ("disks", self.disks),
@@ -119,6 +127,8 @@ impl Lost {
             ("tcp_sockets", self.tcp_sockets),
             ("namespace_syscalls", self.namespaces),
             ("destinations", self.destinations),
+            ("dns_names", self.dns_names),
+            ("dns_sockets", self.dns_questions),
             ("slot_pool", self.pool),
             ("cgroup_events", self.cgroup_events),
         ]

@@ -1,5 +1,6 @@
 //! Distribution of durations, as the programs keep it: powers of two.
 
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use tenantry_abi::BUCKETS;
@@ -50,6 +51,18 @@ impl Histogram {
         }
         let count = buckets.iter().sum();
         Self { buckets, count, sum_ns }
+    }
+}
+
+impl AddAssign<&Histogram> for Histogram {
+    fn add_assign(&mut self, other: &Histogram) {
+        let length = self.buckets.len().max(other.buckets.len());
+        self.buckets.resize(length, 0);
+        for (sum, n) in self.buckets.iter_mut().zip(&other.buckets) {
+            *sum += n;
+        }
+        self.count += other.count;
+        self.sum_ns = self.sum_ns.wrapping_add(other.sum_ns);
     }
 }
 

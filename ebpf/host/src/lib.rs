@@ -12,6 +12,7 @@ mod cost;
 mod counters;
 mod destinations;
 mod disk;
+mod dns;
 mod error_class;
 mod event;
 mod foreign;
@@ -39,6 +40,7 @@ pub use counters::{
 };
 pub use destinations::{Destination, DestinationCounters, Direction};
 pub use disk::{DiskCounters, DiskKey, DiskOp, Disks};
+pub use dns::{DnsCode, DnsCounters, DnsQuestions};
 pub use error_class::{ErrorClass, error_class};
 pub use event::{Event, EventHeader, ExecEvent, ExitEvent, Namespaces, OomEvent};
 pub use foreign::{CgroupEvent, CgroupReader, ForeignCgroup, POOL_SLOTS, Tree};

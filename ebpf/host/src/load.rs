@@ -71,6 +71,7 @@ const BY_SLOT: &[&str] = &[
     "scheduler",
     "tcp",
     "tcp_rtt",
+    "dns",
     "event_counts",
     "trampoline_counts",
 ];
@@ -89,6 +90,8 @@ const SHARED: &[&str] = &[
     "dice",
     "tcp_sockets",
     "destinations",
+    "dns_names",
+    "dns_sockets",
     "disks",
     "requests",
     "tasks",
@@ -242,6 +245,11 @@ fn attach(
             program.load()?;
             // Links always allow others beside them; the mode is for older kernels' calls.
             let id = program.attach(cgroup, direction, CgroupAttachMode::Single)?;
+            program.take_link(id)?.try_into().map_err(|_| ProgramError::UnexpectedProgramType)
+        }
+        (AyaProgram::CgroupSock(program), Hook::SocketRelease) => {
+            program.load()?;
+            let id = program.attach(cgroup, CgroupAttachMode::Single)?;
             program.take_link(id)?.try_into().map_err(|_| ProgramError::UnexpectedProgramType)
         }
         (AyaProgram::SockOps(program), Hook::SocketOperations) => {

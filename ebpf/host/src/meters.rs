@@ -23,7 +23,10 @@ use crate::probe::{
 };
 use crate::reader::EventReader;
 use crate::switch::Switches;
-use crate::{Destination, DestinationCounters, Histogram, Slot, destinations, scheduler, tcp};
+use crate::{
+    Destination, DestinationCounters, DnsQuestions, Histogram, Slot, destinations, dns, scheduler,
+    tcp,
+};
 
 /// A container's cgroups, by kernfs id (the inode number of their directories).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +67,8 @@ pub(crate) struct Maps {
     tcp: Table<u32, abi::Tcp>,
     tcp_rtt: Table<u32, abi::TcpRtt>,
     destinations: Table<abi::DestinationKey, abi::Destination>,
+    dns: Table<u32, abi::Dns>,
+    dns_names: Table<abi::DnsKey, abi::DnsName>,
     disks: Table<abi::DiskKey, abi::Disk>,
     requests: Table<u64, abi::Request>,
     event_counts: Table<u32, abi::EventCounts>,
@@ -246,6 +251,13 @@ impl Meters {
                 self.maps.destinations.remove(&key)?;
             }
         }
+        let dns = self.maps.dns.get(&slot)?.unwrap_or(FromZeros::new_zeroed());
+        self.maps.dns.write(&slot, &dns::next_generation(&dns))?;
+        for key in self.maps.dns_names.keys()? {
+            if key.slot == slot {
+                self.maps.dns_names.remove(&key)?;
+            }
+        }
         self.maps.event_counts.write(&slot, &FromZeros::new_zeroed())?;
         self.maps.trampoline_counts.write(&slot, &FromZeros::new_zeroed())
     }
@@ -288,6 +300,7 @@ impl Meters {
             }
             false => None,
         };
+        let dns = maps.dns.get(&slot)?.unwrap_or(FromZeros::new_zeroed());
         let SlotEvents { exec, exit, oom } = self.read_events(slot)?;
         let trampolines = maps.trampoline_counts.get(&slot)?.unwrap_or(FromZeros::new_zeroed());
         let if_active = |name, value| self.is_active(name).then_some(value);
@@ -306,6 +319,7 @@ impl Meters {
             exit,
             oom,
             tcp,
+            dns_other: dns::counters(&dns.other),
             exec_attempts: if_active("exec_attempted", trampolines.exec_attempts),
         })
     }
@@ -333,6 +347,21 @@ impl Meters {
         Ok(found)
     }
 
+    /// What each slot asks name servers for, each name once; what found no room among them is
+    /// in [`SlotCounters::dns_other`].
+    pub fn read_dns(&self) -> Result<HashMap<Slot, DnsQuestions>, MapError> {
+        let mut found: HashMap<Slot, DnsQuestions> = HashMap::new();
+        let mut seen = HashSet::new();
+        for key in self.maps.dns_names.keys()? {
+            // Gone since the listing: its slot was reset.
+            let Some(row) = self.maps.dns_names.get(&key)? else { continue };
+            if seen.insert((key.slot, key.hash)) {
+                dns::add_row(found.entry(key.slot).or_default(), &row);
+            }
+        }
+        Ok(found)
+    }
+
     /// What found no room in the kernel's maps; all zero is as it should be.
     pub fn lost(&self) -> Result<Lost, MapError> {
         let get = |index| Ok(self.maps.self_counters.get(&index)?.unwrap_or_default());
@@ -344,6 +373,8 @@ impl Meters {
             tcp_sockets: get(abi::SELF_SOCKETS_FULL)?,
             namespaces: get(abi::SELF_NAMESPACES_FULL)?,
             destinations: get(abi::SELF_DESTINATIONS_FULL)?,
+            dns_names: get(abi::SELF_DNS_NAMES_FULL)?,
+            dns_questions: get(abi::SELF_DNS_QUESTIONS_FULL)?,
             pool: get(abi::SELF_POOL_EMPTY)?,
             cgroup_events: get(abi::SELF_CGROUP_EVENTS_LOST)?,
         })
@@ -412,6 +443,8 @@ impl Maps {
             tcp: Table::open(dir, "tcp", cpus)?,
             tcp_rtt: Table::open(dir, "tcp_rtt", cpus)?,
             destinations: Table::open(dir, "destinations", cpus)?,
+            dns: Table::open(dir, "dns", cpus)?,
+            dns_names: Table::open(dir, "dns_names", cpus)?,
             disks: Table::open(dir, "disks", cpus)?,
             requests: Table::open(dir, "requests", cpus)?,
             event_counts: Table::open(dir, "event_counts", cpus)?,

@@ -40,6 +40,7 @@ pub(crate) enum Hook {
     CgroupIngress,
     CgroupEgress,
     SocketOperations,
+    SocketRelease,
     Lsm(&'static str),
 }
 
@@ -76,6 +77,12 @@ pub(crate) const METERS: &[Program] = &[
     Program {
         name: "network_egress",
         hook: Hook::CgroupEgress,
+        essential: false,
+        switchable: false,
+    },
+    Program {
+        name: "dns_socket_closed",
+        hook: Hook::SocketRelease,
         essential: false,
         switchable: false,
     },
@@ -134,6 +141,7 @@ impl std::fmt::Display for Hook {
             Hook::RawTracepoint(name) => write!(f, "raw_tp/{name}"),
             Hook::CgroupIngress => f.write_str("cgroup_skb/ingress"),
             Hook::CgroupEgress => f.write_str("cgroup_skb/egress"),
+            Hook::SocketRelease => f.write_str("cgroup/sock_release"),
             Hook::SocketOperations => f.write_str("sockops"),
             Hook::Lsm(name) => write!(f, "lsm/{name}"),
         }

@@ -304,6 +304,60 @@ struct tn_tcp_rtt {
 	struct tn_histogram loopback;
 };
 
+/* Questions that are counted apart. */
+enum tn_dns_type {
+	TN_DNS_A = 0,
+	TN_DNS_AAAA = 1,
+	TN_DNS_OTHER_TYPE = 2,
+	TN_DNS_TYPES = 3,
+};
+
+/* How a question was answered: the answer's code. */
+enum tn_dns_code {
+	TN_DNS_NOERROR = 0,
+	TN_DNS_NXDOMAIN = 1,
+	TN_DNS_SERVFAIL = 2,
+	TN_DNS_REFUSED = 3,
+	TN_DNS_OTHER_CODE = 4,
+	TN_DNS_CODES = 5,
+};
+
+/* The end of a name that is kept: its last labels, four at most, that fit. */
+#define TN_DNS_NAME 64
+#define TN_DNS_NAME_LABELS 4
+/* Names of their own that one slot may have. */
+#define TN_SLOT_DNS_NAMES 256
+
+struct tn_dns_key {
+	__u64 hash; /* of the name's end, in lower case */
+	__u32 slot;
+	__u32 reserved;
+};
+
+struct tn_dns_counts {
+	__u64 queries[TN_DNS_TYPES];
+	__u64 answers[TN_DNS_CODES];
+	/* Asked again, or its socket was closed, before an answer came. */
+	__u64 unanswered;
+	struct tn_histogram latency; /* of the answers */
+};
+
+struct tn_dns_name {
+	struct tn_dns_counts counts;
+	/* As in the packet: each label behind its length, without the end's 0. Written when the row is made. */
+	__u8 name[TN_DNS_NAME];
+	__u32 name_bytes; /* 0 until then */
+	__u32 reserved;
+};
+
+struct tn_dns {
+	/* Changes when the slot is handed out anew: a socket may outlive its container. */
+	__u32 generation;
+	__u32 names; /* that it has in the table */
+	/* Of names that found no room or cannot be read, and of the root. */
+	struct tn_dns_counts other;
+};
+
 enum tn_self_counter {
 	TN_SELF_CGROUPS_FULL = 0,
 	TN_SELF_DISKS_FULL = 1,
@@ -314,7 +368,9 @@ enum tn_self_counter {
 	TN_SELF_DESTINATIONS_FULL = 6,
 	TN_SELF_POOL_EMPTY = 7,
 	TN_SELF_CGROUP_EVENTS_LOST = 8,
-	TN_SELF_COUNTERS = 9,
+	TN_SELF_DNS_NAMES_FULL = 9,
+	TN_SELF_DNS_QUESTIONS_FULL = 10,
+	TN_SELF_COUNTERS = 11,
 };
 
 struct tn_event {

@@ -11,7 +11,6 @@
 
 #define AF_INET 2
 #define AF_INET6 10
-#define EEXIST 17
 
 /* Reads a context's field in place: the verifier takes no pointer that the compiler has moved. */
 #define CONTEXT(field) (*(volatile u32 *)&(field))

@@ -22,6 +22,10 @@ typedef _Bool bool;
 #define true 1
 #define false 0
 
+/* Error numbers, as helpers give them below zero. */
+#define ENOMEM 12
+#define EEXIST 17
+
 #define CORE __attribute__((preserve_access_index))
 
 struct kernfs_node {

@@ -377,6 +377,73 @@ struct {
 } destinations SEC(".maps");
 
 /*
+ * What each slot asks name servers for, by the end of the name. Added atomically.
+ * key     tn_dns_key
+ * value   tn_dns_name
+ * bytes   about 2.2 Mi
+ * writer  network_ingress, network_egress, dns_socket_closed; user space removes a slot's
+ *         keys when the slot is reset
+ * reader  user space
+ * full    also when a slot has TN_SLOT_DNS_NAMES: counts in tn_dns.other, so that sums
+ *         stay exact; TN_SELF_DNS_NAMES_FULL is counted
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct tn_dns_key);
+	__type(value, struct tn_dns_name);
+} dns_names SEC(".maps");
+
+/*
+ * How many names each slot has there, and what belongs to none of them.
+ * key     slot
+ * value   tn_dns
+ * bytes   102 Ki
+ * writer  as above; user space zeroes it and raises the generation when the slot is reset
+ * reader  user space, the programs
+ * full    never, one for each slot
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_dns);
+} dns SEC(".maps");
+
+/*
+ * Questions of a container's datagram socket that wait for their answer.
+ * key     socket
+ * value   tn_dns_socket
+ * bytes   about 450 a socket that ever asked, charged to the socket and freed with it
+ * writer  network_egress, network_ingress, dns_socket_closed
+ * reader  the same
+ * full    the seventeenth question takes the oldest one's place, which counts as unanswered
+ *         if it has waited for five seconds; else, and without memory,
+ *         TN_SELF_DNS_QUESTIONS_FULL is counted
+ */
+#define TN_DNS_QUESTIONS 16
+
+struct tn_dns_question {
+	u64 asked_ns; /* 0: this place is free; DNS_CLAIMED: somebody writes the rest */
+	u64 hash; /* 0: belongs to no name */
+	u32 id;
+	u32 reserved;
+};
+
+struct tn_dns_socket {
+	u32 slot;
+	u32 generation;
+	struct tn_dns_question questions[TN_DNS_QUESTIONS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct tn_dns_socket);
+} dns_sockets SEC(".maps");
+
+/*
  * Disk requests by slot, device and operation. Not per CPU, added atomically:
  * requests complete in interrupts, and there are few of them.
  * key     tn_disk_key

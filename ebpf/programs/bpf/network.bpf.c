@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
  * Bytes (network layer and above) and packets of a slot's sockets, loopback
- * apart, and of UDP the same once more. A packet that the stack will segment, or
+ * apart, and of UDP the same once more; what is asked of name servers. A packet that the stack will segment, or
  * has merged, counts as its segments. And what a socket had no room for: datagrams
  * by the kernel's own word, connections by the look that the kernel is about to
  * take itself. Never drops.
  */
 #include "destinations.h"
+#include "dns.h"
 
 #define LOOPBACK_IFINDEX 1 /* in each network namespace */
 #define PASS 1
@@ -15,10 +16,10 @@
 #define TCP_LISTEN 10
 #define TCP_NEW_SYN_RECV 12
 #define TCP_FLAGS_AT 13
+#define DESTINATION_PORT_AT 2
 #define TCP_SYN 2
 #define TCP_RST 4
 #define ETH_P_IP 0x0800
-#define ENOMEM 12
 
 static __always_inline struct tn_network *counts_of(struct __sk_buff *skb, u32 *slot)
 {
@@ -57,6 +58,13 @@ static __always_inline u32 transport_at(struct __sk_buff *skb, u8 protocol)
 	if (bpf_skb_load_bytes(skb, 6, &next, 1) || next != protocol)
 		return 0;
 	return 40;
+}
+
+static __always_inline bool is_port(struct __sk_buff *skb, u32 at, u16 port)
+{
+	u16 found;
+
+	return !bpf_skb_load_bytes(skb, at, &found, sizeof(found)) && found == bpf_htons(port);
 }
 
 /* Whether the kernel has begun a handshake with who sent this to the listener. */
@@ -122,7 +130,7 @@ int network_ingress(struct __sk_buff *skb)
 	bool loopback = skb->ifindex == LOOPBACK_IFINDEX;
 	struct tn_network *counts;
 	struct bpf_sock *sk;
-	u32 slot;
+	u32 slot, at;
 
 	counts = counts_of(skb, &slot);
 	if (!counts)
@@ -132,9 +140,12 @@ int network_ingress(struct __sk_buff *skb)
 	sk = sk ? bpf_sk_fullsock(sk) : 0;
 	if (!sk)
 		return PASS;
-	if (sk->protocol == PROTOCOL_UDP)
+	if (sk->protocol == PROTOCOL_UDP) {
 		add_received(loopback ? &counts->udp_loopback : &counts->udp_external, skb);
-	else if (sk->protocol != PROTOCOL_TCP)
+		at = transport_at(skb, PROTOCOL_UDP);
+		if (at && is_port(skb, at, DNS_PORT))
+			dns_answered(skb, sk, at);
+	} else if (sk->protocol != PROTOCOL_TCP)
 		return PASS;
 	else if (sk->state == TCP_LISTEN)
 		meet_listener(skb, sk, slot);
@@ -149,7 +160,7 @@ int network_egress(struct __sk_buff *skb)
 	bool loopback = skb->ifindex == LOOPBACK_IFINDEX;
 	struct tn_network *counts;
 	struct bpf_sock *sk;
-	u32 slot;
+	u32 slot, at;
 
 	counts = counts_of(skb, &slot);
 	if (!counts)
@@ -157,8 +168,31 @@ int network_egress(struct __sk_buff *skb)
 	add_sent(loopback ? &counts->loopback : &counts->external, skb);
 	sk = skb->sk;
 	sk = sk ? bpf_sk_fullsock(sk) : 0;
-	if (sk && sk->protocol == PROTOCOL_UDP)
-		add_sent(loopback ? &counts->udp_loopback : &counts->udp_external, skb);
+	if (!sk || sk->protocol != PROTOCOL_UDP)
+		return PASS;
+	add_sent(loopback ? &counts->udp_loopback : &counts->udp_external, skb);
+	at = transport_at(skb, PROTOCOL_UDP);
+	if (at && is_port(skb, at + DESTINATION_PORT_AT, DNS_PORT))
+		dns_asked(skb, sk, slot, at);
+	return PASS;
+}
+
+/* What waits for an answer when its socket is closed will have none. */
+SEC("cgroup/sock_release")
+int dns_socket_closed(struct bpf_sock *sk)
+{
+	struct tn_dns_socket *socket = bpf_sk_storage_get(&dns_sockets, sk, 0, 0);
+	struct tn_dns *row = socket ? dns_row_of(socket) : 0;
+
+	if (!row)
+		return PASS;
+	for (u32 i = 0; i < TN_DNS_QUESTIONS; i++) {
+		struct tn_dns_question *question = &socket->questions[i];
+		u64 asked = *(volatile u64 *)&question->asked_ns, hash = question->hash;
+
+		if (take_question(question, asked))
+			__sync_fetch_and_add(&dns_counts(socket->slot, row, hash)->unanswered, 1);
+	}
 	return PASS;
 }
 

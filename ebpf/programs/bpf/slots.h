@@ -121,3 +121,12 @@ static __always_inline u32 bucket_of(u64 ns)
 	log += 1;
 	return log < TN_BUCKETS ? log : TN_BUCKETS - 1;
 }
+
+static __always_inline void add_duration(struct tn_histogram *histogram, u64 ns)
+{
+	u32 bucket = bucket_of(ns);
+
+	__sync_fetch_and_add(&histogram->sum_ns, ns);
+	if (bucket < TN_BUCKETS)
+		__sync_fetch_and_add(&histogram->buckets[bucket], 1);
+}

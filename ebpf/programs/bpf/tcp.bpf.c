@@ -42,15 +42,6 @@ static __always_inline u32 error_of(int sk_err)
 	}
 }
 
-static __always_inline void add_duration(struct tn_histogram *histogram, u64 ns)
-{
-	u32 bucket = bucket_of(ns);
-
-	__sync_fetch_and_add(&histogram->sum_ns, ns);
-	if (bucket < TN_BUCKETS)
-		__sync_fetch_and_add(&histogram->buckets[bucket], 1);
-}
-
 /* 127/8 and ::1, also as ::ffff:127.0.0.1, and one's own address: what never leaves by a link. */
 static __always_inline bool is_loopback(struct bpf_sock_ops *op)
 {

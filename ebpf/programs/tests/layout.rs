@@ -118,6 +118,10 @@ fn both_sides_of_the_kernel_boundary_have_the_same_layout() {
     check!(c, "tn_destination_key", DestinationKey { slot, port, direction, family, address });
     check!(c, "tn_destination", Destination { connections, failures, sent_bytes, received_bytes });
     check!(c, "tn_tcp_rtt", TcpRtt { external, loopback });
+    check!(c, "tn_dns_key", DnsKey { hash, slot, reserved });
+    check!(c, "tn_dns_counts", DnsCounts { queries, answers, unanswered, latency });
+    check!(c, "tn_dns_name", DnsName { counts, name, name_bytes, reserved });
+    check!(c, "tn_dns", Dns { generation, names, other });
     check!(c, "tn_namespaces", Namespaces { mnt, pid, net, user, uts, ipc, cgroup });
     check!(
         c,

@@ -202,6 +202,13 @@ impl TestAgent {
         self.native(name)["address"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// The host's own address on the bridge of a running container.
+    pub fn gateway_of(&self, name: &str) -> String {
+        let address = self.address(name);
+        let (network, _) = address.rsplit_once('.').expect("an IPv4 address");
+        format!("{network}.1")
+    }
+
     /// Of a running container's first process, as the host sees it.
     pub fn pid_of(&self, name: &str) -> u32 {
         let pid = self.native(name)["pid"].as_u64().expect("it runs");

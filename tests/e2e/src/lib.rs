@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod host;
 pub mod image;
+pub mod name_server;
 pub mod netns;
 pub mod scrape;
 

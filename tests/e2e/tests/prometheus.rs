@@ -14,6 +14,7 @@ use grafana::PanelKind;
 use prometheus_server::Prometheus;
 use serde_json::Value;
 use tenantry_e2e::agent::TestAgent;
+use tenantry_e2e::name_server::NameServer;
 use tenantry_e2e::skip_unless_possible;
 
 /// `increase` and `rate` need two samples within it, and the run is short.
@@ -54,18 +55,20 @@ fn disk_below(directory: &Path) -> Option<PathBuf> {
 
 /// A server; `busy`, which does everything that a panel shows, under every limit; and
 /// `hungry`, which the kernel kills for want of memory and which comes back for more.
-fn start_containers(agent: &TestAgent, disk: &Path) {
+fn start_containers(agent: &TestAgent, disk: &Path) -> NameServer {
     let run = |name: &str, flags: &[&str], command: &[&str]| {
         agent.run_detached(name, flags, command).unwrap_or_else(|error| panic!("{error:#}"));
     };
     run("web", &[], &["workload", "serve", "8080"]);
-    let address = agent.address("web");
+    let (address, gateway) = (agent.address("web"), agent.gateway_of("web"));
+    let name_server = NameServer::start(&gateway).expect("port 53 of the bridge is free");
     let work = format!(
         "while :; do \
            workload directio --path /data/f --bytes 1048576; \
            workload syscalls --getpid 200 --failing-openat 50; \
            workload load {address}:8080 --rate 50 --seconds 1; \
            workload spin --seconds 1 --threads 2; \
+           nslookup www.example.com {gateway}; nslookup missing.example.org {gateway}; \
          done"
     );
     let throttle = format!("{}:20m", disk.display());
@@ -85,6 +88,7 @@ fn start_containers(agent: &TestAgent, disk: &Path) {
     // It waits before it eats, so that a scrape sees it before and after.
     let eat = "sleep 4; exec workload memory --bytes 134217728";
     run("hungry", &["--memory", "32m", "--restart", "always"], &["sh", "-c", eat]);
+    name_server
 }
 
 #[test]
@@ -105,7 +109,7 @@ fn every_panel_and_every_recording_rule_has_data_from_a_running_agent() {
     // Prometheus takes up new targets every five seconds; what happens before its first
     // scrape is no increase to it.
     check_values(&prometheus, &[("up", |value| value == 1.0)]);
-    start_containers(&agent, &disk);
+    let _name_server = start_containers(&agent, &disk);
 
     check_values(&prometheus, PROVOKED);
     check_panels(&prometheus, agent.listen, ".*", "busy");

@@ -5,15 +5,16 @@ use tenantry_cgroupfs::sample::{
     CpuSample, IoSample, MemorySample, MemoryStat, PidsSample, Pressure, Sample, Stall, StallTime,
 };
 use tenantry_ebpf::{
-    Destination, DestinationCounters, Direction, DiskCounters, DiskOp, ErrorClass, EventCounters,
-    Histogram, NamespaceCounts, Namespaces, NetworkCounters, OffCpu, Probe, ProbeStatus,
-    SchedulerCounters, SlotCounters, SyscallClass, SyscallCount, SyscallErrors, TcpCounters,
-    TcpError, UdpCounters, UdpDrops,
+    Destination, DestinationCounters, Direction, DiskCounters, DiskOp, DnsCounters, ErrorClass,
+    EventCounters, Histogram, NamespaceCounts, Namespaces, NetworkCounters, OffCpu, Probe,
+    ProbeStatus, SchedulerCounters, SlotCounters, SyscallClass, SyscallCount, SyscallErrors,
+    TcpCounters, TcpError, UdpCounters, UdpDrops,
 };
 use tenantry_network::LinkCounters;
 
 use crate::destinations::{Seat, Seated};
 use crate::devices::Device;
+use crate::domains::Domains;
 use crate::fs_usage::Totals;
 use crate::governor::GovernorReport;
 use crate::host::HostSample;
@@ -256,6 +257,7 @@ fn counters() -> SlotCounters {
             rtt_loopback: histogram(&[], 0),
             other: [DestinationCounters::default(); 2],
         }),
+        dns_other: DnsCounters::default(),
         exec_attempts: Some(1003),
     }
 }
@@ -293,6 +295,23 @@ fn disk() -> Vec<DiskReport> {
         entry("/dev/vda", DiskOp::Flush, 2, 0, histogram(&[(19, 2)], 800_000)),
         entry("/dev/loop0", DiskOp::Read, 1, 4096, histogram(&[(18, 1)], 200_000)),
     ]
+}
+
+fn domains() -> Domains {
+    let asked = |a, aaaa, answers, unanswered, latency| DnsCounters {
+        a,
+        aaaa,
+        answers,
+        unanswered,
+        latency,
+        ..DnsCounters::default()
+    };
+    let quick = histogram(&[(15, 4), (21, 10)], 20_000_000);
+    let late = histogram(&[(33, 1)], 6_000_000_000);
+    Domains {
+        seated: vec![("example.com".into(), asked(8, 8, [10, 4, 0, 0, 0], 2, quick))],
+        other: Some(DnsCounters { other_types: 1, ..asked(0, 0, [0, 0, 0, 1, 0], 0, late) }),
+    }
 }
 
 fn destinations() -> Seated {
@@ -364,6 +383,7 @@ fn web() -> ContainerReport {
         oom_delivered: 1,
         disk: disk(),
         destinations: Some(destinations()),
+        domains: Some(domains()),
         file_system: Some(FileSystemReport {
             device: "/dev/vda".to_owned(),
             usage_bytes: 9_437_184,

@@ -7,6 +7,7 @@ mod cost;
 mod destinations;
 mod disk;
 mod disk_operations;
+mod dns;
 mod fixture;
 mod foreign;
 mod loop_device;

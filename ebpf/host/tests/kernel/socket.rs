@@ -128,11 +128,23 @@ pub fn send(socket: i32, bytes: usize) -> bool {
 
 /// One datagram of `bytes` bytes, 1,000 at most, to an IPv4 or IPv6 address.
 pub fn send_to<A>(socket: i32, bytes: usize, to: &A) -> bool {
-    let (buffer, length) = ([7_u8; 1000], size_of_val(to) as u32);
-    let (data, to) = (buffer[..bytes].as_ptr().cast(), (&raw const *to).cast());
-    // SAFETY: reads as many bytes of the buffer and an address of the given length.
-    let sent = unsafe { libc::sendto(socket, data, bytes, 0, to, length) };
-    sent == bytes as isize
+    send_bytes(socket, &[7; 1000][..bytes], to)
+}
+
+/// One datagram to an IPv4 or IPv6 address.
+pub fn send_bytes<A>(socket: i32, bytes: &[u8], to: &A) -> bool {
+    let (to, length) = ((&raw const *to).cast(), size_of_val(to) as u32);
+    // SAFETY: reads the bytes and an address of the given length.
+    let sent = unsafe { libc::sendto(socket, bytes.as_ptr().cast(), bytes.len(), 0, to, length) };
+    sent == bytes.len() as isize
+}
+
+/// One datagram into `buffer` and where it came from; its length, negative after an error.
+pub fn receive_from<A>(socket: i32, buffer: &mut [u8], from: &mut A) -> isize {
+    let (from, mut length) = ((&raw mut *from).cast(), size_of_val(from) as u32);
+    let (data, room) = (buffer.as_mut_ptr().cast(), buffer.len());
+    // SAFETY: writes into the buffer and at most the address's length.
+    unsafe { libc::recvfrom(socket, data, room, 0, from, &raw mut length) }
 }
 
 /// Bytes received, 0 at the end, negative after an error.
