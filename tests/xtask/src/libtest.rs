@@ -12,12 +12,19 @@ pub struct Outcome {
     pub why: String,
 }
 
+/// Stands for a test's name where a program failed as a whole.
+pub const PROGRAM: &str = "(the program)";
+
 /// What one or more test programs came to.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Tally {
     pub passed: usize,
     pub failed: Vec<Outcome>,
     pub skipped: Vec<Outcome>,
+    /// Failed first and passed, or were skipped, when run once more; counted there, too.
+    pub unsteady: Vec<Outcome>,
+    /// Each program that began came to its end.
+    pub complete: bool,
 }
 
 /// Where in libtest's output the reader is.
@@ -162,13 +169,13 @@ impl Reader {
         if let Some(why) = end
             && (failed.is_empty() || !complete)
         {
-            let test = self.pending.unwrap_or_else(|| "(the program)".to_owned());
+            let test = self.pending.unwrap_or_else(|| PROGRAM.to_owned());
             failed.push(Outcome { test, why: why.to_owned() });
         } else if !complete {
             let why = "ended without a result".to_owned();
-            failed.push(Outcome { test: "(the program)".to_owned(), why });
+            failed.push(Outcome { test: PROGRAM.to_owned(), why });
         }
-        Tally { passed, failed, skipped }
+        Tally { passed, failed, skipped, complete, ..Tally::default() }
     }
 }
 
@@ -241,9 +248,9 @@ mod tests {
         assert_eq!(tally.passed, 1);
         assert_eq!(tally.failed, [outcome("b", "signal: 6")]);
         let tally = read("", Some("exit status: 1"));
-        assert_eq!(tally.failed, [outcome("(the program)", "exit status: 1")]);
+        assert_eq!(tally.failed, [outcome(PROGRAM, "exit status: 1")]);
         let tally = read("running 1 test\ntest a ... ok\n", None);
-        assert_eq!(tally.failed, [outcome("(the program)", "ended without a result")]);
+        assert_eq!(tally.failed, [outcome(PROGRAM, "ended without a result")]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod cargo;
 mod libtest;
 mod packages;
 mod process;
+mod repeat;
 mod report;
 mod setup;
 mod supervise;

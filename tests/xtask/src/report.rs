@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::libtest::{Outcome, Tally};
+use crate::repeat::Repeat;
 
 /// One suite's result: a test program on the host or in a virtual machine, or a check.
 #[derive(Debug, Clone)]
@@ -37,18 +38,26 @@ impl Suite {
         Suite { name: name.to_owned(), tally, time }
     }
 
+    /// This suite after a second run of what failed in it.
+    pub fn repeated(self, repeat: &Repeat, second: Suite) -> Suite {
+        let time = self.time + second.time;
+        Suite { name: self.name, tally: repeat.merge(self.tally, second.tally), time }
+    }
+
     /// One line for a log that is read while the run goes on.
     pub fn line(&self) -> String {
         let verdict = if !self.tally.failed.is_empty() {
             "FAILED"
+        } else if !self.tally.unsteady.is_empty() {
+            "unsteady"
         } else if self.tally.passed == 0 && !self.tally.skipped.is_empty() {
             "skipped"
         } else {
             "ok"
         };
-        let Tally { passed, failed, skipped } = &self.tally;
+        let Tally { passed, failed, skipped, .. } = &self.tally;
         format!(
-            "{verdict:7} {}: {passed} passed, {} failed, {} skipped ({:.1} s)",
+            "{verdict:8} {}: {passed} passed, {} failed, {} skipped ({:.1} s)",
             self.name,
             failed.len(),
             skipped.len(),
@@ -57,7 +66,7 @@ impl Suite {
     }
 
     fn is_empty(&self) -> bool {
-        let Tally { passed, failed, skipped } = &self.tally;
+        let Tally { passed, failed, skipped, .. } = &self.tally;
         *passed == 0 && failed.is_empty() && skipped.is_empty()
     }
 }
@@ -68,7 +77,7 @@ pub fn render(suites: &[Suite]) -> String {
     let width = suites.iter().map(|suite| suite.name.len()).max().unwrap_or(0);
     out += &format!("{:width$}  passed  failed  skipped  seconds\n", "suite");
     for suite in suites.iter().filter(|suite| !suite.is_empty()) {
-        let Tally { passed, failed, skipped } = &suite.tally;
+        let Tally { passed, failed, skipped, .. } = &suite.tally;
         out += &format!(
             "{:width$}  {passed:6}  {:6}  {:7}  {:7.1}\n",
             suite.name,
@@ -87,6 +96,7 @@ pub fn render(suites: &[Suite]) -> String {
         }
     };
     list("skipped", |tally| &tally.skipped);
+    list("UNSTEADY, passed when run once more", |tally| &tally.unsteady);
     list("FAILED", |tally| &tally.failed);
     let (passed, failed, skipped) = totals(suites);
     out += &format!("\n{passed} passed, {failed} failed, {skipped} skipped\n");

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::cargo::{self, Programs, TestProgram};
 use crate::libtest::Reader;
 use crate::packages::Task;
+use crate::repeat::Repeat;
 use crate::report::{self, Suite};
 use crate::supervise::{self, End, Limits, Next};
 use crate::{process, setup, vm};
@@ -71,8 +72,14 @@ pub fn everything(options: &Options) -> Result<ExitCode> {
         let host: Vec<&TestProgram> = tests.iter().filter(|test| !test.vm_only).collect();
         for (i, test) in host.iter().enumerate() {
             println!("---- {} [{}/{}]", test.name(), i + 1, host.len());
-            let suite = run_test(test, &programs.directory)?;
+            let mut suite = run_test(test, &programs.directory, &[])?;
             println!("{}", suite.line());
+            if let Some(repeat) = Repeat::of(&suite.tally) {
+                println!("---- {} once more", test.name());
+                let second = run_test(test, &programs.directory, &repeat.arguments())?;
+                suite = suite.repeated(&repeat, second);
+                println!("{}", suite.line());
+            }
             suites.push(suite);
         }
         if options.only.is_none() && options.packages.is_empty() {
@@ -170,9 +177,9 @@ fn check(name: &str, subcommand: &str, mut command: Command) -> Suite {
 const HOST_LIMITS: Limits =
     Limits { total: Duration::from_secs(1800), silence: Duration::from_secs(600) };
 
-fn run_test(test: &TestProgram, programs: &Path) -> Result<Suite> {
+fn run_test(test: &TestProgram, programs: &Path, arguments: &[&str]) -> Result<Suite> {
     let mut command = supervise::dying_with_us(&test.executable);
-    command.arg("--show-output");
+    command.arg("--show-output").args(arguments);
     if test.serial {
         command.arg("--test-threads=1");
     }

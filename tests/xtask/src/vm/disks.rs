@@ -200,8 +200,15 @@ impl Payload {
     }
 
     /// A test program: one test at a time, each one's output shown.
-    pub fn add_test(&mut self, id: &str, file: &Path, limit_s: u64) -> Result<()> {
-        self.add_test_with(id, file, limit_s, &["--test-threads=1", "--show-output"])
+    pub fn add_test(
+        &mut self,
+        id: &str,
+        file: &Path,
+        limit_s: u64,
+        arguments: &[&str],
+    ) -> Result<()> {
+        let arguments = [&["--test-threads=1", "--show-output"], arguments].concat();
+        self.add_test_with(id, file, limit_s, &arguments)
     }
 
     /// Any static program. Arguments are single words.

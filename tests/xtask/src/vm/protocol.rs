@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::libtest::{Outcome, Reader, Tally};
+use crate::libtest::{Outcome, PROGRAM, Reader, Tally};
 use crate::report::Suite;
 
 /// One marker line: `@@tenantry begin ID`, `@@tenantry end ID STATUS`, `@@tenantry done`.
@@ -107,7 +107,7 @@ impl Results {
             .map(|expected| {
                 expected.suite.unwrap_or_else(|| {
                     let why = format!("not run: {death}");
-                    let failed = vec![Outcome { test: "(the program)".to_owned(), why }];
+                    let failed = vec![Outcome { test: PROGRAM.to_owned(), why }];
                     let tally = Tally { failed, ..Tally::default() };
                     Suite { name: expected.name, tally, time: Duration::ZERO }
                 })
