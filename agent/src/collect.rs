@@ -394,6 +394,7 @@ impl Collector {
             collect_errors: self.errors.all(),
             wholes_left_out: None,
             foreign_refused: self.registry.foreign().map(|foreign| foreign.refused()),
+            unseen_completions: counted(self.meters.unseen_completions(), &self.errors.maps),
             table_full: counted(self.meters.lost(), &self.errors.maps)
                 .map(|lost| lost.by_map().into())
                 .unwrap_or_default(),

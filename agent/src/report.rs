@@ -82,6 +82,8 @@ pub struct AgentReport {
     pub collect_seconds: Vec<(&'static str, f64)>,
     /// Collections that had to leave something out since the agent started, by stage.
     pub collect_errors: Vec<(&'static str, u64)>,
+    /// Disk requests whose completion no program was run for, since the programs were loaded.
+    pub unseen_completions: Option<u64>,
     /// Entries that found no room in a kernel table since it was made, by table.
     pub table_full: Vec<(&'static str, u64)>,
 }

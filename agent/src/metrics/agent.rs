@@ -56,6 +56,13 @@ pub(super) fn encode(f: &mut Families, report: &HostReport) -> Result<(), Error>
         "Entries that found no room in a kernel table and were not counted, by table",
         agent.table_full.iter().map(|(table, entries)| ([("table", *table)], *entries)),
     )?;
+    if let Some(unseen) = agent.unseen_completions {
+        f.counter_of_host(
+            "tenantry_disk_unseen_completions_total",
+            "Disk operations whose end the kernel did not show: counted later, without duration",
+            unseen,
+        )?;
+    }
     f.counter_of_host(
         "tenantry_audit_records_written_total",
         "Events that reached the audit file",

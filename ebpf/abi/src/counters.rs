@@ -43,7 +43,9 @@ pub const SELF_POOL_EMPTY: u32 = 7;
 pub const SELF_CGROUP_EVENTS_LOST: u32 = 8;
 pub const SELF_DNS_NAMES_FULL: u32 = 9;
 pub const SELF_DNS_QUESTIONS_FULL: u32 = 10;
-pub const SELF_COUNTERS: u32 = 11;
+/// Disk requests whose completion the kernel ran no program for.
+pub const SELF_COMPLETIONS_UNSEEN: u32 = 11;
+pub const SELF_COUNTERS: u32 = 12;
 pub const OUTGOING: u8 = 0;
 pub const INCOMING: u8 = 1;
 /// Destinations of their own that one slot may have.
@@ -254,6 +256,7 @@ pub struct Request {
     pub issued_ns: u64,
     pub served_ns: u64,
     pub bytes: u64,
+    pub asked_bytes: u64,
     pub key: DiskKey,
 }
 
@@ -388,7 +391,7 @@ const _: () = {
     assert!(size_of::<Network>() == 144 && offset_of!(Network, udp_drops) == 128);
     assert!(size_of::<DiskKey>() == 16 && offset_of!(DiskKey, op) == 12);
     assert!(size_of::<Disk>() == 704 && offset_of!(Disk, latency) == 48);
-    assert!(size_of::<Request>() == 40 && offset_of!(Request, key) == 24);
+    assert!(size_of::<Request>() == 48 && offset_of!(Request, key) == 32);
     assert!(size_of::<EventCounts>() == 48 && offset_of!(EventCounts, lost) == 24);
     assert!(size_of::<TrampolineCounts>() == 8);
     assert!(size_of::<Tcp>() == 536 && offset_of!(Tcp, failures) == 80);

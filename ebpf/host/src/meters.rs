@@ -380,6 +380,12 @@ impl Meters {
         })
     }
 
+    /// Disk requests whose completion the kernel showed to nobody: counted when the next
+    /// request took their place, without their duration.
+    pub fn unseen_completions(&self) -> Result<u64, MapError> {
+        Ok(self.maps.self_counters.get(&abi::SELF_COMPLETIONS_UNSEEN)?.unwrap_or_default())
+    }
+
     /// Removes all pins: the programs are detached and, with the last handle to their maps,
     /// gone. Nobody counts any more; reads give what was counted until now.
     pub fn unpin(&self) -> io::Result<()> {

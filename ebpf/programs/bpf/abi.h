@@ -218,11 +218,15 @@ struct tn_disk {
 	struct tn_histogram queue;
 };
 
+/* Instead of a time of issue: taken back from the device. */
+#define TN_REQUEUED (~0ULL)
+
 /* A disk request at the device; bytes and time add up over partial completions and requeues. */
 struct tn_request {
 	__u64 issued_ns;
 	__u64 served_ns;
 	__u64 bytes;
+	__u64 asked_bytes;
 	struct tn_disk_key key;
 };
 
@@ -370,7 +374,8 @@ enum tn_self_counter {
 	TN_SELF_CGROUP_EVENTS_LOST = 8,
 	TN_SELF_DNS_NAMES_FULL = 9,
 	TN_SELF_DNS_QUESTIONS_FULL = 10,
-	TN_SELF_COUNTERS = 11,
+	TN_SELF_COMPLETIONS_UNSEEN = 11,
+	TN_SELF_COUNTERS = 12,
 };
 
 struct tn_event {

@@ -109,13 +109,40 @@ static __always_inline u64 age_of(struct request *request, u64 now)
 }
 
 /*
- * The request's entry. One that has completed and could not be deleted (before
- * 6.7 an interrupt may find the map's bucket busy) has no time of issue, and is
- * used again for the next request at this address.
+ * Whether this is a request's entry. One that has completed and could not be deleted
+ * (before 6.7 an interrupt may find the map's bucket busy) has no time of issue,
+ * and is used again for the next request at this address.
  */
-static __always_inline bool is_issued(const struct tn_request *entry)
+static __always_inline bool is_alive(const struct tn_request *entry)
 {
 	return entry && entry->issued_ns;
+}
+
+/* Time at the device until now, over all its issues. */
+static __always_inline u64 served(const struct tn_request *entry)
+{
+	if (entry->issued_ns == TN_REQUEUED)
+		return entry->served_ns;
+	return entry->served_ns + bpf_ktime_get_ns() - entry->issued_ns;
+}
+
+/*
+ * Another request has its address: it has completed, and no program was run then.
+ * A kernel may leave one out that would interrupt itself, and one of ours runs none
+ * at all while its first process has the CPU. Whether it failed and how long it
+ * took nobody knows.
+ */
+static __always_inline void end_unseen(const struct tn_request *entry)
+{
+	struct tn_disk_key key = entry->key;
+	struct tn_disk *counts = disk_counts(&key);
+
+	count_self(TN_SELF_COMPLETIONS_UNSEEN);
+	if (!counts)
+		return;
+	__sync_fetch_and_add(&counts->ios, 1);
+	__sync_fetch_and_add(&counts->bytes, entry->asked_bytes);
+	__sync_fetch_and_sub(&counts->in_flight, 1);
 }
 
 SEC("tp_btf/block_rq_issue")
@@ -134,14 +161,17 @@ int BPF_PROG(disk_issue, struct request *request)
 		return 0;
 	now = bpf_ktime_get_ns();
 	again = bpf_map_lookup_elem(&requests, &address);
-	if (is_issued(again)) {
-		/* After a requeue. */
-		again->issued_ns = now;
-		return 0;
+	if (is_alive(again)) {
+		if (again->issued_ns == TN_REQUEUED) {
+			again->issued_ns = now;
+			return 0;
+		}
+		end_unseen(again);
 	}
 	name_disk(&entry.key, request->q->disk);
 	entry.key.op = operation(request->cmd_flags);
 	entry.issued_ns = now;
+	entry.asked_bytes = request->__data_len;
 	counts = disk_counts(&entry.key);
 	if (!counts)
 		return 0;
@@ -166,9 +196,10 @@ int BPF_PROG(disk_requeue, struct request *request)
 	struct tn_disk *counts;
 	struct tn_disk_key key;
 
-	if (!is_issued(entry))
+	if (!is_alive(entry))
 		return 0;
-	entry->served_ns += bpf_ktime_get_ns() - entry->issued_ns;
+	entry->served_ns = served(entry);
+	entry->issued_ns = TN_REQUEUED;
 	key = entry->key;
 	counts = disk_counts(&key);
 	if (counts)
@@ -188,7 +219,7 @@ static __always_inline void complete_issued(struct tn_request *entry, u8 error)
 	if (error)
 		__sync_fetch_and_add(&counts->errors, 1);
 	__sync_fetch_and_sub(&counts->in_flight, 1);
-	observe(&counts->latency, entry->served_ns + bpf_ktime_get_ns() - entry->issued_ns);
+	observe(&counts->latency, served(entry));
 }
 
 /*
@@ -198,7 +229,7 @@ static __always_inline void complete_issued(struct tn_request *entry, u8 error)
  * ends here with no bytes left, after a flush that the block layer issued in a
  * request of its own, for all who waited for one.
  */
-static __always_inline void complete_unseen(struct request *request, u8 error, u32 bytes, bool last)
+static __always_inline void complete_untold(struct request *request, u8 error, u32 bytes, bool last)
 {
 	struct bio *bio = request->bio;
 	struct tn_disk_key key = {};
@@ -248,8 +279,8 @@ int BPF_PROG(disk_complete, struct request *request, u8 error, unsigned int byte
 	/* The length is what was left before this completion. */
 	bool last = bytes >= request->__data_len;
 
-	if (!is_issued(entry)) {
-		complete_unseen(request, error, bytes, last);
+	if (!is_alive(entry)) {
+		complete_untold(request, error, bytes, last);
 		return 0;
 	}
 	if (!error)

@@ -92,7 +92,7 @@ fn both_sides_of_the_kernel_boundary_have_the_same_layout() {
     check!(c, "tn_network", Network { external, loopback, udp_external, udp_loopback, udp_drops });
     check!(c, "tn_disk_key", DiskKey { slot, major, minor, op });
     check!(c, "tn_disk", Disk { ios, bytes, errors, requeues, merges, in_flight, latency, queue });
-    check!(c, "tn_request", Request { issued_ns, served_ns, bytes, key });
+    check!(c, "tn_request", Request { issued_ns, served_ns, bytes, asked_bytes, key });
     check!(c, "tn_event_counts", EventCounts { produced, lost });
     check!(c, "tn_trampoline_counts", TrampolineCounts { exec_attempts });
     check!(

@@ -74,6 +74,7 @@ fn agent() -> AgentReport {
             shed: vec![("syscall_enter".into(), true)],
         }),
         kernel_memory: vec![("maps", 9_000_000), ("programs", 120_000)],
+        unseen_completions: Some(2),
         table_full: vec![
             ("cgroup_slots", 0),
             ("disks", 3),
