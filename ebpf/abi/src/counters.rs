@@ -108,7 +108,8 @@ pub struct CgroupKey {
 pub struct SlotState {
     /// 0 until the first exec in the slot's cgroups.
     pub armed: u32,
-    /// 1 when `own` is known: the namespaces of the first that counted in this run.
+    /// Not 0 when `own` is known, the namespaces of the first that counted in this run; each
+    /// run has another.
     pub claimed: u32,
     /// Kernel addresses, which mean nothing here.
     pub nsproxy: u64,

@@ -78,7 +78,7 @@ struct tn_cgroup_scratch {
 struct tn_slot_state {
 	/* 0 until the first exec in the slot's cgroups: what a runtime does to set up counts for nobody. */
 	__u32 armed;
-	/* 1 when `own` is known: the namespaces of the first that counted in this run. */
+	/* Not 0 when `own` is known, the namespaces of the first that counted in this run; each run's is another. */
 	__u32 claimed;
 	/* Addresses of those that certainly have these namespaces; never followed. */
 	__u64 nsproxy;

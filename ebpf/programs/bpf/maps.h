@@ -484,7 +484,8 @@ struct {
  * value   tn_task
  * bytes   about 180 a thread, freed with it
  * writer  thread_new, thread_attach, process_exec, the scheduler's programs, process_exit,
- *         syscall_exit where the thread lives in
+ *         syscall_exit where the thread lives in; it makes one, too, for a thread that was
+ *         there before the programs
  * reader  the same
  * full    no memory: the thread's switches are not counted; TN_SELF_TASKS_FULL is
  */
@@ -505,6 +506,8 @@ struct tn_task {
 	u64 nsproxy;
 	u64 user_ns;
 	struct tn_namespaces namespaces;
+	/* The `claimed` of the slot's run whose own namespaces these are; 0 = they are not. */
+	u32 home;
 };
 
 struct {

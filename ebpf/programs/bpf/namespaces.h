@@ -11,13 +11,14 @@
  *
  * Who came in by setns (docker exec) has the slot's namespaces at an address of
  * its own, and seven inodes are read through fifteen pointers: its thread keeps
- * them. Whoever gets others has a new address at that moment, and the call that
+ * them, and that they are the slot's. So does everybody else if such a one was the
+ * first that a new agent counted. Whoever gets others has a new address at that moment, and the call that
  * did it is counted and so reads them again before a third can come: only while
  * nobody counts can an address return unseen, and thread_attach ends that.
  */
 #pragma once
 
-#include "slots.h"
+#include "tasks.h"
 
 #define CLONE_NEW_NAMESPACES 0x7e020000
 /* Nobody's address. */
@@ -43,25 +44,28 @@ static __noinline int read_namespaces(struct task_struct *task, struct tn_namesp
 	return 0;
 }
 
-/* As read_namespaces, of the running task. */
-static __noinline int own_namespaces(struct task_struct *task, struct tn_namespaces *set)
+/* Whether the thread was at these addresses when its namespaces were read. */
+static __always_inline bool is_where_it_was(struct task_struct *task, const struct tn_task *thread)
 {
-	struct tn_task *thread = bpf_task_storage_get(&tasks, task, 0, 0);
-	u64 nsproxy = (u64)task->nsproxy, user_ns = (u64)task->cred->user_ns;
+	return thread->nsproxy == (u64)task->nsproxy &&
+	       thread->user_ns == (u64)task->cred->user_ns;
+}
 
-	if (!set)
-		return 0;
-	if (thread && thread->nsproxy == nsproxy && thread->user_ns == user_ns) {
+/* As read_namespaces, of the running task. */
+static __always_inline void own_namespaces(struct task_struct *task, struct tn_task *thread,
+					   struct tn_namespaces *set)
+{
+	if (thread && is_where_it_was(task, thread)) {
 		*set = thread->namespaces;
-		return 0;
+		return;
 	}
 	read_namespaces(task, set);
 	if (thread) {
+		thread->home = 0;
 		thread->namespaces = *set;
-		thread->user_ns = user_ns;
-		thread->nsproxy = nsproxy;
+		thread->user_ns = (u64)task->cred->user_ns;
+		thread->nsproxy = (u64)task->nsproxy;
 	}
-	return 0;
 }
 
 static __always_inline bool is_same_set(const struct tn_namespaces *a, const struct tn_namespaces *b)
@@ -83,9 +87,9 @@ static __always_inline bool has_own_addresses(struct task_struct *task, struct t
 static __always_inline bool claim(struct task_struct *task, struct tn_slot_state *state,
 				  const struct tn_namespaces *set)
 {
-	u32 children;
+	u32 children, run = bpf_ktime_get_ns() | 1;
 
-	if (state->claimed || __sync_val_compare_and_swap(&state->claimed, 0, 1) != 0)
+	if (state->claimed || __sync_val_compare_and_swap(&state->claimed, 0, run) != 0)
 		return false;
 	state->own = *set;
 	state->user_ns = (u64)task->cred->user_ns;
@@ -100,13 +104,21 @@ static __noinline struct tn_syscalls *syscalls_row_by_inodes(struct task_struct 
 {
 	struct tn_namespace_key key = { .slot = slot };
 	struct tn_syscalls *row;
+	struct tn_task *thread;
 	u32 nobody = 0;
 
 	if (!state)
 		return 0;
-	own_namespaces(task, &key.namespaces);
-	if (claim(task, state, &key.namespaces) || is_same_set(&key.namespaces, &state->own))
+	/* A thread that was there before the programs has none yet. */
+	thread = remember_task(task);
+	if (thread && thread->home && thread->home == state->claimed && is_where_it_was(task, thread))
 		return bpf_map_lookup_elem(&syscalls, &slot);
+	own_namespaces(task, thread, &key.namespaces);
+	if (claim(task, state, &key.namespaces) || is_same_set(&key.namespaces, &state->own)) {
+		if (thread)
+			thread->home = state->claimed;
+		return bpf_map_lookup_elem(&syscalls, &slot);
+	}
 	row = bpf_map_lookup_elem(&namespace_syscalls, &key);
 	if (row)
 		return row;
