@@ -32,6 +32,8 @@ const RUNS: usize = 3;
 const REQUESTS: u32 = 20_000;
 /// Under a tracer that is slow.
 const FEW_REQUESTS: u32 = 2_000;
+/// What an agent does as it starts, its first look at everything, is not what its meters cost.
+const SETTLING: Duration = Duration::from_secs(2);
 const NAME: &str = "redis";
 /// The server, and a shell that runs what it is told: a client that came in by `exec` would
 /// have namespaces at addresses of its own, as no program of a container's own has.
@@ -188,6 +190,7 @@ impl Server {
     /// Runs and ns a request of each program that takes part, the dearest first.
     fn breakdown(&mut self) -> Result<Vec<(String, f64, f64)>> {
         load_anew(&mut self.agent, &config(true))?;
+        std::thread::sleep(SETTLING);
         let mut cost = self.agent.client(&["probes", "--cost", "--for", "500ms", "--json"]);
         let cost = cost.stdout(Stdio::piped()).spawn().context("tenantry probes")?;
         // Longer than the window, so that all of it is load.
@@ -209,6 +212,7 @@ impl Server {
         match *what {
             What::Meters { latency } => {
                 load_anew(&mut self.agent, &config(latency))?;
+                std::thread::sleep(SETTLING);
                 let measured = self.best(REQUESTS)?;
                 // Server and client read and write each request.
                 let calls = self.counted("tenantry_syscalls_total");
