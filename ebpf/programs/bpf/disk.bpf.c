@@ -91,15 +91,6 @@ static __always_inline struct tn_disk *disk_counts(struct tn_disk_key *key)
 	return counts;
 }
 
-static __always_inline void observe(struct tn_histogram *histogram, u64 ns)
-{
-	u32 bucket = bucket_of(ns);
-
-	__sync_fetch_and_add(&histogram->sum_ns, ns);
-	if (bucket < TN_BUCKETS)
-		__sync_fetch_and_add(&histogram->buckets[bucket], 1);
-}
-
 /* Time since the request was made. 0 = unknown: the queue keeps no statistics. */
 static __always_inline u64 age_of(struct request *request, u64 now)
 {
@@ -184,7 +175,7 @@ int BPF_PROG(disk_issue, struct request *request)
 	__sync_fetch_and_add(&counts->in_flight, 1);
 	queued = age_of(request, now);
 	if (queued)
-		observe(&counts->queue, queued);
+		add_duration(&counts->queue, queued);
 	return 0;
 }
 
@@ -219,7 +210,7 @@ static __always_inline void complete_issued(struct tn_request *entry, u8 error)
 	if (error)
 		__sync_fetch_and_add(&counts->errors, 1);
 	__sync_fetch_and_sub(&counts->in_flight, 1);
-	observe(&counts->latency, served(entry));
+	add_duration(&counts->latency, served(entry));
 }
 
 /*
@@ -267,7 +258,7 @@ static __always_inline void complete_untold(struct request *request, u8 error, u
 		u64 took = age_of(request, bpf_ktime_get_ns());
 
 		if (took)
-			observe(&counts->latency, took);
+			add_duration(&counts->latency, took);
 	}
 }
 

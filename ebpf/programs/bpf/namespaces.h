@@ -12,13 +12,14 @@
  * Who came in by setns (docker exec) has the slot's namespaces at an address of
  * its own, and seven inodes are read through fifteen pointers: its thread keeps
  * them, and that they are the slot's. So does everybody else if such a one was the
- * first that a new agent counted. Whoever gets others has a new address at that moment, and the call that
- * did it is counted and so reads them again before a third can come: only while
- * nobody counts can an address return unseen, and thread_attach ends that.
+ * first that a new agent counted. Whoever gets others has a new address at that
+ * moment, and the call that did it is counted and so reads them again before a third
+ * can come: only while nobody counts can an address return unseen, and thread_attach
+ * ends that.
  */
 #pragma once
 
-#include "tasks.h"
+#include "slots.h"
 
 #define CLONE_NEW_NAMESPACES 0x7e020000
 /* Nobody's address. */
@@ -109,8 +110,11 @@ static __noinline struct tn_syscalls *syscalls_row_by_inodes(struct task_struct 
 
 	if (!state)
 		return 0;
-	/* A thread that was there before the programs has none yet. */
-	thread = remember_task(task);
+	/*
+	 * A thread that was there before the programs has no memory yet. Not remember_task,
+	 * which would count one thread without as often as it calls.
+	 */
+	thread = bpf_task_storage_get(&tasks, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (thread && thread->home && thread->home == state->claimed && is_where_it_was(task, thread))
 		return bpf_map_lookup_elem(&syscalls, &slot);
 	own_namespaces(task, thread, &key.namespaces);

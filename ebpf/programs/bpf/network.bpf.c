@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
  * Bytes (network layer and above) and packets of a slot's sockets, loopback
- * apart, and of UDP the same once more; what is asked of name servers. A packet that the stack will segment, or
- * has merged, counts as its segments. And what a socket had no room for: datagrams
- * by the kernel's own word, connections by the look that the kernel is about to
- * take itself. Never drops.
+ * apart, and of UDP the same once more; what is asked of name servers. A packet
+ * that the stack will segment, or has merged, counts as its segments. And what a
+ * socket had no room for: datagrams by the kernel's own word, connections by the
+ * look that the kernel is about to take itself. Never drops.
  */
 #include "destinations.h"
 #include "dns.h"

@@ -35,8 +35,13 @@ impl Repeat {
         exact.into_iter().chain(self.tests.iter().map(String::as_str)).collect()
     }
 
-    /// Both runs as one.
+    /// Both runs as one. A second run that did not come to its end, or left out a test that
+    /// it was told to run, acquits nobody.
     pub fn merge(&self, first: Tally, second: Tally) -> Tally {
+        let run = second.passed + second.failed.len() + second.skipped.len();
+        if !second.complete || run < self.tests.len().max(1) {
+            return first;
+        }
         let fails_again = |outcome: &&Outcome| second.failed.iter().any(|f| f.test == outcome.test);
         let unsteady = first.failed.iter().filter(|o| !fails_again(o)).cloned().collect();
         let mut both = Tally { unsteady, ..second };
@@ -86,6 +91,15 @@ mod tests {
             (10, outcomes(&["b"]), outcomes(&["s"]))
         );
         assert_eq!(both.unsteady, outcomes(&["a"]));
+    }
+
+    #[test]
+    fn a_second_run_that_ran_nothing_or_died_acquits_nobody() {
+        let first = tally(9, &["a", "b"], &[]);
+        let repeat = Repeat::of(&first).unwrap();
+        assert_eq!(repeat.merge(first.clone(), tally(1, &[], &[])), first);
+        let dead = Tally { complete: false, ..tally(1, &[PROGRAM], &[]) };
+        assert_eq!(repeat.merge(first.clone(), dead), first);
     }
 
     #[test]
