@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
 use groups::Groups;
-use tenantry_ebpf::{CgroupIds, LoadOptions, Meters};
+use tenantry_ebpf::{CgroupIds, Floor, LoadOptions, Meters};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -75,7 +75,7 @@ fn measure(groups: &Groups, rounds: usize) -> Result<Vec<Vec<(f64, f64)>>, Error
 
 fn with_programs(groups: &Groups, variant: &Variant) -> Result<f64, Error> {
     if let Programs::Empty = variant.programs {
-        return with_empty_programs(variant.latency);
+        return with_empty_programs(groups, variant.latency);
     }
     let pins = format!("/sys/fs/bpf/tenantry-overhead-{}", std::process::id());
     let mut options = LoadOptions::new(pins, &groups.parent);
@@ -91,16 +91,9 @@ fn with_programs(groups: &Groups, variant: &Variant) -> Result<f64, Error> {
     Ok(ns)
 }
 
-fn with_empty_programs(enter: bool) -> Result<f64, Error> {
-    let btf = aya::Btf::from_sys_fs()?;
-    let mut object = aya::EbpfLoader::new().btf(Some(&btf)).load(tenantry_programs::FLOOR)?;
-    let hooks = [("empty_exit", "sys_exit"), ("empty_enter", "sys_enter")];
-    for (name, hook) in &hooks[..if enter { 2 } else { 1 }] {
-        let program = object.program_mut(name).ok_or("not in the object")?;
-        let program: &mut aya::programs::BtfTracePoint = program.try_into()?;
-        program.load(hook, &btf)?;
-        program.attach()?;
-    }
+fn with_empty_programs(groups: &Groups, enter: bool) -> Result<f64, Error> {
+    let names: &[_] = if enter { &["empty_exit", "empty_enter"] } else { &["empty_exit"] };
+    let _floor = Floor::attach(names, &groups.parent)?;
     Ok(getpid_ns())
 }
 

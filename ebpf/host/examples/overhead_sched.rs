@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use groups::Groups;
-use tenantry_ebpf::{CgroupIds, LoadOptions, Meters};
+use tenantry_ebpf::{CgroupIds, Floor, LoadOptions, Meters};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -80,7 +80,7 @@ fn round(groups: &Groups, variant: &Variant, one_cpu: bool) -> Result<(f64, f64)
 
 fn with_programs(groups: &Groups, variant: &Variant, one_cpu: bool) -> Result<f64, Error> {
     if variant.programs == Programs::Empty {
-        return with_empty_programs(one_cpu);
+        return with_empty_programs(groups, one_cpu);
     }
     let pins = PathBuf::from(format!("/sys/fs/bpf/tenantry-overhead-{}", std::process::id()));
     let (meters, _reader) = Meters::load(&LoadOptions::new(&pins, &groups.parent))?;
@@ -113,15 +113,8 @@ fn detach_others(pins: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn with_empty_programs(one_cpu: bool) -> Result<f64, Error> {
-    let btf = aya::Btf::from_sys_fs()?;
-    let mut object = aya::EbpfLoader::new().btf(Some(&btf)).load(tenantry_programs::FLOOR)?;
-    for (name, hook) in [("empty_switch", "sched_switch"), ("empty_wakeup", "sched_wakeup")] {
-        let program = object.program_mut(name).ok_or("not in the object")?;
-        let program: &mut aya::programs::BtfTracePoint = program.try_into()?;
-        program.load(hook, &btf)?;
-        program.attach()?;
-    }
+fn with_empty_programs(groups: &Groups, one_cpu: bool) -> Result<f64, Error> {
+    let _floor = Floor::attach(&["empty_switch", "empty_wakeup"], &groups.parent)?;
     pipe_ns(one_cpu)
 }
 

@@ -220,7 +220,7 @@ pub(crate) fn attach_pinned(program: &Program, pins: &Pins) -> Result<(), Progra
     Ok(())
 }
 
-fn attach(
+pub(crate) fn attach(
     program: &mut AyaProgram,
     hook: Hook,
     btf: &Btf,

@@ -55,7 +55,7 @@ pub(crate) struct Program {
     pub switchable: bool,
 }
 
-const fn tracepoint(name: &'static str, hook: &'static str) -> Program {
+pub(crate) const fn tracepoint(name: &'static str, hook: &'static str) -> Program {
     Program { name, hook: Hook::Tracepoint(hook), essential: false, switchable: false }
 }
 

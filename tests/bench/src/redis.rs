@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tenantry_e2e::agent::TestAgent;
+use tenantry_ebpf::Floor;
 
 use crate::order::shuffled;
 use crate::peers::{PEERS, Peer, is_installed};
@@ -43,7 +44,13 @@ const ENTRY_POINT: &str = "mkfifo /in /out; \
 const READ: u32 = 0;
 
 enum What {
-    Meters { latency: bool },
+    Meters {
+        latency: bool,
+    },
+    /// Empty programs at these meters' hooks.
+    Floor {
+        latency: bool,
+    },
     Peer(&'static Peer),
 }
 
@@ -65,7 +72,9 @@ pub fn run() -> Result<()> {
     }
     let mut arms = vec![
         Arm::new("all meters but latency", What::Meters { latency: false }),
+        Arm::new("empty programs at the same hooks", What::Floor { latency: false }),
         Arm::new("all meters, latency 1 in 16", What::Meters { latency: true }),
+        Arm::new("empty programs at the same hooks", What::Floor { latency: true }),
     ];
     for peer in PEERS {
         match peer.is_installed() {
@@ -110,7 +119,7 @@ impl Arm {
 
     fn rounds(&self) -> usize {
         match self.what {
-            What::Meters { .. } => ROUNDS,
+            What::Meters { .. } | What::Floor { .. } => ROUNDS,
             What::Peer(_) => PEER_ROUNDS,
         }
     }
@@ -223,6 +232,17 @@ impl Server {
                 let samples = self.counted("tenantry_syscall_duration_seconds_count");
                 ensure!((samples > 0.0) == latency, "{samples} calls were timed");
                 Ok(measured)
+            }
+            What::Floor { latency } => {
+                // Each hook that a request comes by.
+                let mut programs = vec!["empty_exit", "empty_switch", "empty_wakeup"];
+                programs.extend(["empty_ingress", "empty_egress", "empty_socket"]);
+                programs.extend(latency.then_some("empty_enter"));
+                let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
+                let mount = mounts.into_iter().find(|mount| mount.exists());
+                let parent = mount.context("no cgroups")?.join(&self.agent.cgroup_parent);
+                let _floor = Floor::attach(&programs, &parent)?;
+                self.best(REQUESTS)
             }
             What::Peer(peer) => {
                 let tracer = peer.start(self.pid)?;
