@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Pieces that may wait for a slow reader.
@@ -24,9 +24,12 @@ pub fn body(make: impl FnOnce(&mut dyn FnMut(String) -> bool) + Send + 'static) 
     let (sender, receiver) = mpsc::channel::<Bytes>(WAITING);
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
-        make(&mut |piece| {
-            let sent = async { tokio::time::timeout(PATIENCE, sender.send(piece.into())).await };
-            matches!(runtime.block_on(sent), Ok(Ok(())))
+        make(&mut |piece| match sender.try_send(piece.into()) {
+            Err(TrySendError::Full(piece)) => {
+                let sent = async { tokio::time::timeout(PATIENCE, sender.send(piece)).await };
+                matches!(runtime.block_on(sent), Ok(Ok(())))
+            }
+            sent => sent.is_ok(),
         });
     });
     Body::from_stream(ReceiverStream::new(receiver).map(Ok::<_, Infallible>))

@@ -1,5 +1,6 @@
 //! When a tree is walked again: a pure decision.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use tenantry_ebpf::{DiskOp, SlotCounters};
@@ -46,14 +47,28 @@ pub fn sign(
     counters: Option<&SlotCounters>,
     disks: &[DiskReport],
 ) -> Option<Sign> {
-    let changing = |nr| tenantry_ebpf::syscall_name(nr).is_none_or(can_change_a_tree);
-    let calls = counters?.syscalls.iter().filter(|call| changing(call.nr)).map(|call| call.count);
+    let calls = counters?.syscalls.iter().filter(|call| is_changing(call.nr));
+    let calls = calls.map(|call| call.count);
     let writes = disks.iter().filter(|disk| disk.op == DiskOp::Write);
     Some(Sign {
         started_unix_ns,
         calls: calls.sum(),
         written: writes.map(|disk| disk.counters.bytes).sum(),
     })
+}
+
+/// Numbers that a counter can have.
+const SYSCALLS: usize = 512;
+
+/// A call that this build knows no name of may do anything. Names are compared once: a scrape
+/// asks for each call of each container.
+fn is_changing(nr: u32) -> bool {
+    static CHANGING: LazyLock<[bool; SYSCALLS]> = LazyLock::new(|| {
+        std::array::from_fn(|nr| {
+            tenantry_ebpf::syscall_name(nr as u32).is_none_or(can_change_a_tree)
+        })
+    });
+    CHANGING.get(nr as usize).is_none_or(|changing| *changing)
 }
 
 /// By what its name begins with: calls come in families (`rename`, `renameat`, `renameat2`).

@@ -1,7 +1,5 @@
 //! Syscalls as a caller reads them: sums over CPUs. Pure.
 
-use std::collections::BTreeMap;
-
 use tenantry_abi as abi;
 
 use crate::ErrorClass;
@@ -39,24 +37,32 @@ pub(crate) fn syscalls(copies: &[abi::Syscalls]) -> Vec<SyscallCount> {
 /// Errors by number and class, those that found no cell among the others. `syscalls` was
 /// read from the same copies.
 pub(crate) fn errors(copies: &[abi::Syscalls], syscalls: &[SyscallCount]) -> Vec<SyscallErrors> {
-    let mut counts: BTreeMap<(u32, ErrorClass), u64> = BTreeMap::new();
-    for cell in copies.iter().flat_map(|copy| &copy.cells) {
-        if let (Some(key), true) = (key_of(cell.key), cell.count > 0) {
-            *counts.entry(key).or_default() += cell.count;
-        }
-    }
-    for syscall in syscalls.iter().filter(|syscall| syscall.errors > 0) {
-        let of_it = (syscall.nr, ErrorClass::ALL[0])..=(syscall.nr, ErrorClass::ALL[LAST_CLASS]);
-        let classified: u64 = counts.range(of_it).map(|(_, count)| count).sum();
-        if let Some(rest) = syscall.errors.checked_sub(classified).filter(|rest| *rest > 0) {
-            *counts.entry((syscall.nr, ErrorClass::Other)).or_default() += rest;
-        }
-    }
-    let errors = counts.into_iter();
-    errors.map(|((nr, class), count)| SyscallErrors { nr, class, count }).collect()
+    let mut all: Vec<SyscallErrors> = copies
+        .iter()
+        .flat_map(|copy| &copy.cells)
+        .filter(|cell| cell.count > 0)
+        .filter_map(|cell| {
+            let (nr, class) = key_of(cell.key)?;
+            Some(SyscallErrors { nr, class, count: cell.count })
+        })
+        .collect();
+    all.sort_unstable_by_key(|errors| (errors.nr, errors.class));
+    all.dedup_by(|next, sum| {
+        let is_same = (next.nr, next.class) == (sum.nr, sum.class);
+        sum.count += if is_same { next.count } else { 0 };
+        is_same
+    });
+    let rest = syscalls.iter().filter_map(|syscall| {
+        let first = all.partition_point(|errors| errors.nr < syscall.nr);
+        let of_it = all[first..].iter().take_while(|errors| errors.nr == syscall.nr);
+        let classified: u64 = of_it.map(|errors| errors.count).sum();
+        let count = syscall.errors.checked_sub(classified).filter(|rest| *rest > 0)?;
+        Some(SyscallErrors { nr: syscall.nr, class: ErrorClass::Other, count })
+    });
+    let rest: Vec<SyscallErrors> = rest.collect();
+    add_errors(&mut all, &rest);
+    all
 }
-
-const LAST_CLASS: usize = abi::ERROR_CLASSES - 1;
 
 /// Syscall and class of a cell; `None` of a free one.
 fn key_of(key: u32) -> Option<(u32, ErrorClass)> {

@@ -78,8 +78,20 @@ pub fn syscall_class(nr: u32) -> SyscallClass {
     entry(nr).map_or(SyscallClass::Other, |(_, _, class)| *class)
 }
 
-fn entry(nr: u32) -> Option<&'static (u32, &'static str, SyscallClass)> {
-    TABLE.binary_search_by_key(&nr, |(n, _, _)| *n).ok().map(|index| &TABLE[index])
+type Entry = (u32, &'static str, SyscallClass);
+
+/// A scrape asks for the name of each call of each container.
+fn entry(nr: u32) -> Option<&'static Entry> {
+    static BY_NUMBER: [Option<&Entry>; SYSCALLS] = {
+        let mut by_number = [None; SYSCALLS];
+        let mut index = 0;
+        while index < TABLE.len() {
+            by_number[TABLE[index].0 as usize] = Some(&TABLE[index]);
+            index += 1;
+        }
+        by_number
+    };
+    BY_NUMBER.get(nr as usize).copied().flatten()
 }
 
 /// The table as the programs want it: class by number.
