@@ -17,7 +17,7 @@ fn a_nested_cgroup_belongs_to_its_parents_slot() {
     f.meters().arm(2).unwrap();
     let deep = container.nested("child").nested("grandchild");
     assert_eq!(thousand_getpids().put(&deep).run(), End::Code(0));
-    assert_eq!(f.syscall(2, libc::SYS_getpid).count, 1000);
+    f.assert_calls(2, libc::SYS_getpid, 1000);
     assert_eq!(f.meters().lost().unwrap(), Default::default());
 }
 
@@ -32,10 +32,10 @@ fn neighbours_and_strangers_are_not_counted() {
     assert_eq!(thousand_getpids().put(&stranger).run(), End::Code(0));
     assert_eq!(thousand_getpids().put(&one).run(), End::Code(0));
     assert_eq!(thousand_getpids().run(), End::Code(0));
-    assert_eq!(f.syscall(1, libc::SYS_getpid).count, 1000);
+    f.assert_calls(1, libc::SYS_getpid, 1000);
     assert_eq!(f.read(2).syscalls, []);
     assert_eq!(thousand_getpids().put(&two).run(), End::Code(0));
-    assert_eq!(f.syscall(2, libc::SYS_getpid).count, 1000);
+    f.assert_calls(2, libc::SYS_getpid, 1000);
 }
 
 #[test]
@@ -46,10 +46,10 @@ fn a_cgroup_that_was_nobodys_counts_once_it_is_registered() {
     f.meters().register(3, &stranger.ids()).unwrap();
     f.meters().arm(3).unwrap();
     assert_eq!(thousand_getpids().put(&stranger).run(), End::Code(0));
-    assert_eq!(f.syscall(3, libc::SYS_getpid).count, 1000);
+    f.assert_calls(3, libc::SYS_getpid, 1000);
     f.meters().unregister(&stranger.ids()).unwrap();
     assert_eq!(thousand_getpids().put(&stranger).run(), End::Code(0));
-    assert_eq!(f.syscall(3, libc::SYS_getpid).count, 1000);
+    f.assert_calls(3, libc::SYS_getpid, 1000);
 }
 
 #[test]

@@ -151,7 +151,7 @@ fn a_service_counts_from_the_first_process_that_is_moved_in() {
     let inner = service.nested("docker").nested(&id('c'));
     assert_eq!(thousand_getpids().put(&service).run(), End::Code(0));
     assert_eq!(thousand_getpids().put(&inner).run(), End::Code(0));
-    assert_eq!(f.syscall(11, libc::SYS_getpid).count, 2000);
+    f.assert_calls(11, libc::SYS_getpid, 2000);
     let trees = if service.blkio.is_some() { 2 } else { 1 };
     assert_eq!(news(&mut reader, &top).len(), trees);
 }
@@ -171,7 +171,7 @@ fn a_container_that_found_the_pool_empty_is_registered_late_with_all_below_it() 
     f.meters().arm(12).unwrap();
     assert_eq!(thousand_getpids().put(&nested).run(), End::Code(0));
     assert_eq!(thousand_getpids().put(&container).run(), End::Code(0));
-    assert_eq!(f.syscall(12, libc::SYS_getpid).count, 2000);
+    f.assert_calls(12, libc::SYS_getpid, 2000);
     // As after the container's end: nothing finds the slot any more.
     f.meters().reset(12).unwrap();
     assert_eq!(f.meters().foreign_cgroups().unwrap(), []);

@@ -52,7 +52,7 @@ fn counting_goes_on_while_there_is_no_agent() {
     let events = f.events();
     assert!(matches!(events[..], [Event::Exec(_), Event::Exit(_)]), "{events:?}");
     assert_eq!(child().run(), End::Code(0));
-    assert_eq!(f.syscall(1, libc::SYS_getpid).count, 3000);
+    f.assert_calls(1, libc::SYS_getpid, 3000);
     assert_eq!(f.read(1).exec.produced, 3);
     assert_eq!(f.events().len(), 2);
 }

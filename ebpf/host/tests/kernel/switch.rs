@@ -4,6 +4,7 @@ use tenantry_ebpf::{ProbeStatus, SwitchError};
 
 use crate::child::{Child, End, Gate, call_often, sleeps};
 use crate::fixture::{Container, Fixture, wait_until};
+use crate::witness::reads_of;
 
 const PROBE: &str = "syscall_enter";
 
@@ -65,7 +66,7 @@ fn a_probe_is_switched_off_and_on_and_counting_goes_on() {
     }
     call_getpid(&container);
     assert!(timed(&f) - first - second > 170);
-    assert_eq!(f.syscall(1, libc::SYS_getpid).count, 5 * 4000);
+    f.assert_calls(1, libc::SYS_getpid, 5 * 4000);
 }
 
 #[test]
@@ -91,16 +92,18 @@ fn a_sample_from_before_the_probe_was_off_is_never_matched() {
     let mut children: Vec<Child> =
         (0..WAITERS).map(|_| Child::gated(body).put(&container)).collect();
     children.iter_mut().for_each(Child::open_gate);
-    let returned = |reads| {
-        wait_until("the reads to return", || f.syscall(1, libc::SYS_read).count == reads);
+    let returned = |reads: usize| {
+        let each = (reads / WAITERS) as u64;
+        wait_until("the reads to return", || children.iter().all(|c| reads_of(c.pid) == each));
         wait_until("all to wait again", || children.iter().all(sleeps));
+        f.assert_calls(1, libc::SYS_read, reads as u64);
     };
     // Now each waits in a read that the probe saw begin …
-    returned(WAITERS as u64);
+    returned(WAITERS);
     f.meters().switch(PROBE, false).unwrap();
     first.open_for(WAITERS);
     // … and now in one that it did not see.
-    returned(2 * WAITERS as u64);
+    returned(2 * WAITERS);
     let before = timed(&f);
     f.meters().switch(PROBE, true).unwrap();
     second.open_for(WAITERS);

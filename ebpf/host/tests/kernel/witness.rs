@@ -34,6 +34,13 @@ pub fn namespace_counters_v6(pid: i32) -> HashMap<String, u64> {
     pairs.collect()
 }
 
+/// How many reads of a process returned.
+pub fn reads_of(pid: i32) -> u64 {
+    let text = read_to_string(format!("/proc/{pid}/io")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("syscr:"));
+    line.expect("task I/O accounting").trim().parse().unwrap()
+}
+
 /// Waits for [`stop`](crate::socket::stop).
 pub fn wait_for_stop(child: &Child) {
     wait_until("the child to stop", || {
