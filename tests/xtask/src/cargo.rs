@@ -88,6 +88,9 @@ pub struct TestProgram {
     pub executable: PathBuf,
     /// `package.metadata.tenantry.vm-tests` names it: runs in the virtual machine too.
     pub in_vm: bool,
+    /// `package.metadata.tenantry.vm-newest-tests` names it: runs on the newest kernel as
+    /// well, those of its tests whose names contain one of these texts; all if there is none.
+    pub on_newest: Option<Vec<String>>,
     /// `package.metadata.tenantry.vm-only-tests` names it: does not run on the host.
     pub vm_only: bool,
     /// `package.metadata.tenantry.serial-tests` names it: one test at a time.
@@ -148,10 +151,16 @@ fn test_program(artifact: &Value, packages: &HashMap<String, Package>) -> Option
         directory: package.directory.clone(),
         executable,
         in_vm: vm_only || listed("vm-tests"),
+        on_newest: texts(&package.metadata["tenantry"]["vm-newest-tests"][&target]),
         vm_only,
         serial: listed("serial-tests"),
         target,
     })
+}
+
+/// A list of texts; `None` if it is no list.
+fn texts(value: &Value) -> Option<Vec<String>> {
+    Some(value.as_array()?.iter().filter_map(|text| Some(text.as_str()?.to_owned())).collect())
 }
 
 #[derive(Debug)]
@@ -211,21 +220,28 @@ mod tests {
 
     #[test]
     fn the_manifest_says_where_a_test_program_runs() {
-        let metadata = serde_json::json!({"tenantry": {"vm-tests": ["host"], "serial-tests": ["host", "lib"]}});
+        let metadata = serde_json::json!({"tenantry": {
+            "vm-tests": ["host"], "vm-newest-tests": {"host": ["a::", "b"]},
+            "serial-tests": ["host", "lib"],
+        }});
         let package = Package { name: "p".into(), directory: "/p".into(), metadata };
         let packages = HashMap::from([("id".to_owned(), package)]);
-        let check = |kind: &str, name: &str, expected: (&str, bool, bool, bool)| {
+        let check = |kind: &str,
+                     name: &str,
+                     expected: (&str, bool, bool, Option<&[&str]>, bool)| {
             let artifact = serde_json::json!({
                 "package_id": "id", "executable": "/x", "target": {"kind": [kind], "name": name},
             });
             let test = test_program(&artifact, &packages).unwrap();
+            let on_newest = expected.3.map(|texts| texts.iter().map(|t| (*t).to_owned()).collect());
+            assert_eq!(test.on_newest, on_newest);
             let seen = (test.target.as_str(), test.is_unit, test.in_vm, test.serial);
-            assert_eq!(seen, expected);
+            assert_eq!(seen, (expected.0, expected.1, expected.2, expected.4));
         };
-        check("test", "host", ("host", false, true, true));
-        check("test", "golden", ("golden", false, false, false));
-        check("lib", "p", ("lib", true, false, true));
-        check("bin", "p", ("bin p", true, false, false));
+        check("test", "host", ("host", false, true, Some(&["a::", "b"]), true));
+        check("test", "golden", ("golden", false, false, None, false));
+        check("lib", "p", ("lib", true, false, None, true));
+        check("bin", "p", ("bin p", true, false, None, false));
     }
 
     #[test]

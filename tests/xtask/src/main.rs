@@ -32,7 +32,7 @@ usage: cargo xtask COMMAND
                                   or one package, or test programs with TEXT in their name
   demo [ARGS]                     build, then play the main job on real containers (--keep leaves it running)
   bench [NAMES]                   build, then measure beside the peers
-  vm test [--kernel 6.1|6.12] [--package NAME] [--only TEXT] [--unlisted]
+  vm test [--kernel 6.1|6.12|newest] [--package NAME] [--only TEXT] [--unlisted]
                                   the virtual machine suite alone; --unlisted tries integration
                                   tests that no manifest lists for it yet
   vm shell-run [--kernel V] FILE [ARGS]

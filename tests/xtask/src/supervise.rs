@@ -45,7 +45,7 @@ pub struct Limits {
 const DRAIN: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(50);
 
-/// A command that is killed when xtask's main thread ends, whichever way.
+/// A command that is killed when the thread that starts it ends, whichever way.
 /// Program and arguments only: the environment is the caller's to add.
 pub fn dying_with_us(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = process::command("setpriv");
@@ -54,7 +54,7 @@ pub fn dying_with_us(program: impl AsRef<std::ffi::OsStr>) -> Command {
 }
 
 /// Runs `command` with stdout and stderr in one pipe and calls `each` per line.
-/// Must be called from the main thread: "dies with us" follows the calling thread.
+/// "Dies with us" follows the calling thread: it ends after the program, or with xtask.
 pub fn run_lines(
     command: &mut Command,
     limits: Limits,

@@ -13,6 +13,7 @@ use crate::packages::Task;
 use crate::repeat::Repeat;
 use crate::report::{self, Suite};
 use crate::supervise::{self, End, Limits, Next};
+use crate::vm::Chosen;
 use crate::{process, setup, vm};
 
 /// What a person left out or chose.
@@ -27,7 +28,7 @@ pub struct Options {
     pub only: Option<String>,
     /// In the virtual machine also integration tests that are not listed for it.
     pub unlisted: bool,
-    /// Kernels to boot; empty means the default one.
+    /// Kernels to boot; empty means the default one, and the newest for what is listed for it.
     pub kernels: Vec<String>,
 }
 
@@ -122,16 +123,38 @@ fn wanted(options: &Options) -> Result<Vec<TestProgram>> {
 }
 
 fn vm_suites(options: &Options, tests: &[TestProgram], programs: &Programs) -> Result<Vec<Suite>> {
-    let tests: Vec<&TestProgram> =
-        tests.iter().filter(|test| test.in_vm || options.unlisted && !test.is_unit).collect();
-    let default = vec![vm::DEFAULT_KERNEL.to_owned()];
-    let kernels = if options.kernels.is_empty() { &default } else { &options.kernels };
-    let mut suites = Vec::new();
-    for kernel in kernels {
-        title(&format!("tests in a virtual machine, Debian {kernel}"));
-        suites.extend(vm::run_suite(kernel, &tests, programs)?);
+    let plan = vm_plan(options, tests);
+    let kernels: Vec<&str> = plan.iter().map(|(kernel, _)| *kernel).collect();
+    title(&format!("tests in virtual machines, Debian {}", kernels.join(" and ")));
+    // Side by side: a guest keeps one processor busy most of the time.
+    std::thread::scope(|scope| {
+        let run =
+            |(kernel, tests): (&str, Vec<Chosen<'_>>)| vm::run_suite(kernel, &tests, programs);
+        let guests: Vec<_> =
+            plan.into_iter().map(|kernel| scope.spawn(move || run(kernel))).collect();
+        let suites = guests.into_iter().map(|guest| guest.join().expect("no panic"));
+        let suites: Result<Vec<Vec<Suite>>> = suites.collect();
+        Ok(suites?.concat())
+    })
+}
+
+/// Which test programs run on which kernel. On those that a person names all run that
+/// run in the virtual machine; else on the default one, and the listed ones on the newest.
+fn vm_plan<'a>(options: &'a Options, tests: &'a [TestProgram]) -> Vec<(&'a str, Vec<Chosen<'a>>)> {
+    let in_vm = |test: &&TestProgram| test.in_vm || options.unlisted && !test.is_unit;
+    let in_vm = tests.iter().filter(in_vm).map(|program| Chosen { program, filters: &[] });
+    let in_vm: Vec<Chosen<'_>> = in_vm.collect();
+    if !options.kernels.is_empty() {
+        return options.kernels.iter().map(|kernel| (kernel.as_str(), in_vm.clone())).collect();
     }
-    Ok(suites)
+    let on_newest =
+        |program: &'a TestProgram| Some(Chosen { program, filters: program.on_newest.as_deref()? });
+    let on_newest: Vec<Chosen<'_>> = tests.iter().filter_map(on_newest).collect();
+    let mut plan = vec![(vm::DEFAULT_KERNEL, in_vm)];
+    if !on_newest.is_empty() {
+        plan.push((vm::NEWEST_KERNEL, on_newest));
+    }
+    plan
 }
 
 /// rustfmt and clippy, each one check, on these packages or on all.
@@ -243,5 +266,48 @@ mod tests {
         assert_eq!(options.kernels, ["6.1"]);
         assert!(Options::parse(&["--only"]).is_err());
         assert!(Options::parse(&["--kernle", "6.1"]).is_err());
+    }
+
+    #[test]
+    fn the_newest_kernel_runs_what_is_listed_for_it_unless_kernels_are_named() {
+        let test = |target: &str, in_vm, on_newest: bool| TestProgram {
+            package: "p".into(),
+            target: target.into(),
+            is_unit: false,
+            directory: "/p".into(),
+            executable: "/x".into(),
+            in_vm,
+            on_newest: on_newest.then(|| vec!["some::".to_owned()]),
+            vm_only: false,
+            serial: false,
+        };
+        let all = [test("both", true, true), test("old", true, false), test("none", false, false)];
+        let check = |args: &[&str], tests: &[TestProgram], expected: &[(&str, &[&str])]| {
+            let options = Options::parse(args).unwrap();
+            let plan = vm_plan(&options, tests);
+            let names = |tests: &[Chosen<'_>]| -> Vec<String> {
+                let name = |test: &Chosen<'_>| match test.filters {
+                    [] => test.program.target.clone(),
+                    filters => format!("{} {}", test.program.target, filters.join(" ")),
+                };
+                tests.iter().map(name).collect()
+            };
+            let plan: Vec<_> = plan.iter().map(|(kernel, tests)| (*kernel, names(tests))).collect();
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|(kernel, tests)| (*kernel, tests.iter().map(|t| (*t).to_owned()).collect()))
+                .collect();
+            assert_eq!(plan, expected, "{args:?}");
+        };
+        check(&[], &all, &[("6.1", &["both", "old"]), ("newest", &["both some::"])]);
+        check(&[], &all[1..], &[("6.1", &["old"])]);
+        check(
+            &["--unlisted"],
+            &all,
+            &[("6.1", &["both", "old", "none"]), ("newest", &["both some::"])],
+        );
+        check(&["--kernel", "newest"], &all, &[("newest", &["both", "old"])]);
+        let two: &[(&str, &[&str])] = &[("6.1", &["both", "old"]), ("6.12", &["both", "old"])];
+        check(&["--kernel", "6.1", "--kernel", "6.12"], &all, two);
     }
 }

@@ -44,6 +44,8 @@ pub struct Machine {
     emulator: Emulator,
     command_line: Vec<String>,
     console: PathBuf,
+    /// Where the console is kept when the run is over.
+    last_console: PathBuf,
 }
 
 impl Machine {
@@ -56,7 +58,7 @@ impl Machine {
         cache: &Path,
     ) -> Result<Machine> {
         remove_dead_runs(cache);
-        let work = cache.join(format!("run-{}", std::process::id()));
+        let work = cache.join(format!("run-{}-{}", std::process::id(), kernel.version));
         fs::create_dir_all(&work).with_context(|| format!("creating {}", work.display()))?;
         let console = work.join("console.log");
         let disk = |id: &str, file: &Path, options: &str| {
@@ -96,7 +98,8 @@ impl Machine {
              -device virtio-serial-pci \
              -chardev file,id=out,path=/dev/stdout,append=on -device virtserialport,chardev=out,name=out",
         ));
-        Ok(Machine { work, emulator, command_line, console })
+        let last_console = cache.join(format!("last-console-{}.log", kernel.version));
+        Ok(Machine { work, emulator, command_line, console, last_console })
     }
 
     /// Boots, hands each line of the guest to `each`, and ends the machine. `Some` is
@@ -165,9 +168,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         // The last console is worth keeping for whoever looks into a failure.
-        if let Some(cache) = self.work.parent() {
-            let _ = fs::copy(&self.console, cache.join("last-console.log"));
-        }
+        let _ = fs::copy(&self.console, &self.last_console);
         if let Err(e) = fs::remove_dir_all(&self.work) {
             eprintln!("xtask: {} could not be removed: {e}", self.work.display());
         }
@@ -179,11 +180,20 @@ fn remove_dead_runs(cache: &Path) {
     let Ok(entries) = fs::read_dir(cache) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix("run-"));
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+        if name.to_str().and_then(pid_of_run).is_some_and(|pid| !process_exists(pid)) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
+}
+
+/// Whose run a folder of the cache is, if it is one.
+fn pid_of_run(name: &str) -> Option<u32> {
+    let (pid, _kernel) = name.strip_prefix("run-")?.split_once('-')?;
+    pid.parse().ok()
+}
+
+fn process_exists(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
 }
 
 /// Whether a complaint is a defect of the kernel under our programs, and no sign of
@@ -198,6 +208,14 @@ pub fn is_fatal(complaint: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_runs_folder_names_its_process() {
+        assert_eq!(pid_of_run("run-4711-6.1"), Some(4711));
+        assert_eq!(pid_of_run("run-4711-newest"), Some(4711));
+        assert_eq!(pid_of_run("6.1"), None);
+        assert_eq!(pid_of_run("run-x-6.1"), None);
+    }
 
     #[test]
     fn a_slow_host_is_no_defect() {

@@ -32,6 +32,7 @@ use crate::vm::machine::Machine;
 use crate::vm::protocol::{Results, Said};
 
 pub const DEFAULT_KERNEL: &str = "6.1";
+pub const NEWEST_KERNEL: &str = "newest";
 
 /// Seconds that one test program may take in the guest, which is 10 to 20 times
 /// slower than its host where there is no hardware virtualisation.
@@ -42,8 +43,24 @@ fn cache() -> std::path::PathBuf {
     cargo::target_directory().join("vm")
 }
 
+/// A test program and the texts of which one must stand in a test's name; none means all.
+#[derive(Debug, Clone, Copy)]
+pub struct Chosen<'a> {
+    pub program: &'a TestProgram,
+    pub filters: &'a [String],
+}
+
+impl<'a> Chosen<'a> {
+    fn arguments(&self, repeat: &'a Repeat) -> Vec<&'a str> {
+        match repeat.tests.is_empty() {
+            true => self.filters.iter().map(String::as_str).collect(),
+            false => repeat.arguments(),
+        }
+    }
+}
+
 /// Boots `kernel` and runs `tests` in it, with the product's programs beside them.
-pub fn run_suite(kernel: &str, tests: &[&TestProgram], programs: &Programs) -> Result<Vec<Suite>> {
+pub fn run_suite(kernel: &str, tests: &[Chosen<'_>], programs: &Programs) -> Result<Vec<Suite>> {
     let name = format!("vm {kernel}");
     if tests.is_empty() {
         return Ok(vec![Suite::skipped(&name, "no package lists vm-tests")]);
@@ -59,13 +76,13 @@ pub fn run_suite(kernel: &str, tests: &[&TestProgram], programs: &Programs) -> R
     let start = Instant::now();
     let whole = Repeat { tests: Vec::new() };
     let first: Vec<_> = tests.iter().map(|test| (*test, whole.clone())).collect();
-    let mut suites = boot(&machine, &name, &first, programs)?;
+    let mut suites = boot(&machine, kernel, &first, programs)?;
     let failed = tests.iter().zip(&suites).enumerate();
     let failed = failed.filter_map(|(at, (test, s))| Some((at, (*test, Repeat::of(&s.tally)?))));
     let (places, again): (Vec<usize>, Vec<_>) = failed.unzip();
     if !again.is_empty() {
         println!("---- {name}: what failed, once more");
-        let mut second = boot(&machine, &name, &again, programs)?;
+        let mut second = boot(&machine, kernel, &again, programs)?;
         suites.extend(second.split_off(again.len()));
         for ((at, (_, repeat)), suite) in places.into_iter().zip(&again).zip(second) {
             suites[at] = suites[at].clone().repeated(repeat, suite);
@@ -79,23 +96,26 @@ pub fn run_suite(kernel: &str, tests: &[&TestProgram], programs: &Programs) -> R
 /// kernel broke.
 fn boot(
     machine: &Machine,
-    name: &str,
-    plan: &[(&TestProgram, Repeat)],
+    kernel: &str,
+    plan: &[(Chosen<'_>, Repeat)],
     programs: &Programs,
 ) -> Result<Vec<Suite>> {
+    let name = format!("vm {kernel}");
     let mut payload = Payload::new(&machine.work)?;
     for program in &programs.programs {
         payload.add_program(program)?;
     }
     let mut results = Results::default();
-    for (test, repeat) in plan {
+    for (chosen, repeat) in plan {
+        let test = chosen.program;
         let id = protocol::id(&test.name());
-        payload.add_test(&id, &test.executable, PROGRAM_LIMIT_S, &repeat.arguments())?;
+        payload.add_test(&id, &test.executable, PROGRAM_LIMIT_S, &chosen.arguments(repeat))?;
         results.expect(&id, &format!("{name} {}", test.name()));
     }
     let limit = Duration::from_secs(120 + PROGRAM_LIMIT_S * plan.len() as u64);
     let death = machine.run(&payload, limit, |line| match results.line(line) {
-        Said::Show(text) => println!("{text}"),
+        // Another kernel's guest may speak at the same time.
+        Said::Show(text) => println!("{kernel}: {text}"),
         Said::Ended(suite) => println!("{}", suite.line()),
         Said::Nothing => {}
     })?;
@@ -103,12 +123,12 @@ fn boot(
     // What the kernel itself complained about concerns every test.
     let complaints = machine.complaints();
     for complaint in &complaints {
-        println!("guest kernel: {complaint}");
+        println!("{kernel}: guest kernel: {complaint}");
     }
     if let Some(first) = complaints.into_iter().find(|line| machine::is_fatal(line)) {
         let failed = vec![Outcome { test: "(the kernel's log)".to_owned(), why: first }];
         let tally = Tally { failed, ..Tally::default() };
-        suites.push(Suite { name: name.to_owned(), tally, time: Duration::ZERO });
+        suites.push(Suite { name, tally, time: Duration::ZERO });
     }
     Ok(suites)
 }
@@ -144,11 +164,11 @@ pub fn run_one(args: &[&str]) -> Result<ExitCode> {
 /// Everything that is the same for each run: packages, kernel, initrd, root disk.
 fn prepare(version: &str) -> Result<Machine> {
     let known = kernel::find(version)?;
-    setup::install(Task::Vm)?;
     fs::create_dir_all(cache()).with_context(|| format!("creating {}", cache().display()))?;
-    // Held until the end of this function: two runs must not fill the cache at once.
+    // Held until the end of this function: two must not install or fill the cache at once.
     let lock = fs::File::create(cache().join("lock")).context("creating the cache's lock")?;
     lock.lock().context("waiting for another run that fills the cache")?;
+    setup::install(Task::Vm)?;
     let emulator = Emulator::find(&cache())?;
     let files = kernel::obtain(known, &cache())?;
     let initrd = disks::initrd(&files, &cache())?;
