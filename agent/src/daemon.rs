@@ -266,6 +266,7 @@ async fn assemble(
                 governor: Arc::new(Governor::new(config.governor, Arc::clone(&meters))),
                 cgroup_parent: config.cgroup_parent.clone(),
                 destinations: config.destinations,
+                turn: tokio::sync::Mutex::default(),
                 seats: std::sync::Mutex::default(),
                 domains: config.domains,
                 domain_seats: std::sync::Mutex::default(),

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Device {
@@ -16,16 +17,19 @@ pub struct Device {
 
 #[derive(Debug, Default)]
 pub struct DeviceNames {
-    known: HashMap<(u32, u32), Device>,
+    known: Mutex<HashMap<(u32, u32), Device>>,
 }
 
 impl DeviceNames {
-    pub fn get(&mut self, major: u32, minor: u32) -> &Device {
-        self.known.entry((major, minor)).or_insert_with(|| {
+    pub fn get(&self, major: u32, minor: u32) -> Device {
+        // A panic while it was held left it whole: a device is entered when it is known.
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let device = known.entry((major, minor)).or_insert_with(|| {
             let directory = format!("/sys/dev/block/{major}:{minor}");
             read(Path::new(&directory))
                 .unwrap_or_else(|| Device { name: format!("{major}:{minor}"), stacked: false })
-        })
+        });
+        device.clone()
     }
 }
 
@@ -67,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_number_without_a_device_is_its_own_name() {
-        let name = DeviceNames::default().get(4095, 77).clone();
+        let name = DeviceNames::default().get(4095, 77);
         assert_eq!(name, Device { name: "4095:77".into(), stacked: false });
     }
 }

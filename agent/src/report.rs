@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tenantry_cgroupfs::Sample;
 use tenantry_cgroupfs::sample::IoSample;
-use tenantry_ebpf::{DiskCounters, DiskOp, Probe, SlotCounters};
+use tenantry_ebpf::{DiskCounters, DiskOp, Probe, Slot, SlotCounters};
 use tenantry_network::LinkCounters;
 
 use crate::destinations::Seated;
@@ -118,6 +118,8 @@ pub struct ContainerReport {
     pub name: String,
     /// As it was given at creation: `demo:latest`.
     pub image: String,
+    /// Of the kernel's tables; `None` if it could have none.
+    pub slot: Option<Slot>,
     pub running: bool,
     /// It was removed a moment ago; its counters linger.
     pub removed: bool,

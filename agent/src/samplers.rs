@@ -5,7 +5,7 @@
 //! read by opening and closing, which is slower and as right. The collector is the caller.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tenantry_cgroupfs::{Error, Group, ReadBuffer, Sample, Sampler};
 
@@ -18,15 +18,9 @@ pub struct Look {
 
 #[derive(Debug)]
 pub struct Samplers {
-    held: Mutex<Held>,
+    held: Mutex<HashMap<String, Arc<Mutex<Sampler>>>>,
     /// Containers whose files may be held.
     places: usize,
-}
-
-#[derive(Debug, Default)]
-struct Held {
-    buffer: ReadBuffer,
-    by_path: HashMap<String, Sampler>,
 }
 
 impl Samplers {
@@ -58,21 +52,21 @@ impl Samplers {
         group: &Group,
         look: impl Fn(&Sampler, &mut ReadBuffer) -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
-        // A panic while it was held leaves open files and a buffer, which are always right.
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let Held { buffer, by_path } = &mut *held;
-        if let Some(sampler) = by_path.get(group.path()) {
-            match look(sampler, buffer) {
+        let buffer = &mut ReadBuffer::default();
+        let held = self.held().get(group.path()).cloned();
+        if let Some(sampler) = held {
+            match look(&lock(&sampler), buffer) {
                 // A restarted container has a new group at the same path.
-                Err(error) if error.is_gone() => drop(by_path.remove(group.path())),
+                Err(error) if error.is_gone() => drop(self.held().remove(group.path())),
                 other => return other.map(Some),
             }
         }
         let looked = Sampler::open(group).and_then(|sampler| {
             let look = look(&sampler, buffer)?;
+            let mut held = self.held();
             // A runtime makes them one by one; what came since is seen by opening anew.
-            if sampler.is_whole() && by_path.len() < self.places {
-                by_path.insert(group.path().to_owned(), sampler);
+            if sampler.is_whole() && held.len() < self.places {
+                held.insert(group.path().to_owned(), Arc::new(Mutex::new(sampler)));
             }
             Ok(look)
         });
@@ -84,7 +78,15 @@ impl Samplers {
 
     /// Lets go of every group but these.
     pub fn keep_only(&self, keep: impl Fn(&str) -> bool) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.by_path.retain(|path, _| keep(path));
+        self.held().retain(|path, _| keep(path));
     }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<String, Arc<Mutex<Sampler>>>> {
+        lock(&self.held)
+    }
+}
+
+/// A panic while it was held leaves open files, which are always right.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -75,8 +75,10 @@ where
 
     /// One value, or one for each CPU. `None` if a hash has no such key.
     pub fn read<'b>(&self, key: &K, buffer: &'b mut Buffer) -> Result<Option<&'b [V]>, MapError> {
-        buffer.clear();
-        buffer.resize((self.copies * size_of::<V>()).div_ceil(8), 0);
+        let words = (self.copies * size_of::<V>()).div_ceil(8);
+        if buffer.len() < words {
+            buffer.resize(words, 0);
+        }
         let value = buffer.as_mut_bytes();
         match self.element(libc_bpf::LOOKUP, Some(key), value.as_mut_ptr()) {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),

@@ -47,7 +47,6 @@ pub struct Meters {
     switches: Mutex<Switches>,
     pub(crate) maps: Maps,
     pub(crate) cache: SlotCache,
-    buffer: Mutex<Buffer>,
 }
 
 #[derive(Debug)]
@@ -144,7 +143,6 @@ impl Meters {
             switches: Mutex::new(Switches::new(statuses)),
             maps,
             cache,
-            buffer: Mutex::new(Buffer::new()),
         };
         if adopted {
             meters.end_orphaned_traces()?;
@@ -278,8 +276,7 @@ impl Meters {
     pub fn read(&self, slot: Slot) -> Result<SlotCounters, MapError> {
         self.check(slot)?;
         let maps = &self.maps;
-        let mut guard = self.buffer();
-        let buffer = &mut *guard;
+        let buffer = &mut Buffer::new();
         let calls = self.read_syscalls(slot, buffer)?;
         let latency =
             counters::latency(maps.syscall_latency.read(&slot, buffer)?.unwrap_or_default());
@@ -422,11 +419,6 @@ impl Meters {
     pub(crate) fn switches(&self) -> MutexGuard<'_, Switches> {
         // A panic while it was held left it whole: a change is one assignment.
         self.switches.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn buffer(&self) -> MutexGuard<'_, Buffer> {
-        // A panic while it was held leaves a buffer that the next look-up clears anyway.
-        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -35,8 +35,7 @@ impl Meters {
         slot: Slot,
     ) -> Result<Vec<(Namespaces, Vec<SyscallCount>)>, MapError> {
         self.check(slot)?;
-        let mut guard = self.buffer();
-        let buffer = &mut *guard;
+        let buffer = &mut Buffer::new();
         let Some(state) = self.maps.slot_states.get(&slot)? else { return Ok(Vec::new()) };
         let mut rows: Vec<(Namespaces, Vec<SyscallCount>)> = Vec::new();
         if state.claimed != 0 {
@@ -84,7 +83,7 @@ impl Meters {
     /// Before the first process of a run: what its namespaces will be is not known, and what
     /// was counted so far was in others.
     pub(crate) fn begin_run(&self, slot: Slot) -> Result<(), MapError> {
-        let mut buffer = self.buffer();
+        let mut buffer = Buffer::new();
         let copies = self.maps.syscalls.read(&slot, &mut buffer)?.unwrap_or_default();
         let (calls_before, errors_before) = totals(&syscall_counts::syscalls(copies));
         let others = self.maps.slot_states.get(&slot)?.map_or(0, |state| state.others);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tenantry_abi as abi;
 use zerocopy::FromZeros;
 
-use crate::map::MapError;
+use crate::map::{Buffer, MapError};
 use crate::switch::{SwitchError, Switches, now_ns};
 use crate::{Histogram, Meters, Slot};
 
@@ -69,7 +69,7 @@ impl Meters {
         else {
             return Ok(None);
         };
-        let mut buffer = self.buffer();
+        let mut buffer = Buffer::new();
         let mut calls = Vec::new();
         for nr in 0..abi::SYSCALLS {
             let copies = self.maps.trace_calls.read(&key(row, nr), &mut buffer)?;

@@ -365,6 +365,7 @@ fn web() -> ContainerReport {
         cgroup: "/tenantry/a1".to_owned(),
         name: "web".to_owned(),
         image: "demo:latest".to_owned(),
+        slot: Some(1),
         running: true,
         removed: false,
         ended_unix_s: None,
