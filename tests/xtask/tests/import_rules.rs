@@ -23,6 +23,8 @@ const ROOMS: &[(&str, &[&str])] = &[
         "tenantry-container",
         &["tenantry-cgroupfs", "tenantry-image", "tenantry-network", "tenantry-shim"],
     ),
+    // The controller's brain: values in, values out. It knows no kernel and no runtime.
+    ("tenantry-control", &[]),
     // The agent: the only place where the two meet.
     (
         "tenantry",
@@ -30,6 +32,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "tenantry-abi",
             "tenantry-cgroupfs",
             "tenantry-container",
+            "tenantry-control",
             "tenantry-ebpf",
             "tenantry-image",
             "tenantry-network",
