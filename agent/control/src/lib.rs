@@ -8,6 +8,7 @@
 
 mod actuator;
 mod decision;
+mod policy;
 mod rates;
 mod sentence;
 mod state;
@@ -15,6 +16,10 @@ mod types;
 
 pub use actuator::{Actuator, ActuatorError, ActuatorKind, Device, IoKind};
 pub use decision::{Decision, Evidence, Kind, Objective, Reason};
+pub use policy::{
+    Act, Bounds, CLASS_LABEL, Detect, Glob, Invalid, Metric, Objectives, Policy, PolicyError, Rule,
+    Standing,
+};
 pub use rates::{
     Blame, ContainerRates, CpuRates, DiskRates, LimitsNow, MemoryRates, NetworkRates, Pressure,
     Rates, Wish, Wishes,
