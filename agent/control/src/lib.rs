@@ -7,6 +7,7 @@
 //! [`State`] until the next look.
 
 mod actuator;
+mod decide;
 mod decision;
 mod policy;
 mod rates;
@@ -15,6 +16,7 @@ mod state;
 mod types;
 
 pub use actuator::{Actuator, ActuatorError, ActuatorKind, Device, IoKind};
+pub use decide::{Blamed, Verdict, decide, triage};
 pub use decision::{Decision, Evidence, Kind, Objective, Reason};
 pub use policy::{
     Act, Bounds, CLASS_LABEL, Detect, Glob, Invalid, Metric, Objectives, Policy, PolicyError, Rule,

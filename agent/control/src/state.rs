@@ -38,6 +38,8 @@ pub struct State {
 #[serde(default, deny_unknown_fields)]
 pub struct Victim {
     pub watches: BTreeMap<Resource, Watch>,
+    /// Others are limited for its sake; else advice is all there is.
+    pub protected: bool,
     /// The one resource that is worked at.
     #[serde(skip_serializing_if = "is_default")]
     pub focus: Option<Resource>,
@@ -55,9 +57,9 @@ pub struct Watch {
     /// Looks in a row at which it was well, or not for a neighbour's sake bad.
     #[serde(skip_serializing_if = "is_default")]
     pub calm_looks: u32,
-    /// Looks in a row at which it did not want the resource.
+    /// Since when it has not wanted the resource; `None` if it does.
     #[serde(skip_serializing_if = "is_default")]
-    pub idle_looks: u32,
+    pub idle_since_ms: Option<u64>,
 }
 
 /// One container that is limited at one resource: by what, and for whose sake.
@@ -82,9 +84,9 @@ pub struct Hold {
     pub rest_until_ms: u64,
     /// The last change gave back.
     pub loosening: bool,
-    /// Looks in a row at which the culprit wanted little.
+    /// Since when the culprit has wanted little; `None` if it does not.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub quiet_looks: u32,
+    pub quiet_since_ms: Option<u64>,
     /// How often it was taken again before it was forgotten.
     #[serde(default, skip_serializing_if = "is_default")]
     pub again: u32,
@@ -145,7 +147,9 @@ pub struct CoolDown {
 pub struct Mark {
     pub container: String,
     pub actuator: Actuator,
-    /// The mark ends when either is another one.
+    /// The mark ends when the wish is another one, or, unless it was the operator, what is
+    /// in force.
+    pub by_operator: bool,
     #[serde(default, skip_serializing_if = "is_default")]
     pub wish: Wish,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -161,8 +165,6 @@ pub struct Memory {
     pub resource: Resource,
     /// How often it was taken.
     pub times: u32,
-    /// See [`Hold::rest_until_ms`].
-    pub rest_until_ms: u64,
     pub forget_at_ms: u64,
 }
 
@@ -183,12 +185,57 @@ impl State {
         self.holds.iter().flat_map(|hold| hold.leases.iter().map(move |lease| (hold, lease)))
     }
 
-    /// Nobody is bad and nobody is held: such a look is not worth a record.
+    /// Nobody is held, and nobody bad for whom somebody could be: such a look is not worth
+    /// a record.
     pub fn is_quiet(&self) -> bool {
-        self.holds.is_empty() && self.victims.is_empty()
+        self.holds.is_empty() && !self.victims.values().any(|victim| victim.protected)
+    }
+
+    /// The runtime could not set this limit: the lease is over, and the resource left alone
+    /// for a while. An error is no reason to try again each second.
+    pub fn refuse(&mut self, container: &str, actuator: &Actuator, until_ms: u64) {
+        let (actuator, resource) = (*actuator, actuator.resource());
+        let mut wish = Wish::default();
+        for hold in &mut self.holds {
+            if hold.container == container && hold.resource == resource {
+                hold.leases.retain(|lease| {
+                    let is_refused = lease.actuator == actuator;
+                    if is_refused {
+                        wish = lease.wish;
+                    }
+                    !is_refused
+                });
+            }
+        }
+        self.holds.retain(|hold| !hold.leases.is_empty());
+        let container = container.to_owned();
+        let mark = Mark { container, actuator, by_operator: true, wish, in_force: None, until_ms };
+        push_bounded(&mut self.marks, mark);
     }
 
     pub(crate) fn hold(&self, container: &str, resource: Resource) -> Option<&Hold> {
         self.holds.iter().find(|hold| hold.container == container && hold.resource == resource)
     }
+
+    pub(crate) fn is_marked(&self, container: &str, resource: Resource) -> bool {
+        self.marks
+            .iter()
+            .any(|mark| mark.container == container && mark.actuator.resource() == resource)
+    }
+
+    pub(crate) fn is_claimed(&self, victim: &str) -> bool {
+        self.holds.iter().flat_map(|hold| &hold.claims).any(|claim| claim.victim == victim)
+    }
+
+    pub(crate) fn watch(&self, victim: &str, resource: Resource) -> Option<&Watch> {
+        self.victims.get(victim)?.watches.get(&resource)
+    }
+}
+
+/// The oldest goes when there are too many.
+pub(crate) fn push_bounded<T>(list: &mut Vec<T>, item: T) {
+    if list.len() >= MAX_REMEMBERED {
+        list.remove(0);
+    }
+    list.push(item);
 }

@@ -15,32 +15,43 @@ impl Glob {
         &self.0
     }
 
-    /// Whether the whole text fits. Linear in the text for each `*`, without recursion: a
-    /// star that took too little takes one character more, and earlier stars need not move.
+    /// Whether the whole text fits. Without recursion: where the text after a star does not
+    /// fit, that star takes one character more, and earlier stars need not move.
     pub fn matches(&self, text: &str) -> bool {
-        let (mut pattern, mut rest) = (self.0.chars(), text.chars());
-        let mut retry = None;
-        loop {
-            let text_before = rest.clone();
-            match (pattern.next(), rest.next()) {
-                (None, None) => return true,
-                (Some('*'), _) => {
-                    rest = text_before;
-                    retry = Some((pattern.clone(), rest.clone()));
+        let (pattern, text) = (self.0.as_bytes(), text.as_bytes());
+        let (mut at, mut read) = (0, 0);
+        // Behind the last star, and the end of what that star takes.
+        let mut star = None;
+        while read < text.len() {
+            match pattern.get(at) {
+                Some(b'*') => {
+                    at += 1;
+                    star = Some((at, read));
                 }
-                (Some('?'), Some(_)) => {}
-                (Some(wanted), Some(found)) if wanted == found => {}
+                Some(b'?') => {
+                    at += 1;
+                    read = next_char(text, read);
+                }
+                Some(byte) if *byte == text[read] => {
+                    at += 1;
+                    read += 1;
+                }
                 _ => {
-                    let Some((after_star, mut taken)) = retry.take() else { return false };
-                    if taken.next().is_none() {
-                        return false;
-                    }
-                    retry = Some((after_star.clone(), taken.clone()));
-                    (pattern, rest) = (after_star, taken);
+                    let Some((behind, taken)) = star else { return false };
+                    let taken = next_char(text, taken);
+                    star = Some((behind, taken));
+                    (at, read) = (behind, taken);
                 }
             }
         }
+        pattern[at..].iter().all(|byte| *byte == b'*')
     }
+}
+
+/// Where the character that begins at `at` ends.
+fn next_char(text: &[u8], at: usize) -> usize {
+    let continues = |byte: &&u8| **byte & 0xc0 == 0x80;
+    at + 1 + text[at + 1..].iter().take_while(continues).count()
 }
 
 #[cfg(test)]
@@ -68,6 +79,8 @@ mod tests {
         check("*ab", "aab", true);
         check("?b", "äb", true);
         check("?", "", false);
+        check("*??", "ä", false);
+        check("*?ß", "äöß", true);
         check("*", "", true);
         check("**", "x", true);
         check("ghcr.io/*/worker:*", "ghcr.io/a/b/worker:1.2", true);

@@ -229,6 +229,12 @@ impl Policy {
         by_class && (self.limit_foreign || !container.foreign)
     }
 
+    /// Of each objective the smallest that anybody has.
+    pub(crate) fn tightest(&self) -> Objectives {
+        let rules = self.rules.iter().filter_map(|rule| rule.objectives.as_ref());
+        rules.fold(self.protected.tighter(&self.normal), |all, own| all.tighter(own))
+    }
+
     /// Floors and ceilings for this container.
     pub(crate) fn bounds(&self, container: &ContainerRates) -> (Bounds, Bounds) {
         match self.standing(container).rule {
@@ -246,6 +252,25 @@ impl Rule {
         fits(&self.name, &container.name)
             && fits(&self.image, &container.image)
             && (self.label.is_empty() || label.is_some_and(|label| fits(&self.label, label)))
+    }
+}
+
+impl Objectives {
+    /// The smaller of both, each.
+    fn tighter(&self, other: &Objectives) -> Objectives {
+        let least = |a: Option<f64>, b: Option<f64>| match (a, b) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (one, none) => one.or(none),
+        };
+        Objectives {
+            run_queue_p99_ms: least(self.run_queue_p99_ms, other.run_queue_p99_ms),
+            disk_p99_ms: least(self.disk_p99_ms, other.disk_p99_ms),
+            pressure_cpu: least(self.pressure_cpu, other.pressure_cpu),
+            pressure_memory: least(self.pressure_memory, other.pressure_memory),
+            pressure_io: least(self.pressure_io, other.pressure_io),
+            network_wait: least(self.network_wait, other.network_wait),
+            latency_ms: least(self.latency_ms, other.latency_ms),
+        }
     }
 }
 

@@ -59,8 +59,7 @@ pub(super) fn validate(raw: RawPolicy) -> Result<Policy, Vec<Invalid>> {
     check.in_order("ceilings", floors, ceilings);
     let detect = check.detect(&raw.detect);
     let act = check.act(raw.act);
-    for rule in rules.iter().enumerate() {
-        let (index, rule) = rule;
+    for (index, rule) in rules.iter().enumerate() {
         let field = format!("rule[{index}].ceilings");
         check.in_order(&field, rule.floors.or(floors), rule.ceilings.or(ceilings));
     }

@@ -1,0 +1,181 @@
+//! Leases that are over: somebody else set the limit, the policy no longer wants it, or
+//! there is nobody left to limit or to limit for.
+
+use super::explain::{Change, Who};
+use super::{Look, Round, ladder};
+use crate::actuator::Actuator;
+use crate::decision::{Kind, Reason};
+use crate::policy::Policy;
+use crate::rates::ContainerRates;
+use crate::state::{Claim, Hold, Mark, Memory, push_bounded};
+use crate::types::{Class, Mode};
+
+/// A culprit that uses less than this part of what it used, and of what it may, wants little.
+const LITTLE_OF_BEFORE: f64 = 0.1;
+const LITTLE_OF_LIMIT: f64 = 0.5;
+/// A thread that stands in the run queue wants more than it gets; seconds per second.
+const LITTLE_WAIT: f64 = 0.05;
+/// An idle window that grows with each time is never longer.
+const MOST_IDLE_MS: u64 = 60_000;
+const MOST_DOUBLINGS: u32 = 5;
+
+pub(super) fn give_up(round: &mut Round) {
+    let mut index = 0;
+    while index < round.state.holds.len() {
+        let ended = end_of(round, index);
+        match ended {
+            Some((kind, reason, actuator, victim)) => {
+                round.end_hold(index, (kind, reason), actuator, &victim);
+            }
+            None => index += 1,
+        }
+    }
+}
+
+type End = (Kind, Reason, Option<Actuator>, Claim);
+
+/// Why this hold is over, if it is: for [`Kind::Yield`] with what somebody else set. Drops
+/// the claims that are over.
+fn end_of(round: &mut Round, index: usize) -> Option<End> {
+    let look = round.look;
+    let hold = &round.state.holds[index];
+    let first = hold.claims.first().expect("a hold without a claim was given up").clone();
+    let Some(culprit) = look.container(&hold.container) else {
+        return Some((Kind::Release, Reason::CulpritGone, None, first));
+    };
+    if let Some((reason, actuator)) = touched(look, hold, culprit) {
+        return Some((Kind::Yield, reason, Some(actuator), first));
+    }
+    if hold.mode != look.policy.mode || !look.policy.may_limit(culprit) || !allowed(look, hold) {
+        return Some((Kind::Release, Reason::PolicyChanged, None, first));
+    }
+    let window = idle_window(look.policy, hold);
+    let since = hold.quiet_since_ms.unwrap_or(look.now_ms);
+    let quiet_since = wants_little(hold, culprit).then_some(since);
+    let quiet = quiet_since.is_some_and(|since| look.now_ms.saturating_sub(since) >= window);
+    let mut last = None;
+    let ended = |claim: &Claim| {
+        let resource = hold.resource;
+        match look.container(&claim.victim) {
+            None => Some(Reason::VictimGone),
+            Some(victim) if look.policy.standing(victim).class != Class::Protected => {
+                Some(Reason::PolicyChanged)
+            }
+            Some(_) if round.is_idle(&claim.victim, resource, window) => Some(Reason::VictimIdle),
+            Some(_) => None,
+        }
+    };
+    let reasons: Vec<Option<Reason>> = hold.claims.iter().map(ended).collect();
+    let hold = &mut round.state.holds[index];
+    hold.quiet_since_ms = quiet_since;
+    let mut reasons = reasons.into_iter();
+    hold.claims.retain(|claim| match reasons.next().flatten() {
+        Some(reason) => {
+            last = Some((Kind::Release, reason, None, claim.clone()));
+            false
+        }
+        None => true,
+    });
+    match hold.claims.is_empty() {
+        true => last,
+        false => quiet.then_some((Kind::Release, Reason::CulpritIdle, None, first)),
+    }
+}
+
+/// What somebody else did to one of the leases: a new wish of the operator, or another value
+/// in the kernel than the one that was written before this look.
+fn touched(look: &Look, hold: &Hold, culprit: &ContainerRates) -> Option<(Reason, Actuator)> {
+    let is_idle = hold.lease(&Actuator::CpuIdle).is_some();
+    hold.leases.iter().find_map(|lease| {
+        if culprit.wish(&lease.actuator) != lease.wish {
+            return Some((Reason::OperatorChanged, lease.actuator));
+        }
+        // Nothing was written in a dry run; and the kernel hides the weight of who is idle.
+        let hidden = is_idle && lease.actuator == Actuator::CpuWeight;
+        if hold.mode != Mode::Enforce || hidden || look.rates.at_ms <= hold.changed_at_ms {
+            return None;
+        }
+        let in_force = culprit.in_force.get(&lease.actuator).copied();
+        let ours = ladder::is_same(&lease.actuator, in_force, Some(lease.value));
+        (!ours).then_some((Reason::SomebodyElseWrote, lease.actuator))
+    })
+}
+
+fn allowed(look: &Look, hold: &Hold) -> bool {
+    hold.leases.iter().all(|lease| look.policy.act.allow.contains(&lease.actuator.kind()))
+}
+
+/// Whether the culprit would not need more if it were let go: it uses little, and not
+/// because of the limit.
+fn wants_little(hold: &Hold, culprit: &ContainerRates) -> bool {
+    culprit.cpu.wait < LITTLE_WAIT
+        && hold.leases.iter().all(|lease| {
+            let used = ladder::used(culprit, &lease.actuator);
+            let is_bound =
+                !lease.actuator.is_work_conserving() && used >= LITTLE_OF_LIMIT * lease.value;
+            used < LITTLE_OF_BEFORE * lease.used_before && !is_bound
+        })
+}
+
+/// How long somebody must be without load. One that comes and goes is let go later each
+/// time, so that the limit does not come and go with it.
+fn idle_window(policy: &Policy, hold: &Hold) -> u64 {
+    let idle_ms = policy.act.idle_ms;
+    doubled(idle_ms, hold.again).min(MOST_IDLE_MS.max(idle_ms))
+}
+
+impl Round<'_> {
+    /// Gives all leases of a hold up, the last taken first. With [`Kind::Yield`] the named
+    /// actuator is left to who wrote it, and the resource left alone for a while.
+    pub fn end_hold(
+        &mut self,
+        index: usize,
+        why: (Kind, Reason),
+        touched: Option<Actuator>,
+        victim: &Claim,
+    ) {
+        let hold = self.state.holds[index].clone();
+        let culprit = self.look.container(&hold.container);
+        let victim = Who { id: &victim.victim, name: &victim.name };
+        for lease in hold.leases.iter().rev() {
+            let actuator = lease.actuator;
+            let is_touched = touched == Some(actuator);
+            let wish = culprit.map_or(lease.wish, |culprit| culprit.wish(&actuator));
+            let in_force = culprit.and_then(|culprit| culprit.in_force.get(&actuator).copied());
+            let by_operator = why.1 == Reason::OperatorChanged;
+            let after = if is_touched && !by_operator { in_force } else { wish.limit };
+            let kind = match why.0 {
+                Kind::Yield if !is_touched => Kind::Release,
+                kind => kind,
+            };
+            let change = Change { actuator: Some(actuator), before: Some(lease.value), after };
+            let decision = self.explained((kind, why.1), hold.resource, hold.who(), victim, change);
+            self.decisions.push(decision);
+            if is_touched {
+                let until_ms = self.look.now_ms.saturating_add(self.look.policy.act.respect_ms);
+                let container = hold.container.clone();
+                let mark = Mark { container, actuator, by_operator, wish, in_force, until_ms };
+                push_bounded(&mut self.state.marks, mark);
+            }
+        }
+        self.state.holds.remove(index);
+        self.remember(&hold);
+    }
+
+    /// What was learnt of this hold, for the next one.
+    pub fn remember(&mut self, hold: &Hold) {
+        let act = &self.look.policy.act;
+        let (container, resource) = (hold.container.clone(), hold.resource);
+        self.state.memories.retain(|old| old.container != container || old.resource != resource);
+        let times = hold.again.saturating_add(1);
+        let forget_at_ms =
+            self.look.now_ms.saturating_add(doubled(act.remember_ms, times).saturating_mul(2));
+        let memory = Memory { container, resource, times, forget_at_ms };
+        push_bounded(&mut self.state.memories, memory);
+    }
+}
+
+/// `base` doubled once for each time, a bounded number of times.
+pub(super) fn doubled(base_ms: u64, times: u32) -> u64 {
+    base_ms.saturating_mul(1 << times.min(MOST_DOUBLINGS))
+}

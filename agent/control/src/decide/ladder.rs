@@ -1,0 +1,225 @@
+//! What can be taken from a culprit next: the gentlest first, never below a floor or a
+//! guarantee, never looser than the operator's wish, and only if it changes something.
+
+use super::Look;
+use crate::actuator::{Actuator, IoKind};
+use crate::policy::Bounds;
+use crate::rates::{ContainerRates, DiskRates};
+use crate::state::{Hold, Lease};
+use crate::types::Resource;
+
+/// Requests smaller than this are limited by their number, larger ones by their bytes.
+const SMALL_REQUEST_BYTES: f64 = 16_384.0;
+/// Two values so near are one: the kernel rounds what is written.
+const SAME_PART: f64 = 0.05;
+const SAME_WEIGHT: f64 = 1.0;
+/// Memory below this part of what was used is somebody's working set.
+const LEAST_MEMORY: f64 = 0.5;
+const PAGE_BYTES: f64 = 4096.0;
+/// Into so many parts a CPU is divided.
+const CORE_PARTS: f64 = 100.0;
+
+/// The next thing to take from a container, and the value to write.
+pub(super) fn next_step(
+    look: &Look,
+    hold: Option<&Hold>,
+    culprit: &ContainerRates,
+    victim: &ContainerRates,
+    resource: Resource,
+    severity: f64,
+) -> Option<(Actuator, f64)> {
+    let (floors, ceilings) = look.policy.bounds(culprit);
+    candidates(culprit, victim, resource).into_iter().flatten().find_map(|actuator| {
+        if !look.policy.act.allow.contains(&actuator.kind()) {
+            return None;
+        }
+        let lease = hold.and_then(|hold| hold.lease(&actuator));
+        let floor = bound(&floors, &actuator);
+        let ceiling = bound(&ceilings, &actuator);
+        let value = match actuator {
+            Actuator::CpuWeight => {
+                let weight = floor.unwrap_or(1.0);
+                let guarantee = culprit.wish(&actuator).guarantee.unwrap_or(0.0);
+                let value = weight.max(guarantee);
+                let now = in_effect(culprit, &actuator, lease);
+                (value <= now * (1.0 - look.policy.act.least_change)).then_some(value)
+            }
+            Actuator::CpuIdle => {
+                // Who runs only when nobody else wants to is guaranteed nothing.
+                let promised = [Actuator::CpuWeight, Actuator::CpuMax]
+                    .iter()
+                    .any(|actuator| culprit.wish(actuator).guarantee.is_some());
+                let already = in_effect(culprit, &actuator, lease) > 0.0;
+                let refused = culprit.wish(&actuator).guarantee.is_some();
+                (!promised && !already && !refused).then_some(1.0)
+            }
+            _ => cut(look, culprit, &actuator, lease, floor, ceiling, severity),
+        };
+        value.map(|value| (actuator, value))
+    })
+}
+
+/// A part of what is used now, the smaller the worse the victim is.
+fn cut(
+    look: &Look,
+    culprit: &ContainerRates,
+    actuator: &Actuator,
+    lease: Option<&Lease>,
+    floor: Option<f64>,
+    ceiling: Option<f64>,
+    severity: f64,
+) -> Option<f64> {
+    let act = &look.policy.act;
+    let wish = culprit.wish(actuator);
+    let used = used(culprit, actuator);
+    let base = used.min(in_effect(culprit, actuator, lease));
+    let part = (1.0 / severity).max(act.cut_most).min(act.cut_least);
+    let mut floor = floor.unwrap_or(0.0).max(wish.guarantee.unwrap_or(0.0));
+    if *actuator == Actuator::MemoryHigh {
+        floor = floor.max(LEAST_MEMORY * lease.map_or(used, |lease| lease.used_before));
+    }
+    let value = round_down(actuator, (base * part).min(ceiling.unwrap_or(f64::INFINITY)));
+    let value = value.max(floor);
+    (value <= base * (1.0 - act.least_change)).then_some(value)
+}
+
+/// What holds now: our lease, the operator's wish, else the kernel's default.
+pub(super) fn in_effect(
+    culprit: &ContainerRates,
+    actuator: &Actuator,
+    lease: Option<&Lease>,
+) -> f64 {
+    let wish = culprit.wish(actuator).limit.unwrap_or(actuator.unlimited());
+    match lease {
+        Some(lease) if actuator.is_tighter(Some(lease.value), Some(wish)) => lease.value,
+        _ => wish,
+    }
+}
+
+/// The resource's actuators, the gentlest first.
+fn candidates(
+    culprit: &ContainerRates,
+    victim: &ContainerRates,
+    resource: Resource,
+) -> [Option<Actuator>; 3] {
+    match resource {
+        Resource::Cpu => [Actuator::CpuWeight, Actuator::CpuIdle, Actuator::CpuMax].map(Some),
+        Resource::Memory => [Some(Actuator::MemoryHigh), None, None],
+        Resource::Disk => [busiest_disk(culprit, victim), None, None],
+        Resource::Network => {
+            let network = &culprit.network;
+            let sends = network.egress_bytes_per_s >= network.ingress_bytes_per_s;
+            let busier = if sends { Actuator::NetEgress } else { Actuator::NetIngress };
+            [Some(busier), None, None]
+        }
+    }
+}
+
+/// What the culprit does most on the disks that both use: reading or writing, by bytes or,
+/// for small requests, by their number. A victim that gets nothing through uses every disk.
+fn busiest_disk(culprit: &ContainerRates, victim: &ContainerRates) -> Option<Actuator> {
+    let shared = |disk: &&DiskRates| {
+        victim.disks.is_empty() || victim.disks.iter().any(|own| own.device == disk.device)
+    };
+    let ways = culprit.disks.iter().filter(shared).flat_map(|disk| {
+        [
+            (disk, disk.read_bytes_per_s, disk.read_ops_per_s, true),
+            (disk, disk.write_bytes_per_s, disk.write_ops_per_s, false),
+        ]
+    });
+    // A small request keeps a disk busy like one of this size.
+    let load = |bytes: f64, ops: f64| bytes.max(ops * SMALL_REQUEST_BYTES);
+    let (disk, bytes, ops, reads) =
+        ways.max_by(|a, b| load(a.1, a.2).total_cmp(&load(b.1, b.2)))?;
+    let kind = match (reads, bytes < ops * SMALL_REQUEST_BYTES) {
+        (true, false) => IoKind::ReadBytes,
+        (true, true) => IoKind::ReadOps,
+        (false, false) => IoKind::WriteBytes,
+        (false, true) => IoKind::WriteOps,
+    };
+    Some(Actuator::IoMax { device: disk.device, kind })
+}
+
+/// What the container uses now, in the actuator's unit.
+pub(super) fn used(container: &ContainerRates, actuator: &Actuator) -> f64 {
+    match actuator {
+        Actuator::CpuWeight | Actuator::CpuIdle | Actuator::CpuMax => container.cpu.used_cores,
+        Actuator::MemoryHigh => container.memory.usage_bytes,
+        Actuator::NetEgress => container.network.egress_bytes_per_s,
+        Actuator::NetIngress => container.network.ingress_bytes_per_s,
+        Actuator::IoMax { device, kind } => {
+            let disk = container.disks.iter().find(|disk| disk.device == *device);
+            disk.map_or(0.0, |disk| match kind {
+                IoKind::ReadBytes => disk.read_bytes_per_s,
+                IoKind::WriteBytes => disk.write_bytes_per_s,
+                IoKind::ReadOps => disk.read_ops_per_s,
+                IoKind::WriteOps => disk.write_ops_per_s,
+            })
+        }
+    }
+}
+
+/// What the container takes of a resource: CPUs, bytes, or bytes per second.
+pub(super) fn taken(container: &ContainerRates, resource: Resource) -> f64 {
+    match resource {
+        Resource::Cpu => container.cpu.used_cores,
+        Resource::Memory => container.memory.usage_bytes,
+        Resource::Network => {
+            container.network.egress_bytes_per_s + container.network.ingress_bytes_per_s
+        }
+        Resource::Disk => {
+            let moved = |disk: &DiskRates| disk.read_bytes_per_s + disk.write_bytes_per_s;
+            container.disks.iter().map(moved).sum()
+        }
+    }
+}
+
+/// The policy's word on one actuator.
+pub(super) fn bound(bounds: &Bounds, actuator: &Actuator) -> Option<f64> {
+    match actuator {
+        Actuator::CpuWeight => bounds.cpu_weight,
+        Actuator::CpuIdle => None,
+        Actuator::CpuMax => bounds.cpu_cores,
+        Actuator::MemoryHigh => bounds.memory_bytes,
+        Actuator::IoMax { kind: IoKind::ReadBytes | IoKind::WriteBytes, .. } => {
+            bounds.disk_bytes_per_s
+        }
+        Actuator::IoMax { .. } => bounds.disk_ops_per_s,
+        Actuator::NetEgress | Actuator::NetIngress => bounds.network_bytes_per_s,
+    }
+}
+
+/// To what the kernel can hold, so that the same decision is the same text.
+pub(super) fn round_down(actuator: &Actuator, value: f64) -> f64 {
+    // A hair more, or 0.29 would become 0.28.
+    rounded(actuator, value, |units| (units + 1e-6).floor())
+}
+
+pub(super) fn round_up(actuator: &Actuator, value: f64) -> f64 {
+    rounded(actuator, value, |units| (units - 1e-6).ceil())
+}
+
+fn rounded(actuator: &Actuator, value: f64, round: impl Fn(f64) -> f64) -> f64 {
+    match actuator {
+        // Divided, not multiplied: 29 / 100 is the double nearest to 0.29.
+        Actuator::CpuMax => round(value * CORE_PARTS) / CORE_PARTS,
+        Actuator::MemoryHigh => round(value / PAGE_BYTES) * PAGE_BYTES,
+        _ => round(value),
+    }
+}
+
+/// Whether the kernel's value is the one that was written.
+pub(super) fn is_same(actuator: &Actuator, a: Option<f64>, b: Option<f64>) -> bool {
+    let (Some(a), Some(b)) = (a, b) else {
+        // The kernel always has a weight; its default is as good as none.
+        return !actuator.is_tighter(a, b) && !actuator.is_tighter(b, a);
+    };
+    let slack = if *actuator == Actuator::CpuWeight { SAME_WEIGHT } else { 0.0 };
+    (a - b).abs() <= (a.max(b) * SAME_PART).max(slack)
+}
+
+impl Hold {
+    pub(super) fn lease(&self, actuator: &Actuator) -> Option<&Lease> {
+        self.leases.iter().find(|lease| lease.actuator == *actuator)
+    }
+}

@@ -1,0 +1,271 @@
+//! A toy host in which limits have effects: a few containers that share CPUs, one disk, an
+//! uplink and memory. Only the directions are true: who is limited takes less, and who
+//! waited for it waits less. That is what a control loop is tested with; figures of real
+//! hosts come from the benchmark.
+
+// Each test program uses its part.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+
+use tenantry_control::{
+    Actuator, Blame, ContainerRates, CpuRates, Culprit, Decision, Device, DiskRates, IoKind, Kind,
+    MemoryRates, Mode, NetworkRates, Policy, Pressure, Rates, Resource, State, Wish, decide,
+};
+
+pub const DISK: Device = Device { major: 8, minor: 0 };
+pub const WRITES: Actuator = Actuator::IoMax { device: DISK, kind: IoKind::WriteBytes };
+const CPUS: f64 = 2.0;
+const DISK_BYTES_PER_S: f64 = 200e6;
+const UPLINK_BYTES_PER_S: f64 = 125e6;
+const MEMORY_BYTES: f64 = 4e9;
+
+/// What a container would do if nobody hindered it.
+#[derive(Clone, Debug, Default)]
+pub struct Toy {
+    pub id: String,
+    pub class: &'static str,
+    pub foreign: bool,
+    pub stopped: bool,
+    pub cores: f64,
+    pub write_bytes_per_s: f64,
+    pub egress_bytes_per_s: f64,
+    pub memory_bytes: f64,
+    /// Seconds per second that its own quota throttles it.
+    pub quota: f64,
+    pub wishes: BTreeMap<Actuator, Wish>,
+    pub in_force: BTreeMap<Actuator, f64>,
+}
+
+pub fn toy(id: &str, class: &'static str) -> Toy {
+    Toy { id: id.into(), class, ..Toy::default() }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Plant {
+    pub toys: Vec<Toy>,
+    pub now_ms: u64,
+    pub steal: f64,
+    /// Part of each victim's wait that comes whatever its neighbours do.
+    pub stubborn: f64,
+    /// Nobody is in anybody's way.
+    pub harmless: bool,
+}
+
+impl Toy {
+    fn limit(&self, actuator: Actuator) -> f64 {
+        self.in_force.get(&actuator).copied().unwrap_or(f64::INFINITY)
+    }
+
+    fn cores_wanted(&self) -> f64 {
+        self.cores.min(self.limit(Actuator::CpuMax))
+    }
+
+    fn writes(&self) -> f64 {
+        self.write_bytes_per_s.min(self.limit(WRITES))
+    }
+
+    fn sends(&self) -> f64 {
+        self.egress_bytes_per_s.min(self.limit(Actuator::NetEgress))
+    }
+
+    fn memory(&self) -> f64 {
+        self.memory_bytes.min(self.limit(Actuator::MemoryHigh))
+    }
+
+    /// How much of a CPU it takes from another one that wants it, 0 to 1.
+    fn weight(&self) -> f64 {
+        if self.in_force.get(&Actuator::CpuIdle).is_some_and(|idle| *idle > 0.0) {
+            return 0.003;
+        }
+        let weight = self.in_force.get(&Actuator::CpuWeight).copied().unwrap_or(100.0);
+        weight / (weight + 100.0)
+    }
+}
+
+impl Plant {
+    pub fn of(toys: impl IntoIterator<Item = Toy>) -> Plant {
+        let mut plant = Plant { toys: toys.into_iter().collect(), ..Plant::default() };
+        plant.now_ms = 1_000_000;
+        plant.restore();
+        plant
+    }
+
+    pub fn toy(&mut self, id: &str) -> &mut Toy {
+        self.toys.iter_mut().find(|toy| toy.id == id).unwrap()
+    }
+
+    /// The operators' wishes are in force.
+    fn restore(&mut self) {
+        for toy in &mut self.toys {
+            for (actuator, wish) in &toy.wishes {
+                if let Some(limit) = wish.limit {
+                    toy.in_force.insert(*actuator, limit);
+                }
+            }
+        }
+    }
+
+    /// How long `victim` waits for `resource` because of `other`; seconds per second.
+    fn wait(&self, victim: &Toy, other: &Toy, resource: Resource) -> f64 {
+        match resource {
+            _ if self.harmless => 0.0,
+            Resource::Cpu => {
+                let crowd: f64 = self.running().map(Toy::cores_wanted).sum::<f64>().max(CPUS);
+                2.0 * victim.cores * other.weight() * other.cores_wanted() / crowd
+            }
+            Resource::Disk if victim.write_bytes_per_s > 0.0 => {
+                (other.writes() / DISK_BYTES_PER_S).powi(2)
+            }
+            Resource::Network if victim.egress_bytes_per_s > 0.0 => {
+                (other.sends() / UPLINK_BYTES_PER_S).powi(2)
+            }
+            Resource::Memory if victim.memory_bytes > 0.0 => {
+                let all: f64 = self.running().map(Toy::memory).sum();
+                ((all - MEMORY_BYTES) / MEMORY_BYTES).max(0.0) * other.memory() / all
+            }
+            _ => 0.0,
+        }
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Toy> {
+        self.toys.iter().filter(|toy| !toy.stopped)
+    }
+
+    pub fn rates(&self) -> Rates {
+        let mut rates = Rates {
+            at_ms: self.now_ms,
+            interval_ms: 1000,
+            cpus: CPUS as u32,
+            steal: self.steal,
+            ..Rates::default()
+        };
+        for victim in &self.toys {
+            let mut waits = BTreeMap::new();
+            for resource in Resource::ALL {
+                let mut total = self.stubborn * f64::from(u8::from(resource == Resource::Cpu));
+                for other in self.running().filter(|other| other.id != victim.id) {
+                    let seconds = self.wait(victim, other, resource);
+                    total += seconds;
+                    if seconds > 1e-6 && !victim.stopped {
+                        rates.blame.push(Blame {
+                            victim: victim.id.clone(),
+                            culprit: Culprit::Container(other.id.clone()),
+                            resource,
+                            seconds_per_second: seconds,
+                        });
+                    }
+                }
+                waits.insert(resource, total);
+            }
+            rates.containers.push(container(victim, &waits));
+        }
+        rates
+    }
+
+    /// One look a second later: measures, decides, executes.
+    pub fn look(&mut self, policy: &Policy, state: &mut State) -> Vec<Decision> {
+        self.now_ms += 1000;
+        let (next, decisions) = decide(policy, state, &self.rates(), self.now_ms);
+        *state = next;
+        self.execute(&decisions);
+        decisions
+    }
+
+    pub fn looks(&mut self, policy: &Policy, state: &mut State, count: u32) -> Vec<Decision> {
+        (0..count).flat_map(|_| self.look(policy, state)).collect()
+    }
+
+    fn execute(&mut self, decisions: &[Decision]) {
+        for decision in decisions {
+            if decision.mode != Mode::Enforce || matches!(decision.kind, Kind::Advise | Kind::Yield)
+            {
+                continue;
+            }
+            let Some(toy) = self.toys.iter_mut().find(|toy| toy.id == decision.container) else {
+                continue;
+            };
+            let actuator = decision.actuator.expect("what is executed has an actuator");
+            match decision.after {
+                Some(value) => drop(toy.in_force.insert(actuator, value)),
+                None => drop(toy.in_force.remove(&actuator)),
+            }
+        }
+    }
+
+    /// What the victim's p99 run-queue wait is, in milliseconds.
+    pub fn run_queue_p99_ms(&self, victim: &str) -> f64 {
+        let rates = self.rates();
+        let victim = rates.containers.iter().find(|container| container.id == victim).unwrap();
+        victim.cpu.wait_p99_us.unwrap_or_default() / 1000.0
+    }
+}
+
+fn container(toy: &Toy, waits: &BTreeMap<Resource, f64>) -> ContainerRates {
+    let wait = |resource| waits[&resource];
+    let busy = toy.cores > 0.0 && !toy.stopped;
+    let disk = DiskRates {
+        device: DISK,
+        read_bytes_per_s: 0.0,
+        write_bytes_per_s: toy.writes(),
+        read_ops_per_s: 0.0,
+        write_ops_per_s: toy.writes() / 131_072.0,
+        p99_us: (toy.write_bytes_per_s > 0.0).then(|| 1000.0 + 40_000.0 * wait(Resource::Disk)),
+    };
+    ContainerRates {
+        id: toy.id.clone(),
+        name: format!("the-{}", toy.id),
+        labels: [("tenantry.class".to_owned(), toy.class.to_owned())].into(),
+        foreign: toy.foreign,
+        running: !toy.stopped,
+        cpu: CpuRates {
+            used_cores: toy.cores_wanted(),
+            wait: wait(Resource::Cpu),
+            wait_p99_us: busy.then(|| 100.0 + 40_000.0 * wait(Resource::Cpu)),
+            quota: toy.quota,
+        },
+        disks: if toy.write_bytes_per_s > 0.0 { vec![disk] } else { Vec::new() },
+        memory: MemoryRates { usage_bytes: toy.memory(), ..MemoryRates::default() },
+        network: NetworkRates { egress_bytes_per_s: toy.sends(), ingress_bytes_per_s: 0.0 },
+        pressure: Pressure {
+            cpu: (wait(Resource::Cpu) / 2.0).min(1.0),
+            memory: wait(Resource::Memory).min(1.0),
+            io: (wait(Resource::Disk) / 2.0).min(1.0),
+        },
+        wishes: toy.wishes.clone(),
+        in_force: toy.in_force.clone(),
+        ..ContainerRates::default()
+    }
+}
+
+/// A server and a few that compete with it for the CPUs.
+pub fn server_and_spinners(spinners: usize) -> Plant {
+    let server = Toy { cores: 0.3, ..toy("web", "protected") };
+    let spinner = |index| Toy { cores: 2.0, ..toy(&format!("spin{index}"), "best-effort") };
+    Plant::of([server].into_iter().chain((0..spinners).map(spinner)))
+}
+
+pub fn enforce(more: &str) -> Policy {
+    Policy::parse(&format!("mode = \"enforce\"\n{more}")).unwrap()
+}
+
+/// How often a limit turned from tighter to looser or back, in the order of time.
+pub fn turns(decisions: &[Decision], container: &str, actuator: Actuator) -> Vec<u64> {
+    let mut last = None;
+    let mut turns = Vec::new();
+    for decision in decisions {
+        if decision.container != container || decision.actuator != Some(actuator) {
+            continue;
+        }
+        let tighter = match decision.kind {
+            Kind::Tighten => true,
+            Kind::Loosen | Kind::Release | Kind::Undo => false,
+            Kind::Advise | Kind::Yield => continue,
+        };
+        if last.is_some_and(|last| last != tighter) {
+            turns.push(decision.at_ms);
+        }
+        last = Some(tighter);
+    }
+    turns
+}
