@@ -9,6 +9,7 @@
 mod actuator;
 mod decide;
 mod decision;
+mod log;
 mod policy;
 mod rates;
 mod sentence;
@@ -18,6 +19,10 @@ mod types;
 pub use actuator::{Actuator, ActuatorError, ActuatorKind, Device, IoKind};
 pub use decide::{Blamed, Verdict, decide, triage};
 pub use decision::{Decision, Evidence, Kind, Objective, Reason};
+pub use log::{
+    Difference, Entry, Head, LOG_FORMAT, Limited, LogError, Look, Recorder, Refused, Report,
+    Simulation, replay, simulate,
+};
 pub use policy::{
     Act, Bounds, CLASS_LABEL, Detect, Glob, Invalid, Metric, Objectives, Policy, PolicyError, Rule,
     Standing,
