@@ -6,8 +6,9 @@ use super::{Entry, Head, LOG_FORMAT, Look, Refused};
 use crate::actuator::Actuator;
 use crate::decision::Decision;
 use crate::policy::Policy;
-use crate::rates::Rates;
+use crate::rates::{Blame, Rates};
 use crate::state::State;
+use crate::types::Resource;
 
 /// Remembers what the file already says.
 #[derive(Clone, Debug, Default)]
@@ -52,7 +53,7 @@ impl Recorder {
         let look = Look {
             now_ms,
             state: (!self.follows).then_some(Cow::Borrowed(before)),
-            rates: Cow::Borrowed(rates),
+            rates: Cow::Owned(worth_keeping(policy, before, rates, after)),
             decisions: Cow::Borrowed(decisions),
         };
         push(&mut lines, &Entry::Look(Box::new(look)));
@@ -75,6 +76,23 @@ impl Recorder {
             push(&mut lines, &Entry::Refused(refused));
             lines
         })
+    }
+}
+
+/// Without the small waits of those who are well: nothing was decided by them, and of a
+/// host's blame they are the most.
+fn worth_keeping(policy: &Policy, before: &State, rates: &Rates, after: &State) -> Rates {
+    let is_kept = |blame: &&Blame| {
+        // A wait for the network may be an objective, and is summed up for everybody.
+        blame.resource == Resource::Network
+            || blame.seconds_per_second >= policy.detect.least_wait
+            || before.victims.contains_key(&blame.victim)
+            || after.victims.contains_key(&blame.victim)
+    };
+    Rates {
+        containers: rates.containers.clone(),
+        blame: rates.blame.iter().filter(is_kept).cloned().collect(),
+        ..*rates
     }
 }
 

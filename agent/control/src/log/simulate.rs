@@ -2,7 +2,8 @@
 //!
 //! The looks are as they were: a limit that only the other policy sets has no effect in
 //! them, and one that only it leaves out has. So it tells which decisions would have been
-//! made first, not how the host would have gone on.
+//! made first, not how the host would have gone on. Quiet looks, and the small waits of those
+//! who were well, are not in the log.
 
 use std::collections::BTreeMap;
 
