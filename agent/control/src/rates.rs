@@ -202,6 +202,12 @@ impl ContainerRates {
                 .all(sane)
     }
 
+    /// The operator's wishes for one resource.
+    pub(crate) fn wishes_for(&self, resource: Resource) -> impl Iterator<Item = (Actuator, Wish)> {
+        let all = self.wishes.iter().map(|(actuator, wish)| (*actuator, *wish));
+        all.filter(move |(actuator, _)| actuator.resource() == resource)
+    }
+
     pub(crate) fn wish(&self, actuator: &Actuator) -> Wish {
         self.wishes.get(actuator).copied().unwrap_or_default()
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::actuator::Actuator;
-use crate::rates::{Wish, is_default};
+use crate::rates::{Wish, Wishes, is_default};
 use crate::types::{Mode, Resource};
 
 /// Containers that are held at a time.
@@ -72,6 +72,10 @@ pub struct Hold {
     pub resource: Resource,
     /// Leases of another mode than the policy's are given up.
     pub mode: Mode,
+    /// The operator's wishes for this resource when it was taken: another one now, at
+    /// whichever actuator, ends the hold.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub wishes: Wishes,
     /// In the order in which they were taken, the gentlest first; the last is given back
     /// first.
     pub leases: Vec<Lease>,
@@ -97,7 +101,7 @@ pub struct Hold {
 #[serde(deny_unknown_fields)]
 pub struct Lease {
     pub actuator: Actuator,
-    /// The operator's wish when it was taken: another one now ends the lease.
+    /// The operator's wish when it was taken, which is in force again when it ends.
     #[serde(default, skip_serializing_if = "is_default")]
     pub wish: Wish,
     pub value: f64,

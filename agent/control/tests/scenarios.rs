@@ -190,6 +190,27 @@ fn an_operators_change_ends_the_lease_and_is_respected() {
 }
 
 #[test]
+fn an_operators_change_of_another_limit_of_the_resource_ends_it_as_well() {
+    let mut plant = server_and_spinners(1);
+    let (policy, mut state) = (enforce(""), State::default());
+    plant.looks(&policy, &mut state, 4);
+    assert_eq!(state.holds[0].leases[0].actuator, Actuator::CpuWeight);
+    let wish = Wish { limit: Some(1.5), guarantee: None };
+    plant.toy("spin0").wishes.insert(Actuator::CpuMax, wish);
+    plant.toy("spin0").in_force.insert(Actuator::CpuMax, 1.5);
+    let decisions = plant.look(&policy, &mut state);
+    assert_eq!(kinds(&decisions), [(Kind::Release, Some(Actuator::CpuWeight))]);
+    assert_eq!((decisions[0].reason, decisions[0].after), (Reason::OperatorChanged, None));
+    assert_eq!(plant.looks(&policy, &mut state, 590), []);
+    // Its memory is another matter.
+    let wish = Wish { limit: Some(1e9), guarantee: None };
+    plant.looks(&policy, &mut state, 20);
+    plant.toy("spin0").wishes.insert(Actuator::MemoryHigh, wish);
+    assert_eq!(plant.look(&policy, &mut state), []);
+    assert_eq!(state.leases().count(), 1);
+}
+
+#[test]
 fn what_somebody_else_wrote_is_respected_until_it_is_taken_back() {
     let mut plant = server_and_spinners(1);
     let (policy, mut state) = (enforce(HARD_CPU), State::default());

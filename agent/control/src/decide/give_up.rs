@@ -7,7 +7,7 @@ use crate::actuator::Actuator;
 use crate::decision::{Kind, Reason};
 use crate::policy::Policy;
 use crate::rates::ContainerRates;
-use crate::state::{Claim, Hold, Mark, Memory, push_bounded};
+use crate::state::{Claim, Hold, Lease, Mark, Memory, push_bounded};
 use crate::types::{Class, Mode};
 
 /// A culprit that uses less than this part of what it used, and of what it may, wants little.
@@ -82,23 +82,35 @@ fn end_of(round: &mut Round, index: usize) -> Option<End> {
     }
 }
 
-/// What somebody else did to one of the leases: a new wish of the operator, or another value
-/// in the kernel than the one that was written before this look.
+/// What somebody else did to this resource: a new wish of the operator, or another value in
+/// the kernel than the one that was written before this look.
 fn touched(look: &Look, hold: &Hold, culprit: &ContainerRates) -> Option<(Reason, Actuator)> {
+    if let Some(actuator) = changed_wish(hold, culprit) {
+        return Some((Reason::OperatorChanged, actuator));
+    }
+    // Nothing was written in a dry run.
+    if hold.mode != Mode::Enforce || look.rates.at_ms <= hold.changed_at_ms {
+        return None;
+    }
     let is_idle = hold.lease(&Actuator::CpuIdle).is_some();
-    hold.leases.iter().find_map(|lease| {
-        if culprit.wish(&lease.actuator) != lease.wish {
-            return Some((Reason::OperatorChanged, lease.actuator));
-        }
-        // Nothing was written in a dry run; and the kernel hides the weight of who is idle.
+    let is_others = |lease: &&Lease| {
+        // The kernel hides the weight of who is idle.
         let hidden = is_idle && lease.actuator == Actuator::CpuWeight;
-        if hold.mode != Mode::Enforce || hidden || look.rates.at_ms <= hold.changed_at_ms {
-            return None;
-        }
         let in_force = culprit.in_force.get(&lease.actuator).copied();
-        let ours = ladder::is_same(&lease.actuator, in_force, Some(lease.value));
-        (!ours).then_some((Reason::SomebodyElseWrote, lease.actuator))
-    })
+        !hidden && !ladder::is_same(&lease.actuator, in_force, Some(lease.value))
+    };
+    let lease = hold.leases.iter().find(is_others)?;
+    Some((Reason::SomebodyElseWrote, lease.actuator))
+}
+
+/// The actuator at which the operator wants something else than when the hold began. One
+/// that we turn is named before one that we do not.
+fn changed_wish(hold: &Hold, culprit: &ContainerRates) -> Option<Actuator> {
+    let before = |actuator: &Actuator| hold.wishes.get(actuator).copied().unwrap_or_default();
+    let is_changed = |actuator: &Actuator| culprit.wish(actuator) != before(actuator);
+    let leased = hold.leases.iter().map(|lease| lease.actuator);
+    let now = culprit.wishes_for(hold.resource).map(|(actuator, _)| actuator);
+    leased.chain(hold.wishes.keys().copied()).chain(now).find(is_changed)
 }
 
 fn allowed(look: &Look, hold: &Hold) -> bool {
@@ -151,12 +163,17 @@ impl Round<'_> {
             let change = Change { actuator: Some(actuator), before: Some(lease.value), after };
             let decision = self.explained((kind, why.1), hold.resource, hold.who(), victim, change);
             self.decisions.push(decision);
-            if is_touched {
-                let until_ms = self.look.now_ms.saturating_add(self.look.policy.act.respect_ms);
-                let container = hold.container.clone();
-                let mark = Mark { container, actuator, by_operator, wish, in_force, until_ms };
-                push_bounded(&mut self.state.marks, mark);
-            }
+        }
+        if let (Some(actuator), Some(culprit)) = (touched, culprit) {
+            let mark = Mark {
+                container: hold.container.clone(),
+                actuator,
+                by_operator: why.1 == Reason::OperatorChanged,
+                wish: culprit.wish(&actuator),
+                in_force: culprit.in_force.get(&actuator).copied(),
+                until_ms: self.look.now_ms.saturating_add(self.look.policy.act.respect_ms),
+            };
+            push_bounded(&mut self.state.marks, mark);
         }
         self.state.holds.remove(index);
         self.remember(&hold);

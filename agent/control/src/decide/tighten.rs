@@ -262,6 +262,7 @@ impl Round<'_> {
             name: culprit.name.clone(),
             resource,
             mode: self.look.policy.mode,
+            wishes: culprit.wishes_for(resource).collect(),
             leases: Vec::new(),
             claims: Vec::new(),
             changed_at_ms: self.look.now_ms,
