@@ -365,3 +365,43 @@ fn a_container_without_any_numbers_is_passed_over() {
     let (state, decisions) = decide(&enforce(""), &State::default(), &rates, 0);
     assert!(state == State::default() && decisions.is_empty());
 }
+
+#[test]
+fn between_well_and_bad_nothing_is_done() {
+    let mut plant = server_and_spinners(1);
+    let p99 = plant.run_queue_p99_ms("web");
+    let met = p99 / 0.9;
+    let policy = enforce(&format!("[protected]\nrun_queue_p99_ms = {met}\npressure_cpu = 1\n"));
+    assert_eq!(plant.looks(&policy, &mut State::default(), 60), []);
+}
+
+#[test]
+fn what_is_given_back_comes_in_steps_and_stays_clear_of_what_was_too_loose() {
+    let mut plant = server_and_spinners(1);
+    // It uses a little more than the operator wants.
+    let wish = Wish { limit: Some(1.95), guarantee: None };
+    plant.toy("spin0").wishes.insert(Actuator::CpuMax, wish);
+    let policy =
+        enforce("[detect]\nwell_looks = 20\n[act]\nallow = [\"cpu.max\"]\nturn_seconds = 1\n");
+    let mut state = State::default();
+    let taken = plant.looks(&policy, &mut state, 3);
+    let taken_at = taken[0].at_ms;
+    plant.harmless = true;
+    let decisions = plant.looks(&policy, &mut state, 600);
+    assert!(decisions[0].at_ms >= taken_at + 20_000, "{:#?}", decisions[0]);
+    let (last, steps) = decisions.split_last().unwrap();
+    for step in steps {
+        assert_eq!(step.kind, Kind::Loosen);
+        let (before, after) = (step.before.unwrap(), step.after.unwrap());
+        assert!(after - before <= 0.05 * 2.0 + 0.01, "{before} {after}");
+        // A tenth below what it used, for five minutes; never above its wish.
+        let most = if step.at_ms < taken_at + 300_000 { 1.8 } else { 1.95 };
+        assert!(after <= most, "{after}");
+    }
+    let early = |step: &&Decision| step.at_ms < taken_at + 300_000;
+    let near = steps.iter().filter(early).filter_map(|step| step.after).fold(0.0, f64::max);
+    assert!((1.75..=1.8).contains(&near), "{near}");
+    assert_eq!((last.kind, last.reason), (Kind::Release, Reason::VictimWell));
+    assert_eq!(last.after, Some(1.95));
+    assert!(last.at_ms >= taken_at + 300_000);
+}
