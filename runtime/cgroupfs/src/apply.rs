@@ -14,7 +14,7 @@ use crate::file::{Actuator, Buffer};
 use crate::group::Group;
 use crate::layout::Layout;
 use crate::parse;
-use crate::plan::{Dirs, Now, Step, plan};
+use crate::plan::{Dirs, Now, Step, plan, weight_file};
 use crate::types::{Applied, IoLimit, Max, Resources};
 use crate::validate::{invalid, validate};
 
@@ -61,6 +61,16 @@ impl Group {
         {
             let path = dir.join("cpu.cfs_period_us");
             now.cpu_period_usec = present(&path, "cpu", buffer)?.and_then(parse::number);
+        }
+        if (wanted.cpu_idle.is_some() || wanted.cpu_weight.is_some())
+            && let Some(dir) = self.dir("cpu")
+        {
+            let idle = buffer.read_if_there(&dir.join("cpu.idle"))?;
+            now.cpu_idle = idle.and_then(parse::number).map(|idle| idle == 1);
+            if wanted.cpu_idle == Some(true) {
+                let path = dir.join(weight_file(self.layout()));
+                now.cpu_weight = buffer.read_if_there(&path)?.and_then(parse::number);
+            }
         }
         if wanted.memory_max_bytes.is_some() || wanted.memory_swap_max_bytes.is_some() {
             self.look_at_memory(wanted, v1, &mut now, buffer)?;

@@ -24,6 +24,7 @@ mod parse;
 mod plan;
 mod read;
 mod remove;
+mod restore;
 pub mod sample;
 mod setting;
 pub mod types;
@@ -36,6 +37,7 @@ pub use hierarchy::Hierarchy;
 pub use layout::Layout;
 pub use parse::pressure as parse_pressure;
 pub use read::{ReadBuffer, Sampler};
+pub use restore::{Restore, Restored};
 pub use sample::Sample;
 pub use types::{
     Applied, CgroupIds, CpuMax, IoLimit, Max, Resources, shares_from_weight, weight_from_shares,

@@ -25,6 +25,10 @@ pub(crate) struct Step {
 pub(crate) struct Now {
     /// v1, with a wish for CPU.
     pub(crate) cpu_period_usec: Option<u64>,
+    /// With a wish for idle or a weight. `None` if the kernel knows no idle groups.
+    pub(crate) cpu_idle: Option<bool>,
+    /// With a wish to be idle: the number in the weight's file.
+    pub(crate) cpu_weight: Option<u64>,
     /// With a wish for swap but none for memory.
     pub(crate) memory_max: Option<Max>,
     /// v1 memsw limit or v2 swap limit, with a wish for either. `None` if the kernel does
@@ -56,12 +60,7 @@ pub(crate) fn plan(dirs: &dyn Dirs, wanted: &Resources, now: Now) -> Result<Plan
     if let Some(max) = wanted.pids_max {
         plan.add("pids_max", file(dirs, "pids_max", "pids", "pids.max")?, Setting::Count(max));
     }
-    if let Some(weight) = wanted.cpu_weight {
-        let (name, value) =
-            if v1 { ("cpu.shares", shares_from_weight(weight)) } else { ("cpu.weight", weight) };
-        let path = file(dirs, "cpu_weight", "cpu", name)?;
-        plan.add("cpu_weight", path, Setting::Number(value));
-    }
+    plan_cpu_share(&mut plan, dirs, wanted, now)?;
     match wanted.cpu {
         Some(cpu) if v1 => plan_cpu_v1(&mut plan, dirs, cpu, now)?,
         Some(cpu) => {
@@ -69,6 +68,7 @@ pub(crate) fn plan(dirs: &dyn Dirs, wanted: &Resources, now: Now) -> Result<Plan
         }
         None => {}
     }
+    plan_memory_high(&mut plan, dirs, wanted)?;
     if v1 {
         plan_memory_v1(&mut plan, dirs, wanted, now)?;
     } else {
@@ -104,6 +104,63 @@ impl Plan {
     }
 }
 
+/// The kernel takes no weight for an idle group, and one that ceases to be idle has the default
+/// weight, whatever it had before. So what becomes idle has its weight written first, maybe as
+/// it is: undone in reverse, it gets that weight back.
+fn plan_cpu_share(
+    plan: &mut Plan,
+    dirs: &dyn Dirs,
+    wanted: &Resources,
+    now: Now,
+) -> Result<(), ApplyError> {
+    let is_idle = now.cpu_idle == Some(true);
+    let weight = wanted.cpu_weight.map(|weight| weight_number(dirs.layout(), weight));
+    if let (Some(weight), None, true) = (wanted.cpu_weight, wanted.cpu_idle, is_idle) {
+        let allowed = "nothing while the group is idle, unless with cpu_idle = false";
+        return Err(invalid("cpu_weight", weight, allowed));
+    }
+    let idle = |idle| {
+        let path = file(dirs, "cpu_idle", "cpu", "cpu.idle")?;
+        Ok::<_, ApplyError>(("cpu_idle", path, Setting::Number(idle)))
+    };
+    let weight_step = |weight| {
+        let path = file(dirs, "cpu_weight", "cpu", weight_file(dirs.layout()))?;
+        Ok::<_, ApplyError>(("cpu_weight", path, Setting::Number(weight)))
+    };
+    let mut steps = Vec::with_capacity(2);
+    match wanted.cpu_idle {
+        Some(true) if is_idle => steps.push(idle(1)?),
+        Some(true) => {
+            steps.extend(weight.or(now.cpu_weight).map(weight_step).transpose()?);
+            steps.push(idle(1)?);
+        }
+        Some(false) => {
+            steps.push(idle(0)?);
+            steps.extend(weight.map(weight_step).transpose()?);
+        }
+        None => steps.extend(weight.map(weight_step).transpose()?),
+    }
+    for (resource, path, setting) in steps {
+        plan.add(resource, path, setting);
+    }
+    Ok(())
+}
+
+pub(crate) fn weight_file(layout: Layout) -> &'static str {
+    match layout {
+        Layout::Hybrid => "cpu.shares",
+        Layout::Unified => "cpu.weight",
+    }
+}
+
+/// A weight as its file has it.
+pub(crate) fn weight_number(layout: Layout, weight: u64) -> u64 {
+    match layout {
+        Layout::Hybrid => shares_from_weight(weight),
+        Layout::Unified => weight,
+    }
+}
+
 /// The quota's file and the period's are two: between the writes the group must never
 /// have more than both the old and the new limit give.
 fn plan_cpu_v1(plan: &mut Plan, dirs: &dyn Dirs, cpu: CpuMax, now: Now) -> Result<(), ApplyError> {
@@ -122,6 +179,25 @@ fn plan_cpu_v1(plan: &mut Plan, dirs: &dyn Dirs, cpu: CpuMax, now: Now) -> Resul
             plan.add("cpu", quota, quota_setting);
         }
     }
+    Ok(())
+}
+
+/// v1 has nothing that bites: its soft limit is looked at when the whole host runs out of
+/// memory, and never when the group or one above it does.
+fn plan_memory_high(
+    plan: &mut Plan,
+    dirs: &dyn Dirs,
+    wanted: &Resources,
+) -> Result<(), ApplyError> {
+    let Some(max) = wanted.memory_high_bytes else { return Ok(()) };
+    if dirs.layout() == Layout::Hybrid {
+        let why = "cgroup v1 has no memory.high, and its soft limit is kept only while the \
+                   whole host is out of memory";
+        let resource = "memory_high_bytes".to_owned();
+        return Err(ApplyError::Unsupported { resource, why: why.to_owned() });
+    }
+    let path = file(dirs, "memory_high_bytes", "memory", "memory.high")?;
+    plan.add("memory_high_bytes", path, Setting::Bytes(max));
     Ok(())
 }
 

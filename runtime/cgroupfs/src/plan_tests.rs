@@ -148,6 +148,37 @@ fn a_missing_v1_hierarchy_is_unsupported() {
     );
 }
 
+#[test]
+fn what_becomes_idle_can_have_its_weight_back_and_what_ceases_to_be_gets_one() {
+    let share = |cpu_weight, cpu_idle| Resources { cpu_weight, cpu_idle, ..Resources::default() };
+    let not_idle = Now { cpu_idle: Some(false), cpu_weight: Some(512), ..Now::default() };
+    let is_idle = Now { cpu_idle: Some(true), ..Now::default() };
+    check(&V1, share(None, Some(true)), not_idle, &["cpu.shares 512", "cpu.idle 1"]);
+    check(&V2, share(Some(7), Some(true)), not_idle, &["cpu.weight 7", "cpu.idle 1"]);
+    check(&V2, share(Some(7), Some(true)), is_idle, &["cpu.idle 1"]);
+    check(&V2, share(Some(7), Some(false)), is_idle, &["cpu.idle 0", "cpu.weight 7"]);
+    check(&V1, share(None, Some(false)), is_idle, &["cpu.idle 0"]);
+    check(&V2, share(Some(7), None), not_idle, &["cpu.weight 7"]);
+    let refused = plan(&V2, &share(Some(7), None), is_idle).unwrap_err();
+    assert!(refused.to_string().starts_with("cpu_weight: 7 is not allowed"), "{refused}");
+}
+
+#[test]
+fn memory_high_is_v2_s_alone() {
+    let high =
+        Resources { memory_high_bytes: Some(Max::Value(8192)), ..memory(Some(16_384), None) };
+    let now = swap_now(Max::Unlimited);
+    let expected = ["memory.high 8192", "memory.swap.max 0", "memory.max 16384"];
+    check(&V2, high.clone(), now, &expected);
+    match plan(&V1, &high, now).unwrap_err() {
+        ApplyError::Unsupported { resource, why } => {
+            assert_eq!(resource, "memory_high_bytes");
+            assert!(why.contains("soft limit"), "{why}");
+        }
+        other => panic!("{other}"),
+    }
+}
+
 /// The kernel's rule for a v1 memory group, as mm/memcontrol-v1.c has it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct V1Memory {

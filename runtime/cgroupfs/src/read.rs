@@ -231,8 +231,13 @@ impl Group {
         Dirs::open(self, false)?.sample(self.layout(), buffer)
     }
 
+    /// `None` without such a hierarchy, or where the group is not in it: another runtime's
+    /// need not be in all.
     fn opened(&self, controller: &str) -> Result<Option<Opened>, Error> {
-        self.dir(controller).map(|dir| Opened::new(dir, false)).transpose()
+        match self.dir(controller).map(|dir| Opened::new(dir, false)).transpose() {
+            Err(error) if error.is_gone() => Ok(None),
+            opened => opened,
+        }
     }
 
     /// The limits in force, in the form that [`Group::apply`] takes back. `None` where
@@ -243,10 +248,18 @@ impl Group {
         let (cpu, memory) = (cpu.as_ref(), memory.as_ref());
         let (blkio, pids, cpuset) =
             (self.opened("blkio")?, self.opened("pids")?, self.opened("cpuset")?);
+        if [cpu, memory, blkio.as_ref(), pids.as_ref(), cpuset.as_ref()].iter().all(Option::is_none)
+        {
+            let gone = self.dir("cpu").unwrap_or(self.unified_dir());
+            return Err(Error::io("open", gone, Errno::NOENT));
+        }
         let list = buffer.text(cpuset.as_ref(), "cpuset.cpus")?.map(str::trim_end);
         let cpuset_cpus = list.filter(|list| !list.is_empty()).map(str::to_owned);
         let pids_max = buffer.max(pids.as_ref(), "pids.max")?;
-        let resources = Resources { cpuset_cpus, pids_max, ..Resources::default() };
+        let cpu_idle = buffer.number(cpu, "cpu.idle")?.map(|idle| idle == 1);
+        let resources = Resources { cpuset_cpus, pids_max, cpu_idle, ..Resources::default() };
+        // What the file of an idle group says is no weight that it would take back.
+        let is_idle = cpu_idle == Some(true);
         Ok(match self.layout() {
             Layout::Unified => {
                 let memory_max_bytes = buffer.max(memory, "memory.max")?;
@@ -254,9 +267,10 @@ impl Group {
                 let io = buffer.value(memory, "io.max", "no limits", parse_io_max)?;
                 Resources {
                     cpu: buffer.value(cpu, "cpu.max", "no quota and period", parse_cpu_max)?,
-                    cpu_weight: buffer.number(cpu, "cpu.weight")?,
+                    cpu_weight: buffer.number(cpu, "cpu.weight")?.filter(|_| !is_idle),
                     memory_max_bytes,
                     memory_swap_max_bytes: total(memory_max_bytes, swap),
+                    memory_high_bytes: buffer.max(memory, "memory.high")?,
                     io: io.unwrap_or_default(),
                     ..resources
                 }
@@ -268,7 +282,10 @@ impl Group {
                 Resources {
                     cpu: quota_and_period
                         .map(|(quota_usec, period_usec)| CpuMax { quota_usec, period_usec }),
-                    cpu_weight: buffer.number(cpu, "cpu.shares")?.map(weight_from_shares),
+                    cpu_weight: buffer
+                        .number(cpu, "cpu.shares")?
+                        .filter(|_| !is_idle)
+                        .map(weight_from_shares),
                     memory_max_bytes: buffer.bytes_v1(memory, "memory.limit_in_bytes")?,
                     memory_swap_max_bytes: buffer
                         .bytes_v1(memory, "memory.memsw.limit_in_bytes")?,

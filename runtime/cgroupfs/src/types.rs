@@ -123,6 +123,10 @@ pub struct Resources {
     /// [`shares_from_weight`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_weight: Option<u64>,
+    /// `true`: the group runs where nobody else wants to (5.15). The kernel forgets the weight
+    /// of an idle group: `false` leaves the default one unless `cpu_weight` stands beside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_idle: Option<bool>,
     /// A list such as `0-2,5`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpuset_cpus: Option<String>,
@@ -134,6 +138,10 @@ pub struct Resources {
     /// `memory_max_bytes` is no swap at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_swap_max_bytes: Option<Max>,
+    /// Above it the group's memory is reclaimed and its tasks wait for that; nothing is
+    /// killed. v2 alone, in whole pages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_high_bytes: Option<Max>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids_max: Option<Max>,
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -39,6 +39,7 @@ pub(crate) fn validate(wanted: &Resources) -> Result<(), ApplyError> {
     for (field, max) in [
         ("memory_max_bytes", wanted.memory_max_bytes),
         ("memory_swap_max_bytes", wanted.memory_swap_max_bytes),
+        ("memory_high_bytes", wanted.memory_high_bytes),
     ] {
         if let Some(Max::Value(bytes)) = max
             && bytes > most

@@ -107,9 +107,11 @@ fn the_hybrid_tree_is_read_whole() {
     let limits = Resources {
         cpu: Some(CpuMax { quota_usec: Some(50_000), period_usec: 100_000 }),
         cpu_weight: Some(50),
+        cpu_idle: Some(false),
         cpuset_cpus: Some("0-1".to_owned()),
         memory_max_bytes: Some(Max::Value(67_108_864)),
         memory_swap_max_bytes: Some(Max::Value(67_108_864)),
+        memory_high_bytes: None,
         pids_max: Some(Max::Value(32)),
         io: vec![IoLimit {
             major: 7,
@@ -215,6 +217,8 @@ fn the_unified_tree_is_read_whole() {
     let limits = Resources {
         cpu: Some(CpuMax { quota_usec: Some(50_000), period_usec: 100_000 }),
         cpu_weight: Some(50),
+        cpu_idle: Some(false),
+        memory_high_bytes: Some(Max::Unlimited),
         cpuset_cpus: Some("0-1".to_owned()),
         memory_max_bytes: Some(Max::Value(67_108_864)),
         memory_swap_max_bytes: Some(Max::Value(67_108_864 + 33_554_432)),

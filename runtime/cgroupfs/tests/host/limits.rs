@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{Parent, Running, WRITTEN};
-use tenantry_cgroupfs::{ApplyError, CpuMax, Delta, IoLimit, Max, Resources};
+use tenantry_cgroupfs::{ApplyError, CpuMax, Delta, IoLimit, Max, Resources, Restored};
 
 const MIB: u64 = 1 << 20;
 
@@ -253,6 +253,90 @@ fn a_failure_in_the_middle_puts_everything_back() {
     // What is read can be written again.
     group.apply(&before).unwrap();
     assert_eq!(group.read_resources().unwrap(), before);
+}
+
+#[test]
+fn an_idle_group_gets_what_nobody_wants_and_then_its_weight_back() {
+    let Some(parent) = Parent::new() else { return };
+    let one_cpu = |cpu_weight, cpu_idle| Resources {
+        cpuset_cpus: Some("0".to_owned()),
+        cpu_weight,
+        cpu_idle,
+        ..Resources::default()
+    };
+    let (idle, other) = (parent.group("idle"), parent.group("other"));
+    idle.apply(&one_cpu(Some(300), None)).unwrap();
+    other.apply(&one_cpu(Some(300), None)).unwrap();
+    let before = idle.read_resources().unwrap();
+    if before.cpu_idle.is_none() {
+        return println!("SKIPPED: this kernel has no cpu.idle");
+    }
+    let wish = Resources { cpu_idle: Some(true), ..Resources::default() };
+    let applied = idle.apply(&wish).unwrap();
+    assert!(applied.iter().any(|a| a.actuator.ends_with("cpu.idle")), "{applied:?}");
+    let now = idle.read_resources().unwrap();
+    assert_eq!((now.cpu_idle, now.cpu_weight), (Some(true), None), "it has no weight meanwhile");
+    let refused = idle.apply(&Resources { cpu_weight: Some(7), ..Resources::default() });
+    assert!(matches!(refused, Err(ApplyError::Invalid { field: "cpu_weight", .. })));
+    let (loser, winner) = (Running::start(&idle, "spin"), Running::start(&other, "spin"));
+    std::thread::sleep(Duration::from_millis(200));
+    let lost = loser.cpu_ratio(Duration::from_secs(2));
+    let won = winner.cpu_ratio(Duration::from_secs(2));
+    println!("idle: {lost:.3}, beside it: {won:.3}");
+    assert!(lost < won / 5.0, "{lost} of {won}");
+    // A failure after it was made idle undoes that, and the weight with it.
+    idle.apply(&one_cpu(Some(300), Some(false))).unwrap();
+    let bad = Resources { cpuset_cpus: Some("8000".to_owned()), ..wish.clone() };
+    idle.apply(&bad).unwrap_err();
+    assert_eq!(idle.read_resources().unwrap(), before);
+    // The same by literal writes, as a shim does it.
+    let base = Resources { cpu_weight: Some(300), cpu_idle: Some(false), ..Resources::default() };
+    let restores = idle.restores(&base, &[&wish]).unwrap();
+    idle.apply(&wish).unwrap();
+    for restore in &restores {
+        assert_eq!(restore.run().unwrap(), Restored::Written, "{restore:?}");
+    }
+    assert_eq!(idle.read_resources().unwrap(), before);
+    for restore in &restores {
+        assert!(matches!(restore.run().unwrap(), Restored::Kept(_)), "{restore:?}");
+        assert!(restore.is_done(&restore.read().unwrap().unwrap()), "{restore:?}");
+    }
+    drop((loser, winner));
+}
+
+#[test]
+fn memory_above_high_is_reclaimed_and_nothing_is_killed() {
+    let Some(parent) = Parent::new() else { return };
+    let group = parent.group("high");
+    let high =
+        |mib| Resources { memory_high_bytes: Some(Max::Value(mib * MIB)), ..Resources::default() };
+    if parent.hybrid() {
+        let refused = group.apply(&high(32));
+        let unsupported = matches!(refused, Err(ApplyError::Unsupported { .. }));
+        assert!(unsupported, "v1 has no such limit: {refused:?}");
+        return;
+    }
+    group.apply(&high(32)).unwrap();
+    // Without swap there is nothing to take: it waits more and more, and lives.
+    let mut hog = Running::start(&group, "hold 40");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let events = || {
+        let text = std::fs::read_to_string(group.unified_dir().join("memory.events")).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("high ")?.parse::<u64>().ok());
+        line.unwrap()
+    };
+    while events() == 0 {
+        assert!(Instant::now() < deadline, "never above memory.high");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(hog.child.try_wait().unwrap().is_none(), "it was killed");
+    let base = Resources { memory_high_bytes: Some(Max::Unlimited), ..Resources::default() };
+    for restore in group.restores(&base, &[&high(32)]).unwrap() {
+        assert_eq!(restore.run().unwrap(), Restored::Written);
+    }
+    assert_eq!(group.read_resources().unwrap().memory_high_bytes, Some(Max::Unlimited));
+    assert_eq!(hog.says(), (40 * MIB / 4096).to_string());
+    assert_eq!(group.read_sample().unwrap().memory.oom_kills, Some(0));
 }
 
 #[test]

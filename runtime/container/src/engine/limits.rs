@@ -110,9 +110,11 @@ fn touched(before: &Resources, changed: &Resources) -> Resources {
     Resources {
         cpu: changed.cpu.and(before.cpu),
         cpu_weight: changed.cpu_weight.and(before.cpu_weight),
+        cpu_idle: changed.cpu_idle.and(before.cpu_idle),
         cpuset_cpus: changed.cpuset_cpus.as_ref().and(before.cpuset_cpus.clone()),
         memory_max_bytes: changed.memory_max_bytes.and(before.memory_max_bytes),
         memory_swap_max_bytes: changed.memory_swap_max_bytes.and(before.memory_swap_max_bytes),
+        memory_high_bytes: changed.memory_high_bytes.and(before.memory_high_bytes),
         pids_max: changed.pids_max.and(before.pids_max),
         io: changed.io.iter().map(|limit| device(limit).unwrap_or_else(|| lifted(limit))).collect(),
     }
