@@ -83,6 +83,22 @@ pub(crate) fn apply(
     outcome
 }
 
+/// As [`apply`], for a program that has no [`crate::Network`]: an agent that is gone has left
+/// a limit that nobody else takes back. A veth that is gone has none.
+///
+/// # Errors
+/// As [`crate::Network::set_bandwidth`].
+pub fn set_bandwidth_without_network(
+    bridge: &str,
+    host_interface: &str,
+    wanted: &Bandwidth,
+) -> Result<()> {
+    match apply(&mut Netlink::open()?, bridge, host_interface, wanted) {
+        Ok(_) | Err(Error::Gone(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 fn read(netlink: &mut Netlink, veth: &Link) -> Result<Buckets> {
     let ingress = read_bucket(netlink, veth)?;
     let egress = match read_path_through_ifb(netlink, veth)? {

@@ -16,6 +16,7 @@ mod detach;
 mod exec;
 mod exit_file;
 mod failure;
+mod hold;
 mod in_root;
 mod launch;
 mod lifecycle;

@@ -14,8 +14,13 @@
 //!                    ◀─────────  Running { pid, … }   execve succeeded
 //!                    ◀─────────  Exited(status)       exit file written, log complete
 //! ```
+//!
+//! A container whose limits are tightened for a while has a [`Request::Hold`] on a
+//! connection of its own: a dead man's switch, which acts at its time whether or not
+//! an agent is connected.
 
 use serde::{Deserialize, Serialize};
+use tenantry_cgroupfs::Restore;
 
 use crate::spec::Process;
 
@@ -35,6 +40,11 @@ pub enum Request {
     /// first byte of the line carries three descriptors (`SCM_RIGHTS`): stdin,
     /// stdout, stderr.
     Exec(Box<Process>),
+    /// Do these writes when the lease ends, unless it is renewed or let go before. Replaces
+    /// what an earlier `Hold` said; answered by `Held`.
+    Hold(Hold),
+    /// The agent has taken the limits back itself: forget them. Answered by `Held`.
+    LetGo,
     /// Signal a process that an earlier `Exec` on this connection started.
     SignalExec { signal: i32 },
 }
@@ -61,10 +71,35 @@ pub enum Reply {
     },
     ExecExited(ExitStatus),
     ExecFailed(Failure),
+    /// The answer to `Hold` and `LetGo`: the lapse since the last such answer, if there was
+    /// one. An agent that hears of it must not believe its limits in force.
+    Held {
+        lapse: Option<Lapse>,
+    },
     /// The answer to `Signal` and `SignalExec`: 0 or an errno.
     Signalled {
         errno: i32,
     },
+}
+
+/// What is done when nobody has renewed it in time, all of it literal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// From the moment the shim reads it, by the monotonic clock.
+    pub lease_ms: u64,
+    /// In this order. One that fails does not keep the others from being done.
+    pub restore: Vec<Restore>,
+    /// A program to run after them, with its arguments, for what takes more than a write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+}
+
+/// A lease that ended without a renewal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lapse {
+    pub unix_ns: u64,
+    /// Of the writes and of the command; the others were done.
+    pub failures: Vec<Failure>,
 }
 
 /// How a process ended.

@@ -15,6 +15,7 @@ use tenantry_shim::protocol::{Failure, Reply, Request};
 use crate::connection::Connection;
 use crate::container::{Container, reaped};
 use crate::failure::failure;
+use crate::hold::Switch;
 use crate::lifecycle::{Action, Event, Phase, next};
 use crate::log_file::{Transfer, unix_ns};
 use crate::serve::ready::{Source, timespec_until};
@@ -38,6 +39,7 @@ pub struct Shim {
     born: Instant,
     drain_started: Instant,
     last_output: Instant,
+    switch: Switch,
 }
 
 impl Shim {
@@ -59,6 +61,7 @@ impl Shim {
             born: now,
             drain_started: now,
             last_output: now,
+            switch: Switch::default(),
         }
     }
 
@@ -71,6 +74,8 @@ impl Shim {
                 }
             }
             self.connections.retain(Connection::is_open);
+            // After the requests that were there: a renewal that came in time counts.
+            self.switch.look_at_the_clock();
             if let Some(event) = self.silence()
                 && self.happen(event)
             {
@@ -107,6 +112,10 @@ impl Shim {
                 false
             }
             Source::Init => self.look_at_init(),
+            Source::Command => {
+                self.switch.look_at_command();
+                false
+            }
             Source::Connection(index) => self.look_at_connection(index),
             Source::Listener => {
                 let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -187,6 +196,16 @@ impl Shim {
                 if let Err(failure) = started {
                     connection.send(&Reply::ExecFailed(failure));
                 }
+                false
+            }
+            Request::Hold(hold) => {
+                let lapse = self.switch.hold(hold);
+                self.connections[index].send(&Reply::Held { lapse });
+                false
+            }
+            Request::LetGo => {
+                let lapse = self.switch.let_go();
+                self.connections[index].send(&Reply::Held { lapse });
                 false
             }
             Request::SignalExec { signal } => {

@@ -18,7 +18,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("tenantry-cgroupfs", &[]),
     ("tenantry-image", &[]),
     ("tenantry-network", &[]),
-    ("tenantry-shim", &[]),
+    // Literal writes that take a limit back, nothing else of it.
+    ("tenantry-shim", &["tenantry-cgroupfs"]),
     (
         "tenantry-container",
         &["tenantry-cgroupfs", "tenantry-image", "tenantry-network", "tenantry-shim"],

@@ -27,6 +27,8 @@ pub(super) enum Source {
     ExecChannel(i32),
     ExecProcess(i32),
     Init,
+    /// What the end of a lease has started.
+    Command,
     Connection(usize),
     Listener,
 }
@@ -59,6 +61,9 @@ impl Shim {
                 add(Source::Init, container.pidfd.as_fd(), PollFlags::IN);
             }
         }
+        if let Some(command) = self.switch.command() {
+            add(Source::Command, command, PollFlags::IN);
+        }
         for (index, connection) in self.connections.iter().enumerate() {
             let mut flags = PollFlags::IN;
             flags.set(PollFlags::OUT, connection.wants_to_write());
@@ -67,7 +72,8 @@ impl Shim {
         if self.connections.len() < MAX_CONNECTIONS {
             add(Source::Listener, self.listener.as_fd(), PollFlags::IN);
         }
-        let timeout = self.deadline().map(timespec_until);
+        let deadline = self.deadline().into_iter().chain(self.switch.deadline()).min();
+        let timeout = deadline.map(timespec_until);
         match poll(&mut polled, timeout.as_ref()) {
             Ok(_) => {}
             // Nothing is ready; a loop without progress would only burn CPU.
