@@ -24,6 +24,11 @@ pub enum Action {
     Kill,
     Destroy,
     Update,
+    /// It is held below its limits for a while, or otherwise than before.
+    Throttle,
+    /// It, or some of it, ended: `why` is `released`, `expired`, `operator`, `another
+    /// writer` or `agent ends`, `actuators` says what.
+    Unthrottle,
     ExecCreate,
     ExecStart,
     ExecDie,
@@ -41,6 +46,8 @@ impl Action {
             Action::Kill => "kill",
             Action::Destroy => "destroy",
             Action::Update => "update",
+            Action::Throttle => "throttle",
+            Action::Unthrottle => "unthrottle",
             Action::ExecCreate => "exec_create",
             Action::ExecStart => "exec_start",
             Action::ExecDie => "exec_die",

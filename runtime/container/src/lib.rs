@@ -16,6 +16,7 @@ mod engine;
 mod error;
 mod etc;
 mod events;
+pub mod held;
 pub mod limits;
 mod names;
 pub mod plan;
@@ -28,18 +29,21 @@ mod shim;
 pub mod signals;
 mod snapshot;
 pub mod state;
+pub mod throttle;
 pub mod units;
 pub mod user;
 
 pub use config::{BindRequest, ContainerConfig, CreateRequest, NetworkMode, SeccompChoice};
 pub use engine::{
-    Engine, EngineConfig, ExecHandle, ExecRequest, ExecStdio, Identity, WaitCondition,
+    Engine, EngineConfig, ExecHandle, ExecRequest, ExecStdio, Identity, Throttled, WaitCondition,
 };
 pub use error::{Error, ShimFailure};
 pub use events::{Action, LifecycleEvent};
+pub use held::{Holder, InForce};
 pub use limits::{Applied, IoPatch, Limit, Limits, LimitsPatch};
 pub use record::{Ended, ImageReference, Record};
 pub use restart::RestartPolicy;
 pub use snapshot::{Live, Snapshot};
 pub use state::State;
 pub use tenantry_shim::protocol::ExitStatus;
+pub use throttle::{Actuator, IoThrottle, Lease, Owner, Throttle};

@@ -14,7 +14,7 @@ pub const CPU_PERIOD_USEC: u64 = 100_000;
 /// The kernel refuses a shorter quota.
 const SHORTEST_QUOTA_USEC: u64 = 1_000;
 /// Below this not even an empty container starts.
-const LEAST_MEMORY_BYTES: u64 = 6 << 20;
+pub(crate) const LEAST_MEMORY_BYTES: u64 = 6 << 20;
 const LEAST_BITS_PER_S: u64 = 8_000;
 const MOST_BITS_PER_S: u64 = 1_000_000_000_000;
 /// Bounds the record and the kernel's walk over throttle rules.
@@ -118,6 +118,21 @@ pub struct Applied {
     pub read_back: String,
 }
 
+impl From<tenantry_cgroupfs::Applied> for Applied {
+    fn from(applied: tenantry_cgroupfs::Applied) -> Self {
+        let actuator = applied.actuator.display().to_string();
+        let (written, read_back) = (applied.written, applied.read_back);
+        Self { resource: applied.resource, actuator, written, read_back }
+    }
+}
+
+impl From<tenantry_network::Applied> for Applied {
+    fn from(applied: tenantry_network::Applied) -> Self {
+        let tenantry_network::Applied { resource, actuator, written, read_back } = applied;
+        Self { resource, actuator, written, read_back }
+    }
+}
+
 impl LimitsPatch {
     pub fn is_empty(&self) -> bool {
         *self == LimitsPatch::default()
@@ -175,19 +190,7 @@ impl Limits {
     /// bring an older limit back.
     pub fn with(&self, patch: &LimitsPatch, change: &Limits) -> Limits {
         let mut merged = self.clone();
-        let (to, from) = (&mut merged.resources, &change.resources);
-        to.cpu = from.cpu.or(to.cpu);
-        to.cpu_weight = from.cpu_weight.or(to.cpu_weight);
-        to.cpuset_cpus = from.cpuset_cpus.clone().or(to.cpuset_cpus.take());
-        to.memory_max_bytes = from.memory_max_bytes.or(to.memory_max_bytes);
-        to.memory_swap_max_bytes = from.memory_swap_max_bytes.or(to.memory_swap_max_bytes);
-        to.pids_max = from.pids_max.or(to.pids_max);
-        for limit in &from.io {
-            match to.io.iter_mut().find(|l| (l.major, l.minor) == (limit.major, limit.minor)) {
-                Some(known) => merge_io(known, limit),
-                None => to.io.push(limit.clone()),
-            }
-        }
+        merge_resources(&mut merged.resources, &change.resources);
         if patch.egress_bits_per_s.is_some() {
             merged.bandwidth.egress_bits_per_s = change.bandwidth.egress_bits_per_s;
         }
@@ -195,6 +198,24 @@ impl Limits {
             merged.bandwidth.ingress_bits_per_s = change.bandwidth.ingress_bits_per_s;
         }
         merged
+    }
+}
+
+/// What `from` names replaces what `to` has of it.
+pub(crate) fn merge_resources(to: &mut Resources, from: &Resources) {
+    to.cpu = from.cpu.or(to.cpu);
+    to.cpu_weight = from.cpu_weight.or(to.cpu_weight);
+    to.cpu_idle = from.cpu_idle.or(to.cpu_idle);
+    to.cpuset_cpus = from.cpuset_cpus.clone().or(to.cpuset_cpus.take());
+    to.memory_max_bytes = from.memory_max_bytes.or(to.memory_max_bytes);
+    to.memory_swap_max_bytes = from.memory_swap_max_bytes.or(to.memory_swap_max_bytes);
+    to.memory_high_bytes = from.memory_high_bytes.or(to.memory_high_bytes);
+    to.pids_max = from.pids_max.or(to.pids_max);
+    for limit in &from.io {
+        match to.io.iter_mut().find(|l| (l.major, l.minor) == (limit.major, limit.minor)) {
+            Some(known) => merge_io(known, limit),
+            None => to.io.push(limit.clone()),
+        }
     }
 }
 

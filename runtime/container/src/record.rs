@@ -14,7 +14,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tenantry_cgroupfs::CgroupIds;
+use tenantry_cgroupfs::{CgroupIds, Restore};
 use tenantry_network::Endpoint;
 use tenantry_shim::spec::Process;
 
@@ -90,6 +90,19 @@ pub struct RunFile {
     pub pid: i32,
     pub cgroup: CgroupIds,
     pub endpoint: Option<Endpoint>,
+    /// Its limits are, or are about to be, tighter than the record says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttled: Option<ThrottleNote>,
+}
+
+/// What the next agent does first thing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ThrottleNote {
+    pub since_unix_ns: u64,
+    pub restore: Vec<Restore>,
+    /// Bandwidth goes back to the record's, too.
+    pub bandwidth: bool,
 }
 
 /// Writes a file so that a reader sees it whole or not at all. With `durable`

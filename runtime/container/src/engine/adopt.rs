@@ -20,7 +20,7 @@ use super::{
     ended::{self, Verdict},
     launch,
     remove::RUBBISH,
-    start, unix_ns, world,
+    start, unix_ns, way_back, world,
 };
 use crate::{
     config,
@@ -107,6 +107,9 @@ fn set_aside(shared: &Shared, path: &Path, name: &str, error: &io::Error) {
 async fn settle(shared: &Arc<Shared>, cell: &Arc<Cell>) {
     let _op = cell.op.lock().await;
     let run_file: Option<RunFile> = record::read_json(&world::run_file_path(shared, cell)).ok();
+    if let Some(run_file) = &run_file {
+        way_back::restore_noted(shared, cell, run_file).await;
+    }
     let verdict = match ask(shared, cell).await {
         Some((Reply::Running { pid, started_unix_ns }, requests, replies)) => {
             match adopt(shared, cell, run_file, pid, started_unix_ns) {
@@ -189,7 +192,7 @@ fn adopt(
         // The record may be older than the start.
         inner.record.state = State::Running;
         inner.record.started_unix_ns = Some(started_unix_ns);
-        inner.running = Some(Running { live, group, shim, since });
+        inner.running = Some(Running { live, group, shim, since, throttled: None });
     });
     tracing::info!(container_id = cell.id, pid, "adopted");
     Ok(())
@@ -230,7 +233,7 @@ async fn conclude(
         namespaces: Default::default(),
         endpoint: run.endpoint,
     };
-    let running = Running { live, group, shim: None, since };
+    let running = Running { live, group, shim: None, since, throttled: None };
     ended::ended(shared, cell, running, verdict).await;
 }
 

@@ -15,6 +15,7 @@ use std::{
 use tenantry_cgroupfs::Group;
 use tokio::sync::{Notify, watch};
 
+use super::throttle::Throttled;
 use crate::{
     error::Error,
     plan::Timings,
@@ -57,6 +58,7 @@ pub struct Running {
     /// `None` for a shim that is gone, or whose pid is not known for certain.
     pub shim: Option<Arc<Shim>>,
     pub since: Instant,
+    pub throttled: Option<Arc<Throttled>>,
 }
 
 /// Both ends of a pipe until somebody takes them.

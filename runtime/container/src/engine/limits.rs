@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use tenantry_cgroupfs::{ApplyError, IoLimit, Resources};
 
-use super::{Shared, blocking, cell::Cell};
+use super::{Shared, blocking, cell::Cell, throttle::yield_to_operator};
 use crate::{
     config::NetworkMode,
     error::Error,
     events::Action,
     limits::{Applied, Limits, LimitsPatch},
     state::State,
+    throttle,
 };
 
 pub(super) async fn update(
@@ -34,6 +35,15 @@ pub(super) async fn update(
         return Err(Error::invalid("limits", value, "bandwidth limits on network bridge only"));
     }
     let merged = record.limits.with(patch, &change);
+    let mut change = change;
+    let force = running.as_ref().and_then(|running| running.throttled.as_ref());
+    let left = force.map(|force| throttle::ended_by(patch, &change, &force.force));
+    if force.is_some_and(|force| force.force.resources.cpu_idle == Some(true))
+        && change.resources.cpu_weight.is_some()
+    {
+        // An idle group takes no weight.
+        change.resources.cpu_idle = Some(false);
+    }
     let mut applied = vec![];
     if let Some(running) = &running {
         let (group, wanted) = (running.group.clone(), change.resources.clone());
@@ -43,22 +53,14 @@ pub(super) async fn update(
             Ok((before, group.apply(&wanted).map_err(refused)?))
         })
         .await?;
-        applied.extend(written.into_iter().map(|written| Applied {
-            resource: written.resource,
-            actuator: written.actuator.display().to_string(),
-            written: written.written,
-            read_back: written.read_back,
-        }));
+        applied.extend(written.into_iter().map(Applied::from));
         if patch.changes_bandwidth()
             && let Some(endpoint) = &running.live.endpoint
         {
-            match shared.network.set_bandwidth(endpoint, &merged.bandwidth).await {
-                Ok(written) => applied.extend(written.into_iter().map(|written| Applied {
-                    resource: written.resource,
-                    actuator: written.actuator,
-                    written: written.written,
-                    read_back: written.read_back,
-                })),
+            let held = left.unwrap_or_default().bandwidth;
+            let wanted = throttle::bandwidth_of(&merged.bandwidth, &held);
+            match shared.network.set_bandwidth(endpoint, &wanted).await {
+                Ok(written) => applied.extend(written.into_iter().map(Applied::from)),
                 Err(error) => {
                     restore(cell, running.group.clone(), &before, &change.resources).await;
                     return Err(Error::failed("limit bandwidth", error));
@@ -67,6 +69,7 @@ pub(super) async fn update(
         }
     }
     keep(cell, record.limits, merged).await?;
+    yield_to_operator(shared, cell, patch, &change).await;
     let summary = serde_json::to_string(patch).unwrap_or_default();
     shared.tell(cell, Action::Update, &[("limits", summary)]);
     Ok(applied)
@@ -121,7 +124,7 @@ fn touched(before: &Resources, changed: &Resources) -> Resources {
 }
 
 /// What the cgroup says, in this crate's words.
-pub(super) fn refused(error: ApplyError) -> Error {
+pub(crate) fn refused(error: ApplyError) -> Error {
     match error {
         ApplyError::Invalid { field, value, allowed } => Error::invalid(field, value, allowed),
         ApplyError::Unsupported { resource, why } => Error::Unsupported { what: resource, why },

@@ -20,6 +20,8 @@ mod registry;
 mod remove;
 mod start;
 mod stop;
+mod throttle;
+mod way_back;
 mod world;
 
 use std::{
@@ -52,7 +54,9 @@ use crate::{
 };
 use cell::Cell;
 pub use exec::{ExecHandle, ExecRequest, ExecStdio};
+pub(crate) use limits::refused;
 use registry::Registry;
+pub use throttle::Throttled;
 
 /// Whoever gives cgroups a meaning beyond this crate. Called with the
 /// container's cgroup in place and before a process exists in it.
@@ -78,6 +82,10 @@ pub struct EngineConfig {
     pub max_containers: usize,
     /// Where user namespaces are mapped to, 65,536 ids from here.
     pub user_namespace_base: u32,
+    /// A program and its first arguments that a shim runs when an agent that throttled
+    /// bandwidth is gone: bridge, host interface, egress and ingress (bits a second, or
+    /// `max`) are appended. Empty: bandwidth cannot be throttled.
+    pub restore_bandwidth: Vec<String>,
 }
 
 impl EngineConfig {
@@ -171,7 +179,14 @@ impl Engine {
         self.shared.closing.send_replace(true);
         for cell in self.shared.cells() {
             // Whatever is in the middle of something ends first.
-            drop(cell.op.lock().await);
+            let _op = cell.op.lock().await;
+            let running = cell.lock().running.clone();
+            if let Some(running) = running
+                && let Err(error) =
+                    throttle::release(&self.shared, &cell, &running, "agent ends").await
+            {
+                tracing::error!(container_id = cell.id, error = error.chain(), "not released");
+            }
         }
     }
 

@@ -104,7 +104,8 @@ impl StartWorld {
         };
         let started_unix_ns = made.started_unix_ns.unwrap_or_else(unix_ns);
         let group = self.group.clone();
-        let running = Running { live, group, shim: Some(shim), since: Instant::now() };
+        let since = Instant::now();
+        let running = Running { live, group, shim: Some(shim), since, throttled: None };
         Ok(Started { running, started_unix_ns, requests, replies })
     }
 
@@ -208,7 +209,7 @@ impl StartWorld {
             let made = self.made();
             let shim_pid = made.shim.as_ref().map_or(0, |shim| shim.pid);
             let endpoint = made.endpoint.clone();
-            RunFile { id: self.record.id.clone(), shim_pid, pid, cgroup, endpoint }
+            RunFile { id: self.record.id.clone(), shim_pid, pid, cgroup, endpoint, throttled: None }
         };
         let path = run_file_path(&self.shared, &self.cell);
         record::write_json(&path, &run_file, false)
