@@ -27,9 +27,11 @@ use crate::audit::{Audit, FileLimits};
 use crate::collect::{self, Collector, Errors};
 use crate::config::{Config, ConfigError, RawConfig, read_file};
 use crate::delivered::Ledger;
+use crate::foreign::throttle::Throttles;
 use crate::foreign::{Foreign, Settings, Sources};
 use crate::fs_usage::FsUsage;
 use crate::governor::Governor;
+use crate::guard;
 use crate::metrics::Cap;
 use crate::oom::Groups;
 use crate::registry::Registry;
@@ -211,6 +213,9 @@ async fn assemble(
             return Err((refusal, config));
         }
     };
+    // First thing: what an earlier agent left throttled. Ours are the engine's matter.
+    let guard = guard::client::Guard::open(&config.run_dir);
+    let foreign_throttles = Throttles::open(hierarchy.clone(), guard);
     let parts = async {
         let images =
             Store::open(&config.data_dir.join("images")).map_err(Refusal::failed("image store"))?;
@@ -232,6 +237,8 @@ async fn assemble(
             shim_path: shim.map_or_else(shim_beside_us, Ok)?,
             max_containers: config.max_containers as usize,
             user_namespace_base: EngineConfig::DEFAULT_USER_NAMESPACE_BASE,
+            restore_bandwidth: guard::restore_bandwidth_command()
+                .map_err(Refusal::failed("own path"))?,
         };
         let engine = Engine::open(
             engine_config,
@@ -300,6 +307,7 @@ async fn assemble(
                 collector,
                 traces,
                 cap,
+                foreign_throttles,
             });
             for container in app.engine.list() {
                 app.introduce(&container);
@@ -362,6 +370,7 @@ async fn leave(app: &App) {
         let _ = std::fs::remove_file(app.config.run_dir.join(socket));
     }
     app.traces.end_all();
+    app.foreign_throttles.end_all();
     app.engine.close().await;
     let running = app.engine.list().iter().filter(|container| api::is_running(container)).count();
     if running > 0 {

@@ -21,6 +21,7 @@ pub mod domains;
 pub mod foreign;
 pub mod fs_usage;
 pub mod governor;
+pub mod guard;
 pub mod host;
 pub mod metrics;
 pub mod oom;

@@ -27,6 +27,7 @@ use crate::audit::Audit;
 use crate::collect::Collector;
 use crate::config::Config;
 use crate::foreign::Entry;
+use crate::foreign::throttle::Throttles;
 use crate::metrics::Cap;
 use crate::registry::{Holder, Registry};
 use crate::trace::Traces;
@@ -47,6 +48,7 @@ pub struct App {
     pub collector: Collector,
     pub traces: Traces,
     pub cap: Arc<Cap>,
+    pub foreign_throttles: Arc<Throttles>,
 }
 
 impl App {

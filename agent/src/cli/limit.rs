@@ -5,19 +5,43 @@ use clap::Args;
 use tenantry_container::Limit;
 use tenantry_container::units::{self, Device};
 
+use super::trace::parse_seconds;
 use super::{Target, flags::LimitArgs, table};
-use crate::api::native::model::{IoLimit, LimitsAnswer, LimitsRequest};
+use crate::api::native::model::{
+    Applied, IoLimit, LimitsAnswer, LimitsRequest, ThrottleAnswer, ThrottleRequest,
+};
 
 #[derive(Debug, Args)]
 pub struct LimitFlags {
     name: String,
     #[command(flatten)]
     limits: LimitArgs,
+    /// Only for this long, such as 10m, and not above the limits: afterwards they are as
+    /// before. `--memory` is then the size above which memory is reclaimed (cgroup v2).
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_seconds)]
+    lasting: Option<u64>,
+    /// With --for: run only where no other container wants to.
+    #[arg(long, requires = "lasting")]
+    cpu_idle: bool,
+    /// With --for: a note for whoever wonders.
+    #[arg(long, requires = "lasting", default_value = "")]
+    reason: String,
+    /// End what --for began.
+    #[arg(long, conflicts_with = "lasting")]
+    release: bool,
     #[arg(long)]
     json: bool,
 }
 
 pub async fn limit(target: &Target, flags: LimitFlags) -> anyhow::Result<()> {
+    let path = format!("/v1/containers/{}/throttle", flags.name);
+    if flags.release {
+        return print_throttle(target.native().delete(&path).await?, flags.json);
+    }
+    if let Some(lease_seconds) = flags.lasting {
+        let request = for_a_while(request(&flags.limits)?, &flags, lease_seconds)?;
+        return print_throttle(target.native().put(&path, &request).await?, flags.json);
+    }
     let request = request(&flags.limits)?;
     let path = format!("/v1/containers/{}/limits", flags.name);
     let answer: LimitsAnswer = if request == LimitsRequest::default() {
@@ -33,13 +57,59 @@ pub async fn limit(target: &Target, flags: LimitFlags) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(&answer.limits)?);
         return Ok(());
     }
-    let rows: Vec<Vec<String>> = answer
-        .applied
+    print_applied(answer.applied);
+    Ok(())
+}
+
+fn print_applied(applied: Vec<Applied>) {
+    let rows: Vec<Vec<String>> = applied
         .into_iter()
         .map(|applied| vec![applied.resource, applied.read_back, applied.actuator])
         .collect();
     print!("{}", table::render(&["LIMIT", "NOW", "ACTUATOR"], &rows));
+}
+
+fn print_throttle(answer: ThrottleAnswer, json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(&answer)?);
+        return Ok(());
+    }
+    if !answer.applied.is_empty() {
+        print_applied(answer.applied);
+    }
+    match answer.throttle {
+        Some(throttle) => {
+            let ends = throttle.ends_in_seconds.round();
+            println!("held for {ends} s: {}", throttle.actuators.join(", "));
+        }
+        None => println!("not held"),
+    }
     Ok(())
+}
+
+/// What the flags mean with `--for`: tighter, or as it is.
+fn for_a_while(
+    limits: LimitsRequest,
+    flags: &LimitFlags,
+    lease_seconds: u64,
+) -> anyhow::Result<ThrottleRequest> {
+    anyhow::ensure!(limits.pids.is_none(), "--pids cannot be limited for a while");
+    let number = |flag: &str, value: Option<Option<u64>>| match value {
+        Some(None) => anyhow::bail!("{flag}: \"max\" cannot be had for a while"),
+        value => Ok(value.flatten()),
+    };
+    anyhow::ensure!(limits.cpus != Some(None), "--cpus: \"max\" cannot be had for a while");
+    Ok(ThrottleRequest {
+        cpus: limits.cpus.flatten(),
+        cpu_weight: None,
+        cpu_idle: flags.cpu_idle,
+        memory_high_bytes: number("--memory", limits.memory_bytes)?,
+        egress_bits_per_second: number("--egress", limits.egress_bits_per_second)?,
+        ingress_bits_per_second: number("--ingress", limits.ingress_bits_per_second)?,
+        io: limits.io,
+        lease_seconds,
+        reason: flags.reason.clone(),
+    })
 }
 
 fn request(args: &LimitArgs) -> anyhow::Result<LimitsRequest> {

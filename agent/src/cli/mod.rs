@@ -26,7 +26,7 @@ use anyhow::Context as _;
 use bollard::Docker;
 use clap::{Parser, Subcommand};
 
-use crate::daemon;
+use crate::{daemon, guard};
 
 #[derive(Debug, Parser)]
 #[command(name = "tenantry", version, about = "Runs, meters and limits the containers of one host")]
@@ -78,6 +78,9 @@ enum Verb {
     Connections(connections::ConnectionsFlags),
     /// Follow lifecycle, exec and exit events.
     Events(show::EventsFlags),
+    /// For the agent's own use.
+    #[command(subcommand, hide = true)]
+    Guard(guard::GuardVerb),
     /// Show each kernel probe and whether it runs; with --cost, what each costs.
     Probes(show::ProbesFlags),
 }
@@ -114,6 +117,7 @@ pub fn main() -> ExitCode {
     let target = Target { run_dir: cli.run_dir };
     let outcome = match cli.verb {
         Verb::Agent(flags) => return daemon::main(flags.into_options(target.run_dir)),
+        Verb::Guard(verb) => return guard::main(verb),
         verb => runtime().and_then(|runtime| runtime.block_on(dispatch(&target, verb))),
     };
     outcome.unwrap_or_else(|error| {
@@ -139,7 +143,9 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 async fn dispatch(target: &Target, verb: Verb) -> anyhow::Result<ExitCode> {
     let done = |()| ExitCode::SUCCESS;
     match verb {
-        Verb::Agent(_) => unreachable!("handled before a client runtime exists"),
+        Verb::Agent(_) | Verb::Guard(_) => {
+            unreachable!("handled before a client runtime exists")
+        }
         Verb::Run(flags) => run::run(&target.docker()?, *flags).await,
         Verb::Ps(flags) => show::ps(target, flags).await.map(done),
         Verb::Inspect(flags) => show::inspect(target, flags).await.map(done),

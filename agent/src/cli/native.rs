@@ -37,6 +37,16 @@ impl Client {
         Ok(serde_json::from_slice(&response.into_body().collect().await?.to_bytes())?)
     }
 
+    pub async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<T> {
+        let body = serde_json::to_vec(body)?.into();
+        let response = self.send(Method::PUT, path, body).await?;
+        Ok(serde_json::from_slice(&response.into_body().collect().await?.to_bytes())?)
+    }
+
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         let response = self.send(Method::DELETE, path, Bytes::new()).await?;
         Ok(serde_json::from_slice(&response.into_body().collect().await?.to_bytes())?)

@@ -78,7 +78,7 @@ fn render(answer: &TraceAnswer) -> String {
     table::render(&["SYSCALL", "CALLS", "ERRORS", "P50", "P99", "MAX", "TOTAL"], &rows)
 }
 
-fn parse_seconds(text: &str) -> Result<u64, String> {
+pub(super) fn parse_seconds(text: &str) -> Result<u64, String> {
     let (number, factor) = match text.as_bytes().last() {
         Some(b's') => (&text[..text.len() - 1], 1),
         Some(b'm') => (&text[..text.len() - 1], 60),

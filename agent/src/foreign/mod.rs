@@ -11,6 +11,7 @@ mod names;
 mod oci;
 mod process;
 mod table;
+pub mod throttle;
 mod walk;
 mod wholes;
 

@@ -2,7 +2,7 @@
 
 mod engines;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -167,6 +167,120 @@ fn a_service_and_a_container_are_known_by_their_cgroups_alone() {
     });
     let lost = agent.metrics().sum("tenantry_table_full_total", &[("table", "cgroup_events")]);
     assert_eq!(lost, Some(0.0));
+    agent.finish();
+}
+
+/// Files of limits below a cgroup, with what they say.
+fn limits(container: &Cgroup) -> BTreeMap<PathBuf, String> {
+    const FILES: [&str; 7] = [
+        "cpu.max",
+        "cpu.cfs_quota_us",
+        "cpu.shares",
+        "cpu.weight",
+        "cpu.idle",
+        "io.max",
+        "blkio.throttle.read_bps_device",
+    ];
+    let all = container.dirs.iter().flat_map(|dir| FILES.map(|file| dir.join(file)));
+    all.filter_map(|path| Some((path.clone(), std::fs::read_to_string(path).ok()?))).collect()
+}
+
+/// The guard of this agent, if one lives: its pid and its private memory in KiB.
+fn guard(agent: &TestAgent) -> Option<(u32, u64)> {
+    let run_dir = agent.run_dir();
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let found = pids.into_iter().find(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        line.contains("guard keep") && line.contains(run_dir.to_str().unwrap())
+    })?;
+    let rollup = std::fs::read_to_string(format!("/proc/{found}/smaps_rollup")).ok()?;
+    let private =
+        |line: &str| line.strip_prefix("Private_")?.split_whitespace().nth(1)?.parse::<u64>().ok();
+    Some((found, rollup.lines().filter_map(private).sum()))
+}
+
+#[test]
+fn another_runtimes_container_is_held_and_given_back_also_when_the_agent_is_killed() {
+    skip_unless_possible!();
+    if !std::path::Path::new("/sys/fs/cgroup/cpu/cpu.shares").exists() {
+        println!("SKIPPED: the files that are looked at here are v1's");
+        return;
+    }
+    let mut agent = TestAgent::start();
+    let top = format!("{}.slice", agent.cgroup_parent);
+    let id = "beefcafe".repeat(8);
+    let hierarchies = ["unified", "cpu", "blkio", "memory"];
+    let container = Cgroup::make_in(&format!("/{top}/default/{id}"), &hierarchies);
+    let spin = format!("{}/tenantry-workload spin --seconds 1000", programs().display());
+    let spinner = Held(container.command(&spin).spawn().unwrap());
+    let name = &id[..12];
+    until("it is known", || view(&agent, name).is_some());
+    // What its own runtime gave it, with a period of its own.
+    let weight = root("cpu").join(format!("{top}/default/{id}/cpu.shares"));
+    std::fs::write(&weight, "2048").unwrap();
+    std::fs::write(weight.with_file_name("cpu.cfs_period_us"), "50000").unwrap();
+    std::fs::write(weight.with_file_name("cpu.cfs_quota_us"), "45000").unwrap();
+    let before = limits(&container);
+    assert!(guard(&agent).is_none(), "nothing is held yet");
+
+    let hold = |agent: &TestAgent, time: &str| {
+        agent.ok(&["limit", name, "--for", time, "--cpus", "0.2", "--cpu-idle"]);
+        let now = limits(&container);
+        assert_eq!(now[&weight.with_file_name("cpu.cfs_quota_us")], "10000\n");
+        assert_eq!(now[&weight.with_file_name("cpu.idle")], "1\n");
+    };
+    hold(&agent, "1h");
+    let ticks = || tenantry_e2e::host::cpu_ticks(spinner.0.id()).unwrap();
+    let used = ticks();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert!(ticks() - used <= 60, "0.2 CPUs for 2 s are 40 ticks, not {}", ticks() - used);
+    let (pid, private_kib) = guard(&agent).expect("a guard");
+    println!("the guard's private memory: {private_kib} KiB");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status.contains("Threads:\t1\n"), "{status}");
+    agent.ok(&["limit", name, "--release"]);
+    assert_eq!(limits(&container), before);
+    until("the guard ends with what it held", || guard(&agent).is_none());
+
+    // Bandwidth has no way back through a file.
+    let (_, error) = agent.fails(&["limit", name, "--for", "1h", "--egress", "5mbit"]);
+    assert!(error.contains("not supported"), "{error}");
+    // The guard alone.
+    hold(&agent, "2s");
+    agent.kill_nine();
+    let killed = std::time::Instant::now();
+    until("the guard restores", || limits(&container) == before);
+    println!("restored {:?} after the kill, the lease being 2 s", killed.elapsed());
+    assert!(killed.elapsed() < patience(12));
+    until("and ends", || guard(&agent).is_none());
+    assert!(!agent.run_dir().join("guard.json").exists());
+    // The next agent, with the guard and with its note alone.
+    for kill_guard in [false, true] {
+        agent.spawn().unwrap();
+        until("it is known again", || view(&agent, name).is_some());
+        hold(&agent, "1h");
+        agent.kill_nine();
+        let (pid, _) = guard(&agent).expect("it outlives the agent");
+        if kill_guard {
+            let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+        agent.spawn().unwrap();
+        assert_eq!(limits(&container), before, "guard killed: {kill_guard}");
+        until("nobody guards nothing", || guard(&agent).is_none());
+    }
+    // What its own runtime writes meanwhile stays.
+    until("it is known again", || view(&agent, name).is_some());
+    hold(&agent, "1h");
+    std::fs::write(weight.with_file_name("cpu.cfs_quota_us"), "30000").unwrap();
+    agent.ok(&["limit", name, "--release"]);
+    let mut expected = before;
+    expected.insert(weight.with_file_name("cpu.cfs_quota_us"), "30000\n".into());
+    assert_eq!(limits(&container), expected);
+    drop(spinner);
+    drop(container);
     agent.finish();
 }
 

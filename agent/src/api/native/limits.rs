@@ -47,17 +47,16 @@ pub async fn change(
     app.refuse_foreign(&id)?;
     let Json(request) = request.map_err(|e| ApiError::new(e.status(), e.body_text()))?;
     let applied = app.engine.update_limits(&id, patch(&request)?).await?;
-    let applied = applied
-        .into_iter()
-        .map(|applied| Applied {
-            resource: applied.resource,
-            actuator: applied.actuator,
-            written: applied.written,
-            read_back: applied.read_back,
-        })
-        .collect();
+    let applied = applied.into_iter().map(Applied::from).collect();
     let container = app.engine.get(&id)?;
     Ok(Json(LimitsAnswer { applied, limits: view::limits(&container.record.limits) }))
+}
+
+impl From<tenantry_container::Applied> for Applied {
+    fn from(applied: tenantry_container::Applied) -> Self {
+        let tenantry_container::Applied { resource, actuator, written, read_back } = applied;
+        Self { resource, actuator, written, read_back }
+    }
 }
 
 fn patch(request: &LimitsRequest) -> ApiResult<LimitsPatch> {
@@ -76,7 +75,7 @@ fn limit<T>(value: Option<T>) -> Limit<T> {
     value.map_or(Limit::Unlimited, Limit::Value)
 }
 
-fn io_patch(request: &IoLimit) -> ApiResult<IoPatch> {
+pub(super) fn io_patch(request: &IoLimit) -> ApiResult<IoPatch> {
     let number = |text: &str| {
         let (major, minor) = text.split_once(':')?;
         Some(Device::Number { major: major.parse().ok()?, minor: minor.parse().ok()? })

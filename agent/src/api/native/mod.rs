@@ -10,6 +10,7 @@ pub mod events;
 pub mod limits;
 pub mod model;
 pub mod namespaces;
+pub mod throttle;
 pub mod trace;
 pub mod view;
 
@@ -36,6 +37,9 @@ use super::{MAX_BODY_BYTES, Shared};
         limits::read,
         limits::change,
         namespaces::namespaces,
+        throttle::set,
+        throttle::read,
+        throttle::end,
         trace::start,
         trace::read,
         trace::end,
@@ -51,6 +55,10 @@ pub fn router(app: Shared) -> Router {
         .route("/v1/containers/{id}/limits", get(limits::read).patch(limits::change))
         .route("/v1/containers/{id}/stats", get(container_stats))
         .route("/v1/containers/{id}/trace", get(trace::read).post(trace::start).delete(trace::end))
+        .route(
+            "/v1/containers/{id}/throttle",
+            get(throttle::read).put(throttle::set).delete(throttle::end),
+        )
         .route("/v1/namespaces", get(namespaces::namespaces))
         .route("/v1/containers/{id}/connections", get(connections::connections))
         .route("/v1/stats", get(all_stats))

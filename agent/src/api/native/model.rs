@@ -70,6 +70,68 @@ pub struct LimitsAnswer {
     pub limits: LimitsRequest,
 }
 
+/// Less than its limits for a while. What is absent stays as the limits say; a value that is
+/// not tighter changes nothing. It replaces the throttle before it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ThrottleRequest {
+    /// CPUs; 0.5 is half of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+    /// 1 to 10000, 100 being the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_weight: Option<u64>,
+    /// Run only where nobody else wants to.
+    pub cpu_idle: bool,
+    /// Above it memory is reclaimed, and nothing killed. Needs cgroup v2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_high_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_bits_per_second: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress_bits_per_second: Option<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub io: Vec<IoLimit>,
+    /// 1 to 86400. It ends then, also if no agent runs any more.
+    pub lease_seconds: u64,
+    pub reason: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct ThrottleAnswer {
+    /// What this request wrote; empty for a question and for a renewal.
+    pub applied: Vec<Applied>,
+    /// `null` if it is not throttled.
+    pub throttle: Option<Throttled>,
+}
+
+/// A throttle that lasts.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Throttled {
+    /// operator or controller.
+    pub owner: String,
+    pub reason: String,
+    /// RFC 3339.
+    pub since: String,
+    pub ends_in_seconds: f64,
+    /// What is tighter than the operator's limits, and so in force: cpu.max, cpu.weight,
+    /// cpu.idle, memory.high, io.max, net.egress, net.ingress.
+    pub actuators: Vec<String>,
+    /// What is left alone because an operator or somebody else has written it meanwhile.
+    pub yielded: Vec<String>,
+    pub files: Vec<ThrottledFile>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ThrottledFile {
+    pub actuator: String,
+    pub path: String,
+    /// What it says now.
+    pub now: String,
+    /// throttle, operator or other: whose value that is.
+    pub holder: String,
+}
+
 /// One value in the kernel, written, read back and found equal.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Applied {

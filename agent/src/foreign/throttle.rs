@@ -1,0 +1,216 @@
+//! Other runtimes' containers held below their own limits for a while.
+//!
+//! The one place that writes to a cgroup that is not ours, through `cgroupfs`, and only
+//! tighter; the guard keeps the way back. "The operator's limits" are what the files said
+//! before the first throttle: what the other runtime writes later is noticed and respected.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tenantry_cgroupfs::{Group, Hierarchy, Resources};
+use tenantry_container::held::{Change, read_in_force, restore_all};
+use tenantry_container::{
+    Actuator, Applied, Error, Holder, InForce, Lease, Limits, Owner, Throttle, Throttled, throttle,
+};
+
+use crate::guard::client::Guard;
+use crate::guard::keeper::Request;
+
+/// By cgroup, as [`super::Entry`] names it.
+#[derive(Debug)]
+pub struct Throttles {
+    hierarchy: Hierarchy,
+    guard: Guard,
+    host_cpus: usize,
+    /// Held while one is changed: a few writes.
+    held: Mutex<HashMap<String, Held>>,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    /// What was there before.
+    operator: Limits,
+    throttled: Throttled,
+}
+
+impl Throttles {
+    /// Restores first what an earlier agent left. Blocks.
+    pub fn open(hierarchy: Hierarchy, guard: Guard) -> Arc<Self> {
+        let host_cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Arc::new(Self { hierarchy, guard, host_cpus, held: Mutex::default() })
+    }
+
+    /// As `Engine::throttle`, for CPU, memory and disk. Blocks.
+    ///
+    /// # Errors
+    /// As there; [`Error::Unsupported`] for bandwidth.
+    pub fn set(&self, cgroup: &str, wanted: Throttle, lease: Lease) -> Result<Vec<Applied>, Error> {
+        let literal = wanted.validate(self.host_cpus)?;
+        if literal.bandwidth != tenantry_network::Bandwidth::default() {
+            let what = "throttling the bandwidth of another runtime's container".to_owned();
+            return Err(Error::Unsupported { what, why: "its interfaces are not ours".to_owned() });
+        }
+        let mut all = self.lock();
+        self.forget_lapsed(&mut all);
+        let known = all.get(cgroup).cloned();
+        if let Some(known) = &known
+            && (known.throttled.owner, lease.owner) == (Owner::Operator, Owner::Controller)
+        {
+            let reason = &known.throttled.reason;
+            return Err(Error::Conflict(format!("an operator holds {cgroup}: {reason}")));
+        }
+        if wanted.is_empty() {
+            all.remove(cgroup);
+            return Ok(known.map(|known| self.release(cgroup, &known)).unwrap_or_default());
+        }
+        lease.validate()?;
+        let group = self.group(cgroup);
+        let known = match known {
+            Some(known) => known,
+            None => Held { operator: self.read(&group)?, throttled: nothing(&wanted, &lease) },
+        };
+        let (next, applied) = self.take(cgroup, &group, &known, wanted, &literal, lease)?;
+        all.insert(cgroup.to_owned(), next);
+        Ok(applied)
+    }
+
+    /// The throttle that lasts, and what its files say now.
+    pub fn read_state(&self, cgroup: &str) -> Result<Option<(Throttled, Vec<InForce>)>, Error> {
+        let mut all = self.lock();
+        self.forget_lapsed(&mut all);
+        let Some(Held { throttled, .. }) = all.get(cgroup).cloned() else { return Ok(None) };
+        drop(all);
+        let files = read_in_force(&throttled.force.resources, &throttled.restores)?;
+        Ok(Some((throttled, files)))
+    }
+
+    /// For an agent that ends: nothing stays held.
+    pub fn end_all(&self) {
+        let mut all = self.lock();
+        for (cgroup, held) in all.drain() {
+            self.release(&cgroup, &held);
+        }
+        self.guard.end();
+    }
+
+    fn take(
+        &self,
+        cgroup: &str,
+        group: &Group,
+        known: &Held,
+        wanted: Throttle,
+        literal: &Limits,
+        lease: Lease,
+    ) -> Result<(Held, Vec<Applied>), Error> {
+        let own = &known.operator.resources;
+        let all = throttle::tighter(&known.operator, literal);
+        let mut yielded = known.throttled.yielded.clone();
+        yielded.retain(|actuator| throttle::actuators(&all).contains(actuator));
+        let mut before = known.throttled.force.clone();
+        let others = others(&known.throttled)?;
+        if !others.is_empty() {
+            tracing::info!(cgroup, ?others, "written by another, left alone");
+            before = throttle::without(&before, &others);
+            yielded.extend(others);
+        }
+        let after = throttle::without(&all, &yielded);
+        let change = Change::plan(group, own, &before.resources, &after.resources)?;
+        let hold = |restore: &Vec<_>, time: Duration| {
+            let restore = restore.clone();
+            let lease_ms = time.as_millis() as u64;
+            let request = Request::Hold { cgroup: cgroup.to_owned(), lease_ms, restore };
+            let kept = self.guard.hold(&request);
+            kept.map_err(|error| Error::Failed {
+                step: "ask the guard to keep the way back".to_owned(),
+                source: error.into(),
+            })
+        };
+        hold(&change.both, lease.time)?;
+        let mut applied = change.tighten().inspect_err(|_| {
+            // The way back from before is held again; if not, from a set that is not in force.
+            let left = known.throttled.deadline.saturating_duration_since(Instant::now());
+            match known.throttled.restores.is_empty() {
+                true => drop(self.guard.let_go(cgroup)),
+                false => drop(hold(&known.throttled.restores, left)),
+            }
+        })?;
+        applied.extend(change.loosen(cgroup).0);
+        if change.both != change.at_last {
+            hold(&change.at_last, lease.time)?;
+        }
+        let throttled = Throttled {
+            wanted,
+            owner: lease.owner,
+            reason: lease.reason,
+            deadline: Instant::now() + lease.time,
+            force: after,
+            yielded,
+            restores: change.at_last.clone(),
+            ..known.throttled.clone()
+        };
+        if !applied.is_empty() {
+            let actuators = throttle::actuators(&throttled.force);
+            tracing::info!(cgroup, ?actuators, reason = throttled.reason, "throttled");
+        }
+        Ok((Held { operator: known.operator.clone(), throttled }, applied))
+    }
+
+    fn release(&self, cgroup: &str, held: &Held) -> Vec<Applied> {
+        let (applied, failed) = restore_all(cgroup, &held.throttled.restores);
+        tracing::info!(cgroup, failed, "no longer throttled");
+        if failed == 0 {
+            self.guard.let_go(cgroup);
+        }
+        applied
+    }
+
+    /// What the guard has ended at its time; once more does no harm.
+    fn forget_lapsed(&self, all: &mut HashMap<String, Held>) {
+        let now = Instant::now();
+        all.retain(|cgroup, held| {
+            let lasts = held.throttled.deadline > now;
+            if !lasts {
+                self.release(cgroup, held);
+            }
+            lasts
+        });
+    }
+
+    fn group(&self, cgroup: &str) -> Group {
+        self.hierarchy.group(cgroup.trim_start_matches('/'))
+    }
+
+    fn read(&self, group: &Group) -> Result<Limits, Error> {
+        let resources: Resources = group.read_resources().map_err(|error| Error::Failed {
+            step: "read the present limits".to_owned(),
+            source: Box::new(error),
+        })?;
+        Ok(Limits { resources, ..Limits::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Held>> {
+        // Each change is whole before a panic could come.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn nothing(wanted: &Throttle, lease: &Lease) -> Throttled {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Throttled {
+        wanted: wanted.clone(),
+        owner: lease.owner,
+        reason: lease.reason.clone(),
+        since_unix_ns: since.as_nanos() as u64,
+        deadline: Instant::now(),
+        force: Limits::default(),
+        yielded: BTreeSet::new(),
+        restores: Vec::new(),
+    }
+}
+
+fn others(known: &Throttled) -> Result<BTreeSet<Actuator>, Error> {
+    let files = read_in_force(&known.force.resources, &known.restores)?;
+    let others = files.into_iter().filter(|file| file.holder == Holder::Other);
+    Ok(others.map(|file| file.actuator).collect())
+}
