@@ -45,7 +45,22 @@ pub const SELF_DNS_NAMES_FULL: u32 = 9;
 pub const SELF_DNS_QUESTIONS_FULL: u32 = 10;
 /// Disk requests whose completion the kernel ran no program for.
 pub const SELF_COMPLETIONS_UNSEEN: u32 = 11;
-pub const SELF_COUNTERS: u32 = 12;
+pub const SELF_BLAME_FULL: u32 = 12;
+pub const SELF_COUNTERS: u32 = 13;
+/// The same container.
+pub const CAUSE_SELF: usize = 0;
+/// What is in no container; a CPU or a disk that idled, too.
+pub const CAUSE_HOST: usize = 1;
+/// Its own CPU quota, or one above it.
+pub const CAUSE_QUOTA: usize = 2;
+/// The hypervisor had the CPU.
+pub const CAUSE_STEAL: usize = 3;
+/// Nobody remembers.
+pub const CAUSE_UNEXPLAINED: usize = 4;
+pub const CAUSES: usize = 5;
+pub const BLAME_CPU: u32 = 0;
+pub const BLAME_DISK: u32 = 1;
+pub const BLAMED_RESOURCES: usize = 2;
 pub const OUTGOING: u8 = 0;
 pub const INCOMING: u8 = 1;
 /// Destinations of their own that one slot may have.
@@ -204,6 +219,25 @@ pub struct Scheduler {
     pub voluntary: u64,
     pub involuntary: u64,
     pub migrations: u64,
+}
+
+/// Who kept whom waiting, and for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct BlameKey {
+    /// Slots, none of them 0, and never the same.
+    pub victim: u32,
+    pub culprit: u32,
+    /// `BLAME_*`
+    pub resource: u32,
+}
+
+/// With what the map `blame` has of the same victim, these are all its waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Causes {
+    /// By `BLAME_*` and `CAUSE_*`.
+    pub ns: [[u64; CAUSES]; BLAMED_RESOURCES],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -386,6 +420,8 @@ const _: () = {
     assert!(size_of::<Timing>() == 16 && offset_of!(Timing, sample) == 8);
     assert!(size_of::<Scheduler>() == 400 && offset_of!(Scheduler, off_cpu_ns) == 336);
     assert!(offset_of!(Scheduler, voluntary) == 376 && offset_of!(Scheduler, migrations) == 392);
+    assert!(size_of::<BlameKey>() == 12 && offset_of!(BlameKey, resource) == 8);
+    assert!(size_of::<Causes>() == 80);
     assert!(size_of::<SlotTrace>() == 24 && offset_of!(SlotTrace, row) == 16);
     assert!(size_of::<TraceCall>() == 336 && offset_of!(TraceCall, latency) == 8);
     assert!(size_of::<Traffic>() == 32 && offset_of!(Traffic, tx_bytes) == 16);

@@ -109,6 +109,9 @@ pub struct Lost {
     pub dns_names: u64,
     /// Questions whose answers nobody waits for: too many at once from one socket.
     pub dns_questions: u64,
+    /// Waits whose culprit is unexplained for want of room: too many pairs of victim and
+    /// culprit.
+    pub blame: u64,
     /// Foreign containers that were born when no slot was in reserve: user space registered
     /// them a little later.
     pub pool: u64,
@@ -118,7 +121,7 @@ pub struct Lost {
 
 impl Lost {
     /// By the map's name.
-    pub fn by_map(&self) -> [(&'static str, u64); 11] {
+    pub fn by_map(&self) -> [(&'static str, u64); 12] {
         [
             ("cgroup_slots", self.cgroups),
             ("disks", self.disks),
@@ -129,6 +132,7 @@ impl Lost {
             ("destinations", self.destinations),
             ("dns_names", self.dns_names),
             ("dns_sockets", self.dns_questions),
+            ("blame", self.blame),
             ("slot_pool", self.pool),
             ("cgroup_events", self.cgroup_events),
         ]

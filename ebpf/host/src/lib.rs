@@ -7,6 +7,7 @@
 //! A restarted agent finds its predecessor's pins and goes on with the same
 //! counters ([`Meters::adopted`]); the programs never stop counting meanwhile.
 
+mod blame;
 mod cache;
 mod cost;
 mod counters;
@@ -35,6 +36,7 @@ mod syscalls;
 mod tcp;
 mod trace;
 
+pub use blame::{Blame, BlamedResource, Culprit};
 pub use cost::{Cost, CostError, MapCost, ProgramCost, Timing};
 pub use counters::{
     EventCounters, Lost, NetworkCounters, SlotCounters, SlotEvents, UdpCounters, UdpDrops,

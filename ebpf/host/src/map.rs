@@ -129,6 +129,55 @@ where
         Ok(keys)
     }
 
+    /// Shows every row to `visit`, with one value or one for each CPU, by a few system calls.
+    /// While programs add and remove some, a row of a hash may be missed or come twice.
+    pub fn read_all(
+        &self,
+        buffer: &mut Buffer,
+        mut visit: impl FnMut(&K, &[V]),
+    ) -> Result<(), MapError> {
+        const { assert!(size_of::<V>().is_multiple_of(8) && align_of::<K>() <= align_of::<u64>()) };
+        // Where the kernel is to go on: a key, or a number of its own.
+        let place_words = size_of::<K>().max(4).div_ceil(8);
+        let value_words = self.copies * size_of::<V>() / 8;
+        // More than any bucket of a hash holds, or the kernel could not go on.
+        let mut rows = self.max_entries.min(BATCH_ROWS);
+        let mut is_first = true;
+        let mut seen = 0;
+        loop {
+            let keys_words = (rows * size_of::<K>()).div_ceil(8);
+            buffer.resize(2 * place_words + keys_words + rows * value_words, 0);
+            let (places, rest) = buffer.split_at_mut(2 * place_words);
+            let (keys, values) = rest.split_at_mut(keys_words);
+            let (from, next) = places.split_at_mut(place_words);
+            let from = (!is_first).then_some(from);
+            let (count, end) = match self.batch(from, next, keys, values, rows as u32) {
+                Ok(count) => (count, false),
+                Err((count, error)) => match error.raw_os_error() {
+                    Some(libc::ENOENT) => (count, true),
+                    Some(libc::ENOSPC) if rows < self.max_entries => {
+                        rows = (rows * 2).min(self.max_entries);
+                        // `resize` keeps the places, which are in front.
+                        continue;
+                    }
+                    _ => return Err(self.error("batch look-up", error)),
+                },
+            };
+            let keys = <[K]>::ref_from_prefix_with_elems(keys.as_bytes(), count);
+            let values = <[V]>::ref_from_prefix_with_elems(values.as_bytes(), count * self.copies);
+            if let (Ok((keys, _)), Ok((values, _))) = (keys, values) {
+                keys.iter().zip(values.chunks_exact(self.copies)).for_each(|(k, v)| visit(k, v));
+            }
+            seen += count;
+            // The bound is for a hash that others change all the time.
+            if end || seen > 2 * self.max_entries {
+                return Ok(());
+            }
+            buffer.copy_within(place_words..2 * place_words, 0);
+            is_first = false;
+        }
+    }
+
     fn error(&self, operation: &'static str, source: io::Error) -> MapError {
         MapError::Call { operation, map: self.name, source }
     }
@@ -152,6 +201,48 @@ where
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }
+
+impl<K, V> Table<K, V> {
+    /// How many rows came; at an error, how many came before it. `keys` and `values` have room
+    /// for `rows` rows, `from` and `next` for the kernel's place in the table.
+    fn batch(
+        &self,
+        from: Option<&mut [u64]>,
+        next: &mut [u64],
+        keys: &mut [u64],
+        values: &mut [u64],
+        rows: u32,
+    ) -> Result<usize, (usize, io::Error)> {
+        let mut attributes = libc_bpf::Batch {
+            in_batch: from.map_or(0, |from| from.as_mut_ptr() as u64),
+            out_batch: next.as_mut_ptr() as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: rows,
+            map_fd: self.data.fd().as_fd().as_raw_fd() as u32,
+            element_flags: 0,
+            flags: 0,
+        };
+        let bytes = size_of_val(&attributes);
+        // SAFETY: the attributes are those of a batch look-up and live through the call. The
+        // map's key and value sizes were compared with K and V in `open`, so that the kernel
+        // writes at most `rows` keys and values, for which the only caller made the room, and a
+        // place no longer than a key or four bytes.
+        let result = unsafe {
+            let batch = libc_bpf::LOOKUP_BATCH;
+            libc::syscall(libc::SYS_bpf, batch, &raw mut attributes, bytes)
+        };
+        // It is not written where the call fails early.
+        let count = attributes.count.min(rows) as usize;
+        match result {
+            0 => Ok(count),
+            _ => Err((count, io::Error::last_os_error())),
+        }
+    }
+}
+
+/// Rows of one batch look-up.
+const BATCH_ROWS: usize = 512;
 
 /// A pinned queue of words, first in, first out.
 #[derive(Debug)]
@@ -214,6 +305,7 @@ mod libc_bpf {
     pub const DELETE: libc::c_long = 3;
     pub const NEXT_KEY: libc::c_long = 4;
     pub const LOOKUP_AND_DELETE: libc::c_long = 21;
+    pub const LOOKUP_BATCH: libc::c_long = 24;
 
     /// `union bpf_attr` for these commands.
     #[repr(C)]
@@ -222,6 +314,19 @@ mod libc_bpf {
         pub reserved: u32,
         pub key: u64,
         pub value: u64,
+        pub flags: u64,
+    }
+
+    /// The same for batches.
+    #[repr(C)]
+    pub struct Batch {
+        pub in_batch: u64,
+        pub out_batch: u64,
+        pub keys: u64,
+        pub values: u64,
+        pub count: u32,
+        pub map_fd: u32,
+        pub element_flags: u64,
         pub flags: u64,
     }
 }

@@ -63,6 +63,8 @@ pub(crate) struct Maps {
     pub trace_calls: Table<u32, abi::TraceCall>,
     network: Table<u32, abi::Network>,
     scheduler: Table<u32, abi::Scheduler>,
+    pub causes: Table<u32, abi::Causes>,
+    pub blame: Table<abi::BlameKey, u64>,
     tcp: Table<u32, abi::Tcp>,
     tcp_rtt: Table<u32, abi::TcpRtt>,
     destinations: Table<abi::DestinationKey, abi::Destination>,
@@ -240,6 +242,7 @@ impl Meters {
         self.maps.sync_latency.write(&slot, &FromZeros::new_zeroed())?;
         self.maps.network.write(&slot, &FromZeros::new_zeroed())?;
         self.maps.scheduler.write(&slot, &FromZeros::new_zeroed())?;
+        self.reset_blame(slot)?;
         let tcp = self.maps.tcp.get(&slot)?.unwrap_or(FromZeros::new_zeroed());
         self.maps.tcp.write(&slot, &tcp::next_generation(&tcp))?;
         self.maps.tcp_rtt.write(&slot, &FromZeros::new_zeroed())?;
@@ -372,6 +375,7 @@ impl Meters {
             destinations: get(abi::SELF_DESTINATIONS_FULL)?,
             dns_names: get(abi::SELF_DNS_NAMES_FULL)?,
             dns_questions: get(abi::SELF_DNS_QUESTIONS_FULL)?,
+            blame: get(abi::SELF_BLAME_FULL)?,
             pool: get(abi::SELF_POOL_EMPTY)?,
             cgroup_events: get(abi::SELF_CGROUP_EVENTS_LOST)?,
         })
@@ -438,6 +442,8 @@ impl Maps {
             trace_calls: Table::open(dir, "trace_calls", cpus)?,
             network: Table::open(dir, "network", cpus)?,
             scheduler: Table::open(dir, "scheduler", cpus)?,
+            causes: Table::open(dir, "causes", cpus)?,
+            blame: Table::open(dir, "blame", cpus)?,
             tcp: Table::open(dir, "tcp", cpus)?,
             tcp_rtt: Table::open(dir, "tcp_rtt", cpus)?,
             destinations: Table::open(dir, "destinations", cpus)?,

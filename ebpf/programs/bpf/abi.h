@@ -159,6 +159,34 @@ enum tn_off_cpu {
 	TN_OFF_STATES = 5,
 };
 
+/* What kept somebody waiting that is no other container. */
+enum tn_own_cause {
+	TN_CAUSE_SELF = 0, /* the same container */
+	TN_CAUSE_HOST = 1, /* what is in no container; a CPU or a disk that idled, too */
+	TN_CAUSE_QUOTA = 2, /* its own CPU quota, or one above it */
+	TN_CAUSE_STEAL = 3, /* the hypervisor had the CPU */
+	TN_CAUSE_UNEXPLAINED = 4, /* nobody remembers */
+	TN_CAUSES = 5,
+};
+
+enum tn_blamed_resource {
+	TN_BLAME_CPU = 0,
+	TN_BLAME_DISK = 1,
+	TN_BLAMED_RESOURCES = 2,
+};
+
+/* With what stands in the map `blame` for the same victim, these are all its waits. */
+struct tn_causes {
+	__u64 ns[TN_BLAMED_RESOURCES][TN_CAUSES];
+};
+
+/* Who kept whom waiting, and for what. */
+struct tn_blame_key {
+	__u32 victim; /* slots, none of them 0, and never the same */
+	__u32 culprit;
+	__u32 resource;
+};
+
 struct tn_scheduler {
 	/* From runnable to running: what TN_OFF_PREEMPTED and TN_OFF_WOKEN add up to. */
 	struct tn_histogram waits;
@@ -375,7 +403,8 @@ enum tn_self_counter {
 	TN_SELF_DNS_NAMES_FULL = 9,
 	TN_SELF_DNS_QUESTIONS_FULL = 10,
 	TN_SELF_COMPLETIONS_UNSEEN = 11,
-	TN_SELF_COUNTERS = 12,
+	TN_SELF_BLAME_FULL = 12,
+	TN_SELF_COUNTERS = 13,
 };
 
 struct tn_event {

@@ -157,9 +157,37 @@ struct list_head {
 	struct list_head *next;
 } CORE;
 
+struct rq {
+	u64 clock;
+	u64 clock_pelt;
+	unsigned long lost_idle_time;
+	/* With CONFIG_PARAVIRT_TIME_ACCOUNTING. */
+	u64 prev_steal_time_rq;
+	/* With CONFIG_PARAVIRT: brought up to date by ticks alone. */
+	u64 prev_steal_time;
+} CORE;
+
+/* All but `rq` with CONFIG_CFS_BANDWIDTH. */
+struct cfs_rq {
+	struct rq *rq;
+	int throttle_count;
+	u64 throttled_clock_pelt;
+	u64 throttled_clock_pelt_time;
+	/* Since 6.6. */
+	u64 throttled_clock_self;
+	u64 throttled_clock_self_time;
+} CORE;
+
+struct sched_entity {
+	struct cfs_rq *cfs_rq;
+} CORE;
+
 struct task_struct {
 	struct thread_info thread_info;
 	unsigned int __state;
+	struct sched_entity se;
+	/* Since 6.18, which throttles thread by thread. */
+	bool throttled;
 	int pid;
 	int tgid;
 	int exit_code;

@@ -482,7 +482,7 @@ struct {
  * a run queue's lock, only look it up.
  * key     task
  * value   tn_task
- * bytes   about 180 a thread, freed with it
+ * bytes   about 200 a thread, freed with it
  * writer  thread_new, thread_attach, process_exec, the scheduler's programs, process_exit,
  *         syscall_exit where the thread lives in; it makes one, too, for a thread that was
  *         there before the programs
@@ -495,11 +495,18 @@ enum tn_thread_state {
 	TN_THREAD_OFF = 2, /* and from here on: plus the tn_off_cpu that it left its CPU for */
 };
 
+#define TN_NOT_THROTTLED (~0ULL)
+
 struct tn_task {
 	u64 since_ns; /* in this state */
 	u64 woken_ns; /* 0 while nobody woke it */
 	u64 voluntary; /* the task's own counts at the last switch */
 	u64 involuntary;
+	/* Of the wait that goes on: what of it was shared out already, before a move to another CPU. */
+	u64 shared_ns;
+	/* throttled_ns() at its beginning; TN_NOT_THROTTLED: its quota has no part in it. */
+	u64 throttled_ns;
+	u32 waits_on_cpu;
 	u32 state;
 	u32 exit_reported;
 	/* Addresses that the thread had when `namespaces` was read; 0 = it was not yet. */
@@ -533,6 +540,73 @@ struct {
 	__type(key, __u32);
 	__type(value, struct tn_scheduler);
 } scheduler SEC(".maps");
+
+/*
+ * Who had this CPU, for how long: the most recent runs, where all that one slot does
+ * without another in between is one run. Nothing is written for what is in no container
+ * until a container's thread comes or goes.
+ * key     0
+ * value   tn_cpu_runs
+ * bytes   1.5 Ki/CPU
+ * writer  scheduler_switch, with its run queue locked
+ * reader  scheduler_switch; scheduler_migrate of another CPU, which has locked it, too
+ * full    the oldest run is forgotten: what waited for longer is not explained from there on
+ */
+#define TN_RUNS 64
+
+struct tn_run {
+	u64 end_ns;
+	/* What the hypervisor had taken from this CPU by then, in all. */
+	u64 stolen_ns;
+	u32 slot; /* 0: in no container, or idle */
+	u32 reserved;
+};
+
+struct tn_cpu_runs {
+	u32 next; /* place of the run after the last one, not masked */
+	u32 running; /* the slot that has the CPU now, if a container's thread has it */
+	struct tn_run ring[TN_RUNS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_cpu_runs);
+} cpu_runs SEC(".maps");
+
+/*
+ * How long each slot waited for what is no other container.
+ * key     slot
+ * value   tn_causes
+ * bytes   20 Ki/CPU
+ * writer  scheduler_switch, scheduler_migrate: plainly, with interrupts off
+ * reader  user space
+ * full    never, one for each slot
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_causes);
+} causes SEC(".maps");
+
+/*
+ * How long each slot waited for each other one. Added atomically.
+ * key     tn_blame_key (victim, culprit, resource)
+ * value   nanoseconds
+ * bytes   about 700 Ki
+ * writer  scheduler_switch, scheduler_migrate; user space removes a slot's keys, as a victim
+ *         and as a culprit, when the slot is reset
+ * reader  user space
+ * full    the time is the victim's TN_CAUSE_UNEXPLAINED; TN_SELF_BLAME_FULL is counted
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct tn_blame_key);
+	__type(value, __u64);
+} blame SEC(".maps");
 
 /*
  * How many kills a memory cgroup had counted when one was last seen in it, so

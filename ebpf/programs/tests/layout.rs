@@ -88,6 +88,8 @@ fn both_sides_of_the_kernel_boundary_have_the_same_layout() {
         "tn_scheduler",
         Scheduler { waits, on_cpu_ns, off_cpu_ns, voluntary, involuntary, migrations }
     );
+    check!(c, "tn_blame_key", BlameKey { victim, culprit, resource });
+    check!(c, "tn_causes", Causes { ns });
     check!(c, "tn_traffic", Traffic { rx_bytes, rx_packets, tx_bytes, tx_packets });
     check!(c, "tn_network", Network { external, loopback, udp_external, udp_loopback, udp_drops });
     check!(c, "tn_disk_key", DiskKey { slot, major, minor, op });

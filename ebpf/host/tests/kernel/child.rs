@@ -166,16 +166,39 @@ pub fn sleep_ms(ms: i64) {
 
 /// Burns CPU on one processor for a while.
 pub fn spin_ms(cpu: usize, ms: i64) {
-    // SAFETY: all zero is an empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: processors 0 to 1023 fit a set.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
-    // SAFETY: `set` is a set of its own size; 0 is the calling thread.
-    unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
+    pin_to(0, cpu);
+    burn_ms(ms);
+}
+
+/// Burns CPU wherever it is.
+pub fn burn_ms(ms: i64) {
     let end = now_ms() + ms;
     while now_ms() < end {
         std::hint::spin_loop();
     }
+}
+
+/// Binds a process to one processor; 0 is the calling thread.
+pub fn pin_to(pid: i32, cpu: usize) {
+    // SAFETY: all zero is an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: processors 0 to 1023 fit a set.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    set_affinity(pid, &set);
+}
+
+/// Lets the calling thread run anywhere.
+pub fn unpin() {
+    // SAFETY: any bits are a set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: processors 0 to 1023 fit a set.
+    (0..64).for_each(|cpu| unsafe { libc::CPU_SET(cpu, &mut set) });
+    set_affinity(0, &set);
+}
+
+fn set_affinity(pid: i32, set: &libc::cpu_set_t) {
+    // SAFETY: `set` is a set of its own size.
+    unsafe { libc::sched_setaffinity(pid, size_of_val(set), std::ptr::from_ref(set)) };
 }
 
 fn now_ms() -> i64 {

@@ -221,7 +221,7 @@ pub fn wait_until(what: &str, done: impl FnMut() -> bool) {
     assert!(poll(done), "waited for {what}");
 }
 
-fn poll(mut done: impl FnMut() -> bool) -> bool {
+pub fn poll(mut done: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + Duration::from_secs(60);
     while !done() {
         if Instant::now() > end {

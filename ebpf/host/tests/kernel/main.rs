@@ -1,9 +1,11 @@
 //! The programs on the running kernel, with cgroups and processes of the tests' own and
 //! witnesses that know nothing of eBPF. As root; without, each test says what it lacks.
 
+mod blame;
 mod cgroups;
 mod child;
 mod cost;
+mod cpu_group;
 mod destinations;
 mod disk;
 mod disk_operations;

@@ -3,15 +3,9 @@
 use std::fs;
 use std::time::Instant;
 
-use crate::child::{Child, End, call, sleep_ms, spin_ms};
+use crate::child::{Child, End, call, pin_to, sleep_ms, spin_ms};
 use crate::fixture::{Fixture, wait_until};
-
-/// Nanoseconds that a thread ran, and that it waited for a CPU.
-fn schedstat(pid: i32) -> (u64, u64) {
-    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
-    let mut words = text.split_whitespace().map(|word| word.parse().unwrap());
-    (words.next().unwrap(), words.next().unwrap())
-}
+use crate::witness::{is_stopped, schedstat, stop};
 
 /// A thread's voluntary and involuntary switches.
 fn switches(pid: i32) -> (u64, u64) {
@@ -34,22 +28,6 @@ fn migrations(pid: i32) -> Option<u64> {
 fn stolen() -> u64 {
     let text = fs::read_to_string("/proc/stat").unwrap();
     text.split_whitespace().nth(8).map_or(0, |ticks| ticks.parse::<u64>().unwrap() * 10_000_000)
-}
-
-fn is_stopped(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
-}
-
-fn stop() {
-    // SAFETY: stops this child until somebody lets it go on.
-    unsafe { libc::raise(libc::SIGSTOP) };
-}
-
-/// Binds the calling thread to one CPU.
-fn pin(cpu: usize) {
-    // Nothing to burn: only the binding is wanted.
-    spin_ms(cpu, 0);
 }
 
 #[test]
@@ -98,7 +76,7 @@ fn switches_and_migrations_are_the_kernels_own_to_the_last_one() {
     let cpus = std::thread::available_parallelism().unwrap().get();
     let body = || {
         for n in 0..200 {
-            pin(n % cpus.min(2));
+            pin_to(0, n % cpus.min(2));
             sleep_ms(1);
             call(libc::SYS_sched_yield);
         }

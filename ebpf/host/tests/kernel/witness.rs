@@ -50,3 +50,27 @@ pub fn wait_for_stop(child: &Child) {
         rest.starts_with('T')
     });
 }
+
+/// Nanoseconds that a thread waited for a CPU.
+pub fn run_delay_ns(pid: i32) -> u64 {
+    schedstat(pid).1
+}
+
+/// Nanoseconds that a thread ran, and that it waited for a CPU.
+pub fn schedstat(pid: i32) -> (u64, u64) {
+    let text = read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    let mut words = text.split_whitespace().map(|word| word.parse().unwrap());
+    (words.next().unwrap(), words.next().unwrap())
+}
+
+/// By a signal.
+pub fn is_stopped(pid: i32) -> bool {
+    let stat = read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+}
+
+/// Stops the calling process until somebody lets it go on.
+pub fn stop() {
+    // SAFETY: a signal to itself.
+    unsafe { libc::raise(libc::SIGSTOP) };
+}
