@@ -23,6 +23,8 @@ const MAX_DESTINATIONS: usize = 100;
 /// Each is nineteen files to read and some forty series.
 const MAX_SLICES: usize = 4096;
 const MAX_DOMAINS: usize = 100;
+/// Beyond, series would be a table of everybody by everybody.
+const MAX_BLAME_PAIRS: usize = 1000;
 /// With slot 0, which is nobody's, the kernel's tables have 256.
 const DEFAULT_CONTAINERS: u32 = 127;
 const DEFAULT_FOREIGN: u32 = 128;
@@ -110,6 +112,8 @@ pub struct RawMetrics {
     pub max_series: Option<u64>,
     /// How long the counters of a stopped or removed container stay in the scrape.
     pub linger_seconds: Option<u64>,
+    /// Pairs of victim and culprit that have series of their own.
+    pub blame_pairs: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -139,6 +143,7 @@ pub struct Config {
     pub ring_bytes: u32,
     pub destinations: usize,
     pub domains: usize,
+    pub blame_pairs: usize,
     /// `None`: file systems are not walked.
     pub fs_usage_interval: Option<Duration>,
     pub audit_path: PathBuf,
@@ -277,10 +282,18 @@ impl RawConfig {
             || linger_seconds.to_string(),
             || format!("0 to {MAX_LINGER_S}"),
         )?;
+        let blame_pairs = self.metrics.blame_pairs.unwrap_or(50);
+        check(
+            blame_pairs <= MAX_BLAME_PAIRS,
+            "metrics.blame_pairs",
+            || blame_pairs.to_string(),
+            || format!("0 to {MAX_BLAME_PAIRS}"),
+        )?;
         let governor = governor(&self.governor)?;
         Ok(Config {
             governor,
             max_series,
+            blame_pairs,
             linger: Duration::from_secs(linger_seconds),
             audit_path: absolute("audit.path", self.audit.path, data_dir.join("audit.jsonl"))?,
             data_dir,
@@ -452,6 +465,7 @@ mod tests {
             ("[network_meters]\ndestinations = 1000", "network_meters.destinations"),
             ("[foreign]\nmax_slices = 5000", "foreign.max_slices"),
             ("[network_meters]\ndomains = 101", "network_meters.domains"),
+            ("[metrics]\nblame_pairs = 1001", "metrics.blame_pairs"),
             ("[audit]\nmax_bytes = 1", "audit.max_bytes"),
             ("[metrics]\nmax_series = 10", "metrics.max_series"),
             ("[metrics]\nlinger_seconds = 1000000", "metrics.linger_seconds"),

@@ -24,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::api::docker::exec::Execs;
 use crate::api::{self, App};
 use crate::audit::{Audit, FileLimits};
+use crate::blame::Blames;
 use crate::collect::{self, Collector, Errors};
 use crate::config::{Config, ConfigError, RawConfig, read_file};
 use crate::delivered::Ledger;
@@ -271,6 +272,11 @@ async fn assemble(
                 hierarchy: hierarchy.clone(),
                 samplers: Samplers::new(collect::max_descriptors()),
                 governor: Arc::new(Governor::new(config.governor, Arc::clone(&meters))),
+                blames: Arc::new(Blames::new(
+                    Arc::clone(&meters),
+                    Arc::clone(&registry),
+                    config.blame_pairs,
+                )),
                 cgroup_parent: config.cgroup_parent.clone(),
                 destinations: config.destinations,
                 turn: tokio::sync::Mutex::default(),
@@ -292,6 +298,10 @@ async fn assemble(
             tokio::spawn({
                 let governor = Arc::clone(&collector.governor);
                 async move { governor.run().await }
+            });
+            tokio::spawn({
+                let blames = Arc::clone(&collector.blames);
+                async move { blames.run().await }
             });
             let cap = Arc::new(Cap::new(config.max_series));
             let traces = Traces::new(Arc::clone(&meters));

@@ -10,6 +10,7 @@
 
 pub mod api;
 pub mod audit;
+pub mod blame;
 pub mod cli;
 pub mod collect;
 pub mod config;
@@ -18,6 +19,7 @@ pub mod delivered;
 pub mod destinations;
 pub mod devices;
 pub mod domains;
+pub mod duration;
 pub mod foreign;
 pub mod fs_usage;
 pub mod governor;

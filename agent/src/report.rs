@@ -14,6 +14,7 @@ use tenantry_cgroupfs::sample::IoSample;
 use tenantry_ebpf::{DiskCounters, DiskOp, Probe, Slot, SlotCounters};
 use tenantry_network::LinkCounters;
 
+use crate::blame;
 use crate::destinations::Seated;
 use crate::devices::Device;
 use crate::domains::Domains;
@@ -34,6 +35,8 @@ pub struct HostReport {
     /// What disks did for the root cgroup, that is for no container.
     pub unattributed: Vec<DiskReport>,
     pub walks: Totals,
+    /// Who kept whom waiting.
+    pub blame: blame::Shown,
     /// All containers, stopped ones too, sorted by name so that scrapes compare well.
     pub containers: Vec<ContainerReport>,
     /// Slices and pods as a whole, of which only what their cgroup's files say is known.

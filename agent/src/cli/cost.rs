@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Target, table};
 use crate::api::native::cost::ProbesCost;
+use crate::duration;
 
 pub async fn print(target: &Target, window: Duration, json: bool) -> anyhow::Result<()> {
     let path = format!("/v1/probes/cost?seconds={}", window.as_secs_f64());
@@ -18,15 +19,9 @@ pub async fn print(target: &Target, window: Duration, json: bool) -> anyhow::Res
 
 /// `5s`, `500ms`, `1m` or a number of seconds.
 pub fn parse_window(text: &str) -> Result<Duration, String> {
-    let (number, unit_s) = match text {
-        _ if text.ends_with("ms") => (text.trim_end_matches("ms"), 0.001),
-        _ if text.ends_with('s') => (text.trim_end_matches('s'), 1.0),
-        _ if text.ends_with('m') => (text.trim_end_matches('m'), 60.0),
-        _ => (text, 1.0),
-    };
-    let seconds = number.parse::<f64>().map(|n| n * unit_s).ok();
-    let seconds = seconds.filter(|seconds| (0.1..=60.0).contains(seconds));
-    seconds.map(Duration::from_secs_f64).ok_or_else(|| "100ms to 60s, such as 5s".into())
+    let allowed = Duration::from_millis(100)..=Duration::from_secs(60);
+    let length = duration::parse(text).filter(|length| allowed.contains(length));
+    length.ok_or_else(|| "100ms to 60s, such as 5s".into())
 }
 
 fn render(cost: &ProbesCost) -> String {

@@ -1,10 +1,11 @@
 //! The command line: what people type, and nothing else.
 //!
 //! Lifecycle verbs speak the Docker Engine API on `docker.sock`, as any client
-//! does; `limit`, `stats`, `trace`, `namespaces`, `events` and `probes` speak the native API on
+//! does; `limit`, `stats`, `blame`, `trace`, `namespaces`, `events` and `probes` speak the native API on
 //! `tenantry.sock`. A verb prints to standard output what a person or a script
 //! asked for, and to standard error what went wrong.
 
+mod blame;
 mod connections;
 mod container;
 mod cost;
@@ -74,6 +75,8 @@ enum Verb {
     /// Watch one container closely for a while.
     #[command(subcommand)]
     Trace(trace::TraceVerb),
+    /// Show who kept whom waiting, and for what.
+    Blame(blame::BlameFlags),
     /// Show whom a container talks to over TCP.
     Connections(connections::ConnectionsFlags),
     /// Follow lifecycle, exec and exit events.
@@ -161,6 +164,7 @@ async fn dispatch(target: &Target, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Stats(flags) => stats::stats(target, flags).await.map(done),
         Verb::Namespaces(flags) => namespaces::namespaces(target, flags).await.map(done),
         Verb::Trace(verb) => trace::trace(target, verb).await.map(done),
+        Verb::Blame(flags) => blame::blame(target, flags).await.map(done),
         Verb::Connections(flags) => connections::connections(target, flags).await.map(done),
         Verb::Events(flags) => show::events(target, flags).await.map(done),
         Verb::Probes(flags) => show::probes(target, flags).await.map(done),

@@ -20,6 +20,7 @@ use tenantry_ebpf::Meters;
 use tenantry_network::LinkCounters;
 
 use crate::audit::Audit;
+use crate::blame::Blames;
 use crate::destinations::Seats;
 use crate::domains::DomainSeats;
 use crate::fs_usage::FsUsage;
@@ -41,6 +42,7 @@ pub struct Collector {
     pub samplers: Samplers,
     pub governor: Arc<Governor>,
     pub cgroup_parent: String,
+    pub blames: Arc<Blames>,
     /// Destinations of a container that have series of their own, and who they are by
     /// container id.
     pub destinations: usize,
@@ -136,6 +138,8 @@ impl Collector {
             .map(|container| &container.cgroup[1..])
             .collect();
         self.samplers.keep_only(|path| running.contains(path));
+        let known: HashSet<&str> = containers.iter().map(|one| one.id.as_str()).collect();
+        let blame = self.blames.shown(|id| known.contains(id));
         HostReport {
             time_unix_s,
             machine: machine(),
@@ -151,6 +155,7 @@ impl Collector {
             probes: self.meters.probes(),
             unattributed,
             walks: self.fs_usage.totals(),
+            blame,
             containers,
             wholes,
         }

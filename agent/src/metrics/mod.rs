@@ -12,6 +12,7 @@
 
 mod accept;
 mod agent;
+mod blame;
 mod buckets;
 mod budget;
 mod cgroup;
@@ -92,6 +93,7 @@ fn all(families: &mut Families, report: &HostReport) -> Result<(), Error> {
     memory::encode(families, &with_cgroup)?;
     kernel::encode(families, &report.containers)?;
     scheduler::encode(families, &report.containers)?;
+    blame::encode(families, &report.blame)?;
     tcp::encode(families, &report.containers)?;
     udp::encode(families, &report.containers)?;
     destinations::encode(families, &report.containers)?;

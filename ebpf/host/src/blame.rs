@@ -6,7 +6,7 @@
 use tenantry_abi as abi;
 use zerocopy::FromZeros;
 
-use crate::map::MapError;
+use crate::map::{Buffer, MapError};
 use crate::{Meters, Slot};
 
 /// Time that one slot waited because of one culprit, since the slots were reset.
@@ -75,7 +75,7 @@ impl Meters {
     /// All that is not zero, in no order: a few system calls, however many slots there are.
     pub fn read_blame(&self) -> Result<Vec<Blame>, MapError> {
         let mut rows = Vec::new();
-        let mut buffer = self.buffer();
+        let mut buffer = Buffer::new();
         self.maps.blame.read_all(&mut buffer, |key, ns| rows.extend(neighbour(key, ns[0])))?;
         self.maps
             .causes
@@ -86,7 +86,7 @@ impl Meters {
     /// A slot's rows go, as a victim's and as a culprit's.
     pub(crate) fn reset_blame(&self, slot: Slot) -> Result<(), MapError> {
         let mut keys = Vec::new();
-        self.maps.blame.read_all(&mut self.buffer(), |key, _| {
+        self.maps.blame.read_all(&mut Buffer::new(), |key, _| {
             if key.victim == slot || key.culprit == slot {
                 keys.push(*key);
             }

@@ -4,6 +4,7 @@
 //! Served on `tenantry.sock`; whoever may open that socket may use it. The
 //! OpenAPI document is made from these handlers and from [`model`].
 
+pub mod blame;
 pub mod connections;
 pub mod cost;
 pub mod events;
@@ -30,6 +31,7 @@ use super::{MAX_BODY_BYTES, Shared};
         containers,
         container,
         container_stats,
+        blame::blame,
         connections::connections,
         all_stats,
         probes,
@@ -62,6 +64,7 @@ pub fn router(app: Shared) -> Router {
         .route("/v1/namespaces", get(namespaces::namespaces))
         .route("/v1/containers/{id}/connections", get(connections::connections))
         .route("/v1/stats", get(all_stats))
+        .route("/v1/blame", get(blame::blame))
         .route("/v1/events", get(events::events))
         .route("/v1/probes", get(probes))
         .route("/v1/probes/cost", get(cost::cost))

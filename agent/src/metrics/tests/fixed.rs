@@ -1,5 +1,7 @@
 //! The fixed report: one container that has everything, one that has stopped.
 
+use std::sync::Arc;
+
 use tenantry_cgroupfs::Max;
 use tenantry_cgroupfs::sample::{
     CpuSample, IoSample, MemorySample, MemoryStat, PidsSample, Pressure, Sample, Stall, StallTime,
@@ -12,6 +14,7 @@ use tenantry_ebpf::{
 };
 use tenantry_network::LinkCounters;
 
+use crate::blame::{Party, Resource, SeriesRow, Shown, Who};
 use crate::destinations::{Seat, Seated};
 use crate::devices::Device;
 use crate::domains::Domains;
@@ -33,10 +36,24 @@ pub fn report() -> HostReport {
         probes: probes(),
         unattributed: unattributed(),
         walks: Totals { walks: 12, entries: 40_960, errors: 0 },
+        blame: blame(),
         containers: vec![stopped(), pod(), web()],
         wholes: vec![
             whole("/kubepods.slice", None),
             whole("/kubepods.slice/kubepods-pod1.slice", Some("")),
+        ],
+    }
+}
+
+fn blame() -> Shown {
+    let party = |name: &str| Arc::new(Party { id: format!("{name}0123"), name: name.to_owned() });
+    let row = |pair, resource, seconds| SeriesRow { pair, resource, seconds };
+    let batch = Who::Container(party("batch"));
+    Shown {
+        rows: vec![
+            row(Some((party("web"), batch)), Resource::Cpu, 12.5),
+            row(Some((party("web"), Who::Quota)), Resource::Cpu, 0.25),
+            row(None, Resource::Disk, 3.0),
         ],
     }
 }

@@ -1,0 +1,229 @@
+//! Who keeps whom waiting: the kernel's shares of each wait, by container, second by second.
+//!
+//! [`Blames`] reads the kernel's table once a second, which is a handful of system calls
+//! however many containers there are, and keeps what grew: nothing while nobody waits. A
+//! container is named when its waits are read, so that a slot's next holder is never
+//! blamed for the last one's doings. [`History`] answers for a window of time, [`Series`]
+//! for the metrics, [`verdicts`] says who is to be named; all three are pure.
+//!
+//! Nothing is decided or limited here.
+
+mod history;
+mod series;
+mod verdict;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tenantry_ebpf::{Blame, BlamedResource, Culprit, MapError, Meters};
+
+use crate::registry::Registry;
+
+pub use history::{History, Window};
+pub use series::{Series, SeriesRow, Shown};
+pub use verdict::{Verdict, verdicts};
+
+/// Between two readings.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Questions make no reading when the last one is as young as this.
+const FRESH: Duration = Duration::from_millis(100);
+
+/// A container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Party {
+    pub id: String,
+    pub name: String,
+}
+
+/// Why a container waited.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Who {
+    Container(Arc<Party>),
+    /// Other threads or requests of the victim's own.
+    Itself,
+    /// What is in no container; a CPU or a disk on its way out of idling.
+    Host,
+    /// The victim's own limit.
+    Quota,
+    /// The hypervisor.
+    Steal,
+    Unexplained,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Resource {
+    Cpu,
+    Memory,
+    Disk,
+    Network,
+}
+
+/// What one container waited for because of somebody.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    pub victim: Arc<Party>,
+    pub culprit: Who,
+    pub resource: Resource,
+    pub seconds: f64,
+}
+
+impl Who {
+    /// `container`, or the name of what is none.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Who::Container(_) => "container",
+            Who::Itself => "self",
+            Who::Host => "host",
+            Who::Quota => "quota",
+            Who::Steal => "steal",
+            Who::Unexplained => "unexplained",
+        }
+    }
+}
+
+impl Resource {
+    pub fn name(self) -> &'static str {
+        match self {
+            Resource::Cpu => "cpu",
+            Resource::Memory => "memory",
+            Resource::Disk => "disk",
+            Resource::Network => "network",
+        }
+    }
+}
+
+impl From<BlamedResource> for Resource {
+    fn from(resource: BlamedResource) -> Self {
+        match resource {
+            BlamedResource::Cpu => Resource::Cpu,
+            BlamedResource::Disk => Resource::Disk,
+        }
+    }
+}
+
+/// Rows of several sources as one table, longest wait first; the same pair's are added up.
+pub fn merge(sources: impl IntoIterator<Item = Row>) -> Vec<Row> {
+    let mut sums = std::collections::HashMap::new();
+    for Row { victim, culprit, resource, seconds } in sources {
+        *sums.entry((victim, culprit, resource)).or_insert(0.0) += seconds;
+    }
+    let mut rows: Vec<Row> = sums
+        .into_iter()
+        .map(|((victim, culprit, resource), seconds)| Row { victim, culprit, resource, seconds })
+        .collect();
+    rows.sort_by(|a, b| {
+        let by_name = (&a.victim, &a.culprit, a.resource).cmp(&(&b.victim, &b.culprit, b.resource));
+        b.seconds.total_cmp(&a.seconds).then(by_name)
+    });
+    rows
+}
+
+/// The readings, and who takes them.
+#[derive(Debug)]
+pub struct Blames {
+    meters: Arc<Meters>,
+    registry: Arc<Registry>,
+    began: Instant,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    history: History,
+    series: Series,
+}
+
+impl Blames {
+    /// `pairs` of victim and culprit have series of their own.
+    pub fn new(meters: Arc<Meters>, registry: Arc<Registry>, pairs: usize) -> Self {
+        let kept = Kept { history: History::default(), series: Series::new(pairs) };
+        Self { meters, registry, began: Instant::now(), kept: Mutex::new(kept) }
+    }
+
+    /// For as long as the agent lives.
+    pub async fn run(&self) {
+        loop {
+            if let Err(error) = self.look() {
+                tracing::warn!(%error, "waits are blamed on nobody any more");
+                return;
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    /// What each container waited for in the last `length`, up to now.
+    ///
+    /// # Errors
+    /// If the kernel's table cannot be read.
+    pub fn window(&self, length: Duration) -> Result<Window, MapError> {
+        let is_fresh = |last: Duration| self.began.elapsed().saturating_sub(last) < FRESH;
+        let last = self.lock().history.last();
+        if !last.is_some_and(is_fresh) {
+            self.look()?;
+        }
+        Ok(self.lock().history.window(length))
+    }
+
+    /// For a scrape, as of the last reading: series of containers that are still known.
+    pub fn shown(&self, is_known: impl Fn(&str) -> bool) -> Shown {
+        let series = &mut self.lock().series;
+        series.keep(is_known);
+        series.shown()
+    }
+
+    fn look(&self) -> Result<(), MapError> {
+        let read = self.meters.read_blame()?;
+        let mut kept = self.lock();
+        let Kept { history, series } = &mut *kept;
+        let grown = history.add(self.began.elapsed(), &read, |slot| {
+            let holder = self.registry.holder(slot)?;
+            Some(Arc::new(Party { id: holder.id, name: holder.name }))
+        });
+        series.add(grown);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        // A panic while it was held lost one reading at most: the next one is whole.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The kernel's word for it, with names. `None` for a victim that nobody knows any more.
+fn named(
+    blame: &Blame,
+    holder: &mut impl FnMut(tenantry_ebpf::Slot) -> Option<Arc<Party>>,
+) -> Option<(Arc<Party>, Who, Resource)> {
+    let victim = holder(blame.victim)?;
+    let culprit = match blame.culprit {
+        Culprit::Slot(slot) => holder(slot).map_or(Who::Unexplained, Who::Container),
+        Culprit::Itself => Who::Itself,
+        Culprit::Host => Who::Host,
+        Culprit::Quota => Who::Quota,
+        Culprit::Steal => Who::Steal,
+        Culprit::Unexplained => Who::Unexplained,
+    };
+    Some((victim, culprit, blame.resource.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(victim: &str, culprit: Who, resource: Resource, seconds: f64) -> Row {
+        let victim = Arc::new(Party { id: victim.into(), name: victim.into() });
+        Row { victim, culprit, resource, seconds }
+    }
+
+    #[test]
+    fn merged_rows_are_added_up_and_the_longest_comes_first() {
+        let rows = merge([
+            row("a", Who::Host, Resource::Cpu, 1.0),
+            row("a", Who::Quota, Resource::Cpu, 1.5),
+            row("a", Who::Host, Resource::Memory, 4.0),
+            row("a", Who::Host, Resource::Cpu, 2.0),
+        ]);
+        let seconds: Vec<f64> = rows.iter().map(|row| row.seconds).collect();
+        assert_eq!(seconds, [4.0, 3.0, 1.5]);
+    }
+}
