@@ -46,7 +46,8 @@ pub const SELF_DNS_QUESTIONS_FULL: u32 = 10;
 /// Disk requests whose completion the kernel ran no program for.
 pub const SELF_COMPLETIONS_UNSEEN: u32 = 11;
 pub const SELF_BLAME_FULL: u32 = 12;
-pub const SELF_COUNTERS: u32 = 13;
+pub const SELF_DISK_SERVICES_FULL: u32 = 13;
+pub const SELF_COUNTERS: u32 = 14;
 /// The same container.
 pub const CAUSE_SELF: usize = 0;
 /// What is in no container; a CPU or a disk that idled, too.

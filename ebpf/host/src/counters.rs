@@ -112,6 +112,8 @@ pub struct Lost {
     /// Waits whose culprit is unexplained for want of room: too many pairs of victim and
     /// culprit.
     pub blame: u64,
+    /// Requests whose waits are blamed on nobody: too many disks.
+    pub disk_services: u64,
     /// Foreign containers that were born when no slot was in reserve: user space registered
     /// them a little later.
     pub pool: u64,
@@ -121,7 +123,7 @@ pub struct Lost {
 
 impl Lost {
     /// By the map's name.
-    pub fn by_map(&self) -> [(&'static str, u64); 12] {
+    pub fn by_map(&self) -> [(&'static str, u64); 13] {
         [
             ("cgroup_slots", self.cgroups),
             ("disks", self.disks),
@@ -133,6 +135,7 @@ impl Lost {
             ("dns_names", self.dns_names),
             ("dns_sockets", self.dns_questions),
             ("blame", self.blame),
+            ("disk_services", self.disk_services),
             ("slot_pool", self.pool),
             ("cgroup_events", self.cgroup_events),
         ]

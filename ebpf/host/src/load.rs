@@ -94,6 +94,7 @@ const SHARED: &[&str] = &[
     "dns_names",
     "dns_sockets",
     "disks",
+    "disk_services",
     "requests",
     "tasks",
     "cpu_runs",

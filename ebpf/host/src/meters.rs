@@ -376,6 +376,7 @@ impl Meters {
             dns_names: get(abi::SELF_DNS_NAMES_FULL)?,
             dns_questions: get(abi::SELF_DNS_QUESTIONS_FULL)?,
             blame: get(abi::SELF_BLAME_FULL)?,
+            disk_services: get(abi::SELF_DISK_SERVICES_FULL)?,
             pool: get(abi::SELF_POOL_EMPTY)?,
             cgroup_events: get(abi::SELF_CGROUP_EVENTS_LOST)?,
         })

@@ -10,7 +10,7 @@
  * first issue it queues, after that it is the device's. What blk-throttle holds
  * back is a bio that has not become a request yet: no tracepoint tells of it.
  */
-#include "slots.h"
+#include "disk_blame.h"
 
 #define REQ_OP_MASK 0xff
 #define REQ_OP_READ 0
@@ -234,6 +234,10 @@ static __always_inline void complete_untold(struct request *request, u8 error, u
 	cgroup = charged_cgroup(bio);
 	if (!cgroup)
 		return;
+	name_disk(&key, request->q->disk);
+	if (last && !flush)
+		/* Whoever it was: nobody that is counted. */
+		end_service(&key, 0, request->io_start_time_ns);
 	if (cgroup->level) {
 		/* Requests that were issued before their slot was armed are nobody's. */
 		if (!flush)
@@ -242,7 +246,6 @@ static __always_inline void complete_untold(struct request *request, u8 error, u
 		if (!key.slot)
 			return;
 	}
-	name_disk(&key, request->q->disk);
 	key.op = flush ? TN_DISK_FLUSH : operation(request->cmd_flags);
 	counts = disk_counts(&key);
 	if (!counts)
@@ -269,6 +272,7 @@ int BPF_PROG(disk_complete, struct request *request, u8 error, unsigned int byte
 	struct tn_request *entry = bpf_map_lookup_elem(&requests, &address);
 	/* The length is what was left before this completion. */
 	bool last = bytes >= request->__data_len;
+	struct tn_disk_key key;
 
 	if (!is_alive(entry)) {
 		complete_untold(request, error, bytes, last);
@@ -278,6 +282,8 @@ int BPF_PROG(disk_complete, struct request *request, u8 error, unsigned int byte
 		entry->bytes += bytes;
 	if (!last)
 		return 0;
+	key = entry->key;
+	end_service(&key, request->start_time_ns, entry->issued_ns);
 	complete_issued(entry, error);
 	entry->issued_ns = 0;
 	bpf_map_delete_elem(&requests, &address);

@@ -307,4 +307,5 @@ struct request {
 	unsigned int __data_len;
 	struct bio *bio;
 	u64 start_time_ns;
+	u64 io_start_time_ns;
 } CORE;

@@ -576,11 +576,43 @@ struct {
 } cpu_runs SEC(".maps");
 
 /*
+ * Whom a disk served, for how long: the most recent services, where all that one slot has
+ * in a row is one.
+ * key     major << 32 | minor
+ * value   tn_disk_services
+ * bytes   about 105 Ki
+ * writer, reader  disk_complete
+ * full    waits at this disk are blamed on nobody; TN_SELF_DISK_SERVICES_FULL is counted
+ */
+#define TN_SERVICES 64
+
+struct tn_service {
+	u64 begin_ns;
+	u64 end_ns;
+	u32 slot; /* 0: charged to the root */
+	u32 reserved;
+};
+
+struct tn_disk_services {
+	u32 next; /* place of the service after the last one, not masked */
+	u32 reserved;
+	struct tn_service ring[TN_SERVICES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 64);
+	__type(key, __u64);
+	__type(value, struct tn_disk_services);
+} disk_services SEC(".maps");
+
+/*
  * How long each slot waited for what is no other container.
  * key     slot
  * value   tn_causes
  * bytes   20 Ki/CPU
- * writer  scheduler_switch, scheduler_migrate: plainly, with interrupts off
+ * writer  scheduler_switch, scheduler_migrate: plainly, with interrupts off; disk_complete:
+ *         atomically, in a row of its own
  * reader  user space
  * full    never, one for each slot
  */
@@ -596,7 +628,7 @@ struct {
  * key     tn_blame_key (victim, culprit, resource)
  * value   nanoseconds
  * bytes   about 700 Ki
- * writer  scheduler_switch, scheduler_migrate; user space removes a slot's keys, as a victim
+ * writer  scheduler_switch, scheduler_migrate, disk_complete; user space removes a slot's keys, as a victim
  *         and as a culprit, when the slot is reset
  * reader  user space
  * full    the time is the victim's TN_CAUSE_UNEXPLAINED; TN_SELF_BLAME_FULL is counted

@@ -14,7 +14,7 @@
  * All programs run with a run queue's lock held and interrupts off: increments
  * are plain, and storage is looked up, never made.
  */
-#include "blame.h"
+#include "cpu_blame.h"
 
 #define TASK_INTERRUPTIBLE 1
 #define TASK_UNINTERRUPTIBLE 2

@@ -201,7 +201,7 @@ fn set_affinity(pid: i32, set: &libc::cpu_set_t) {
     unsafe { libc::sched_setaffinity(pid, size_of_val(set), std::ptr::from_ref(set)) };
 }
 
-fn now_ms() -> i64 {
+pub fn now_ms() -> i64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes `time`.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };

@@ -41,7 +41,7 @@ struct Piece {
     _bytes: [u8; (PAGE * PAGES_MAX) as usize],
 }
 
-fn piece() -> *mut libc::c_void {
+pub fn piece() -> *mut libc::c_void {
     static mut PIECE: Piece = Piece { _bytes: [7; (PAGE * PAGES_MAX) as usize] };
     (&raw mut PIECE).cast()
 }
@@ -78,7 +78,7 @@ fn take(path: &[u8], steps: &[Step]) -> i32 {
     0
 }
 
-fn c_path(device: &LoopDevice) -> Vec<u8> {
+pub fn c_path(device: &LoopDevice) -> Vec<u8> {
     [device.path.as_os_str().as_bytes(), b"\0"].concat()
 }
 

@@ -8,6 +8,7 @@ mod cost;
 mod cpu_group;
 mod destinations;
 mod disk;
+mod disk_blame;
 mod disk_operations;
 mod dns;
 mod fixture;
