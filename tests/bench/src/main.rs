@@ -1,9 +1,10 @@
-//! `cargo xtask bench [launch] [syscalls] [sched] [redis] [idle] [scrape]`: what tenantry costs,
+//! `cargo xtask bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame]`: what tenantry costs,
 //! beside peers, in one run on one machine.
 //!
 //! Prints ratios with their spread and asserts nothing: a noisy machine makes no
 //! failure, and an absolute time proves nothing. Peers are Debian's packages.
 
+mod blame;
 mod idle;
 mod launch;
 mod order;
@@ -17,7 +18,8 @@ mod syscalls;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: tenantry-bench [launch] [syscalls] [sched] [redis] [idle] [scrape]";
+const USAGE: &str =
+    "usage: tenantry-bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame]";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -27,7 +29,7 @@ fn main() -> ExitCode {
         ["measure-getpid", rest @ ..] => {
             syscalls::measure_getpid(rest.first().copied()).map(|nanos| println!("{nanos}"))
         }
-        [] => run(&["launch", "syscalls", "sched", "redis", "idle", "scrape"]),
+        [] => run(&["launch", "syscalls", "sched", "redis", "idle", "scrape", "blame"]),
         names => run(names),
     };
     match outcome {
@@ -54,6 +56,7 @@ fn run(names: &[&str]) -> anyhow::Result<()> {
             "redis" => redis::run()?,
             "idle" => idle::run()?,
             "scrape" => scrape::run()?,
+            "blame" => blame::run()?,
             other => anyhow::bail!("no such benchmark: {other}\n{USAGE}"),
         }
         println!();
