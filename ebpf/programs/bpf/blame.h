@@ -47,6 +47,19 @@ struct tn_sharing {
 	u64 causes[TN_CAUSES];
 };
 
+/*
+ * `zero` is one that the verifier does not know for one. Until 6.7 it takes a loop's body for
+ * run once, from the values before it, and removes what these never reach: a culprit that
+ * has a time already would find no code.
+ */
+static __always_inline void begin_sharing(struct tn_sharing *share, u64 zero)
+{
+	share->culprit = zero;
+	share->pending = zero;
+	for (u32 i = 0; i < TN_CAUSES; i++)
+		share->causes[i] = zero;
+}
+
 static __always_inline void settle_culprit(struct tn_sharing *share)
 {
 	if (share->pending && !blame_add(share->victim, share->culprit, share->resource, share->pending))

@@ -150,6 +150,7 @@ static __always_inline void share_wait(struct tn_cpu_runs *runs, struct tn_task 
 			.stolen = stolen_from_cpu_of(task),
 		};
 
+		begin_sharing(&cpu.share, runs->zero);
 		bpf_loop(TN_RUNS, share_run, &cpu, 0);
 		end_sharing(&cpu.share);
 		ns[TN_CAUSE_SELF] += cpu.share.causes[TN_CAUSE_SELF];

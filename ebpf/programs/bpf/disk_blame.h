@@ -70,6 +70,7 @@ static __always_inline void share_disk_wait(struct tn_disk_services *services, u
 
 	if (!row)
 		return;
+	begin_sharing(&disk.share, services->zero);
 	bpf_loop(TN_SERVICES, share_service, &disk, 0);
 	end_sharing(&disk.share);
 	ns = row->ns[TN_BLAME_DISK];

@@ -565,6 +565,7 @@ struct tn_run {
 struct tn_cpu_runs {
 	u32 next; /* place of the run after the last one, not masked */
 	u32 running; /* the slot that has the CPU now, if a container's thread has it */
+	u64 zero; /* never written: begin_sharing */
 	struct tn_run ring[TN_RUNS];
 };
 
@@ -595,7 +596,7 @@ struct tn_service {
 
 struct tn_disk_services {
 	u32 next; /* place of the service after the last one, not masked */
-	u32 reserved;
+	u32 zero; /* never written: begin_sharing */
 	struct tn_service ring[TN_SERVICES];
 };
 
