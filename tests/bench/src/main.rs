@@ -7,6 +7,7 @@
 mod blame;
 mod idle;
 mod launch;
+mod noisy;
 mod order;
 mod peers;
 mod programs;
@@ -56,6 +57,7 @@ fn run(names: &[&str]) -> anyhow::Result<()> {
             "redis" => redis::run()?,
             "idle" => idle::run()?,
             "scrape" => scrape::run()?,
+            "noisy" => noisy::run()?,
             "blame" => blame::run()?,
             other => anyhow::bail!("no such benchmark: {other}\n{USAGE}"),
         }

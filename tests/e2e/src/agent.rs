@@ -43,11 +43,16 @@ impl TestAgent {
     pub fn try_start_with(config: &str) -> Result<Self> {
         let mut agent = Self::prepare()?;
         agent.configure(config)?;
-        agent.spawn()?;
-        let rootfs = agent.scratch.join("rootfs.tar");
-        image::write_rootfs(&rootfs)?;
-        agent.run(&["image", "import", IMAGE, path(&rootfs)])?;
+        agent.spawn_with_image()?;
         Ok(agent)
+    }
+
+    /// As [`Self::spawn`], and imports [`IMAGE`].
+    pub fn spawn_with_image(&mut self) -> Result<()> {
+        self.spawn()?;
+        let rootfs = self.scratch.join("rootfs.tar");
+        image::write_rootfs(&rootfs)?;
+        self.run(&["image", "import", IMAGE, path(&rootfs)]).map(drop)
     }
 
     /// Writes its configuration file, which it reads when it is spawned.

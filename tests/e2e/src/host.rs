@@ -2,7 +2,8 @@
 //! tables, pinned maps, processes.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
+use std::os::linux::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Everything that can be left behind, as one line each.
@@ -105,4 +106,16 @@ pub fn cpu_ticks(pid: u32) -> Option<u64> {
     // The program's name is in parentheses and may hold anything.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+}
+
+/// The whole disk below a directory, as the limits and the meters name it. `None` for a
+/// filesystem without one disk of its own (tmpfs, overlay, btrfs).
+pub fn disk_below(directory: &Path) -> Option<PathBuf> {
+    let device = std::fs::metadata(directory).ok()?.st_dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let mut block = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    if block.join("partition").exists() {
+        block.pop();
+    }
+    Some(Path::new("/dev").join(block.file_name()?))
 }

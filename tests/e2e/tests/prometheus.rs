@@ -5,8 +5,7 @@ mod grafana;
 mod prometheus_server;
 
 use std::net::SocketAddr;
-use std::os::linux::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use grafana::PanelKind;
 use prometheus_server::Prometheus;
 use serde_json::Value;
 use tenantry_e2e::agent::TestAgent;
+use tenantry_e2e::host::disk_below;
 use tenantry_e2e::name_server::NameServer;
 use tenantry_e2e::skip_unless_possible;
 
@@ -39,18 +39,6 @@ fn until_answered(
         }
         std::thread::sleep(Duration::from_millis(500));
     }
-}
-
-/// The whole disk below a directory, as the limits and the meters name it. `None` for a
-/// filesystem without one disk of its own (tmpfs, overlay, btrfs).
-fn disk_below(directory: &Path) -> Option<PathBuf> {
-    let device = std::fs::metadata(directory).ok()?.st_dev();
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let mut block = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
-    if block.join("partition").exists() {
-        block.pop();
-    }
-    Some(Path::new("/dev").join(block.file_name()?))
 }
 
 /// A server; `busy`, which does everything that a panel shows, under every limit; and

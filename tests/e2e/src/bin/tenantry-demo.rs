@@ -5,13 +5,13 @@
 //! prints what the server's clients felt, and at the end what each container did,
 //! as the kernel meters saw it.
 
-use std::path::Path;
 use std::process::{Child, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use tenantry_e2e::agent::{TestAgent, json};
+use tenantry_e2e::host::disk_below;
 
 const PHASE_SECONDS: &str = "8";
 const REQUESTS_PER_SECOND: &str = "400";
@@ -122,24 +122,10 @@ fn noise(agent: &TestAgent) -> Result<Child> {
 }
 
 fn limit(agent: &TestAgent) -> Result<String> {
-    let device = device_below(&agent.scratch)?;
-    let writes = format!("{device}:4m");
+    let disk = disk_below(&agent.scratch).context("the scratch directory lies on no disk")?;
+    let writes = format!("{}:4m", disk.display());
     let flags = ["--cpus", "0.1", "--io-write", &writes, "--egress", "20mbit"];
     agent.run(&[&["limit", "noise"][..], &flags].concat())
-}
-
-/// The disk, not its partition, that a directory lies on: `major:minor`.
-fn device_below(directory: &Path) -> Result<String> {
-    let device = rustix::fs::stat(directory)?.st_dev;
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let node = Path::new("/sys/dev/block").join(format!("{major}:{minor}"));
-    ensure!(node.exists(), "{} lies on no block device", directory.display());
-    if node.join("partition").exists() {
-        let disk = std::fs::canonicalize(&node)?;
-        let disk = disk.parent().context("a partition has a disk")?.join("dev");
-        return Ok(std::fs::read_to_string(disk)?.trim().to_owned());
-    }
-    Ok(format!("{major}:{minor}"))
 }
 
 fn describe(container: &Value) {
