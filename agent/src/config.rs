@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tenantry_network::Ipv4Subnet;
 
+use crate::controller::Settings;
 use crate::foreign::classify::is_taken_parent;
 use crate::governor::Rules;
 
@@ -47,6 +48,7 @@ pub struct RawConfig {
     pub metrics: RawMetrics,
     pub governor: RawGovernor,
     pub foreign: RawForeign,
+    pub control: RawControl,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -128,6 +130,16 @@ pub struct RawGovernor {
     pub hold_seconds: Option<u64>,
 }
 
+/// The controller, which limits noisy neighbours where a policy lets it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawControl {
+    /// Without it nobody is limited, and advice is given.
+    pub policy: Option<PathBuf>,
+    /// Between two looks; 0 switches the controller off.
+    pub interval_ms: Option<u64>,
+}
+
 #[derive(Clone, Debug)]
 pub struct Config {
     pub data_dir: PathBuf,
@@ -152,6 +164,7 @@ pub struct Config {
     pub max_series: u64,
     pub linger: Duration,
     pub governor: Rules,
+    pub control: Settings,
     /// `None`: only our own containers are metered.
     pub foreign: Option<ForeignConfig>,
 }
@@ -290,8 +303,10 @@ impl RawConfig {
             || format!("0 to {MAX_BLAME_PAIRS}"),
         )?;
         let governor = governor(&self.governor)?;
+        let control = control(self.control, data_dir.join("decisions.jsonl"))?;
         Ok(Config {
             governor,
+            control,
             max_series,
             blame_pairs,
             linger: Duration::from_secs(linger_seconds),
@@ -314,6 +329,18 @@ impl RawConfig {
             audit_keep_files: self.audit.keep_files.unwrap_or(4),
         })
     }
+}
+
+fn control(raw: RawControl, journal: PathBuf) -> Result<Settings, ConfigError> {
+    let interval_ms = raw.interval_ms.unwrap_or(1000);
+    check(
+        interval_ms == 0 || (100..=60_000).contains(&interval_ms),
+        "control.interval_ms",
+        || interval_ms.to_string(),
+        || "100 to 60000, or 0 (never)".into(),
+    )?;
+    let policy = raw.policy.map(|path| absolute("control.policy", Some(path), "")).transpose()?;
+    Ok(Settings { interval: Duration::from_millis(interval_ms), policy, journal })
 }
 
 fn governor(raw: &RawGovernor) -> Result<Rules, ConfigError> {
@@ -470,6 +497,8 @@ mod tests {
             ("[metrics]\nmax_series = 10", "metrics.max_series"),
             ("[metrics]\nlinger_seconds = 1000000", "metrics.linger_seconds"),
             ("[governor]\nbudget_percent = 101", "governor.budget_percent"),
+            ("[control]\ninterval_ms = 50", "control.interval_ms"),
+            ("[control]\npolicy = \"policy.toml\"", "control.policy"),
             ("[governor]\nbudget_percent = nan", "governor.budget_percent"),
             ("[governor]\ninterval_seconds = 0", "governor.interval_seconds"),
         ] {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use axum::extract::Request;
 use tenantry_cgroupfs::{Hierarchy, Layout};
 use tenantry_container::{Engine, EngineConfig};
+use tenantry_control::Policy;
 use tenantry_ebpf::{ForeignOptions, LoadOptions, Meters, SYSCALL_LATENCY_PROBE};
 use tenantry_image::Store;
 use tenantry_network::{Network, NetworkConfig, default_candidates, pick_subnet};
@@ -27,6 +28,7 @@ use crate::audit::{Audit, FileLimits};
 use crate::blame::Blames;
 use crate::collect::{self, Collector, Errors};
 use crate::config::{Config, ConfigError, RawConfig, read_file};
+use crate::controller::{Controller, Looker, PolicyFileError, read_policy};
 use crate::delivered::Ledger;
 use crate::foreign::throttle::Throttles;
 use crate::foreign::{Foreign, Settings, Sources};
@@ -60,6 +62,8 @@ pub struct Options {
 enum Refusal {
     #[error("{0}")]
     Config(#[from] ConfigError),
+    #[error("{0}")]
+    Policy(#[from] PolicyFileError),
     #[error("the agent must run as root: it makes namespaces, cgroups and kernel probes")]
     NotRoot,
     #[error("this kernel has no BTF (/sys/kernel/btf/vmlinux), which the kernel probes need")]
@@ -76,7 +80,7 @@ impl Refusal {
     fn code(&self) -> u8 {
         match self {
             Self::Failed { .. } => 1,
-            Self::Config(_) => 2,
+            Self::Config(_) | Self::Policy(_) => 2,
             Self::NotRoot => 3,
             Self::NoBtf => 4,
             Self::NoCgroup(_) => 5,
@@ -122,7 +126,11 @@ fn configure(options: Options) -> Result<Config, Refusal> {
     }
     raw.listen = options.listen.or(raw.listen);
     raw.cgroup_parent = options.cgroup_parent.or(raw.cgroup_parent);
-    Ok(raw.validate()?)
+    let config = raw.validate()?;
+    if let Some(path) = &config.control.policy {
+        read_policy(path)?;
+    }
+    Ok(config)
 }
 
 fn start(config: Config, shim: Option<PathBuf>) -> Result<(), Refusal> {
@@ -255,22 +263,38 @@ async fn assemble(
             keep_files: config.audit_keep_files,
         };
         let groups = Groups { hierarchy: hierarchy.clone(), parent: config.cgroup_parent.clone() };
+        let policy = match &config.control.policy {
+            Some(path) => read_policy(path)?,
+            None => Policy::default(),
+        };
         let audit = Audit::start(reader, Arc::clone(&registry), limits, groups)
             .map_err(Refusal::failed(config.audit_path.display().to_string()))?;
-        Ok::<_, Refusal>((images, registry, engine, audit))
+        Ok::<_, Refusal>((images, registry, engine, audit, policy))
     };
     match parts.await {
-        Ok((images, registry, engine, audit)) => {
+        Ok((images, registry, engine, audit, policy)) => {
             let known: std::collections::HashSet<String> =
                 engine.list().iter().map(|container| container.record.id.clone()).collect();
             registry.opened(|id| known.contains(id));
+            let samplers = Arc::new(Samplers::new(collect::max_descriptors()));
+            let looker = Looker {
+                engine: engine.clone(),
+                meters: Arc::clone(&meters),
+                registry: Arc::clone(&registry),
+                hierarchy: hierarchy.clone(),
+                samplers: Arc::clone(&samplers),
+                cgroup_parent: config.cgroup_parent.clone(),
+                cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
+            };
+            let controller = Arc::new(Controller::new(config.control.clone(), policy, looker));
             let collector = Collector {
                 engine: engine.clone(),
                 meters: Arc::clone(&meters),
                 registry: Arc::clone(&registry),
                 audit: Arc::clone(&audit),
                 hierarchy: hierarchy.clone(),
-                samplers: Samplers::new(collect::max_descriptors()),
+                samplers,
+                controller: Arc::clone(&controller),
                 governor: Arc::new(Governor::new(config.governor, Arc::clone(&meters))),
                 blames: Arc::new(Blames::new(
                     Arc::clone(&meters),
@@ -303,6 +327,10 @@ async fn assemble(
                 let blames = Arc::clone(&collector.blames);
                 async move { blames.run().await }
             });
+            tokio::spawn({
+                let controller = Arc::clone(&controller);
+                async move { controller.run().await }
+            });
             let cap = Arc::new(Cap::new(config.max_series));
             let traces = Traces::new(Arc::clone(&meters));
             let app = Arc::new(App {
@@ -315,6 +343,7 @@ async fn assemble(
                 hierarchy,
                 execs: Execs::default(),
                 collector,
+                controller,
                 traces,
                 cap,
                 foreign_throttles,
@@ -364,6 +393,17 @@ async fn serve(app: Arc<App>) -> Result<(), Refusal> {
         containers = app.engine.list().len(),
         "ready"
     );
+    let mut hang_up = signal(SignalKind::hangup()).map_err(signals("signals"))?;
+    let reloads = async {
+        while hang_up.recv().await.is_some() {
+            match app.controller.reload() {
+                Ok(policy) => tracing::info!(mode = %policy.mode, "policy read again"),
+                Err(error) => {
+                    tracing::error!(error = api::error::chain(&error), "the old policy stays");
+                }
+            }
+        }
+    };
     // Streams may stay open for ever: at the end they are cut, not waited for.
     let ended = tokio::select! {
         ended = async { axum::serve(docker, docker_service).await } => ended,
@@ -371,6 +411,7 @@ async fn serve(app: Arc<App>) -> Result<(), Refusal> {
         ended = async { axum::serve(scrape, scrape_service).await } => ended,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
+        () = reloads => Ok(()),
     };
     ended.map_err(Refusal::failed("server"))
 }
@@ -381,6 +422,7 @@ async fn leave(app: &App) {
     }
     app.traces.end_all();
     app.foreign_throttles.end_all();
+    app.controller.let_go().await;
     app.engine.close().await;
     let running = app.engine.list().iter().filter(|container| api::is_running(container)).count();
     if running > 0 {

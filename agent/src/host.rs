@@ -23,16 +23,23 @@ pub fn read_sample() -> HostSample {
     read_sample_at(Path::new("/proc"))
 }
 
+/// As [`HostSample::steal_seconds`], alone.
+pub fn read_steal_seconds() -> Option<f64> {
+    steal_seconds_at(Path::new("/proc"))
+}
+
+fn steal_seconds_at(proc: &Path) -> Option<f64> {
+    let text = std::fs::read_to_string(proc.join("stat")).ok()?;
+    Some(parse_steal(&text)? as f64 / procfs::ticks_per_second() as f64)
+}
+
 fn read_sample_at(proc: &Path) -> HostSample {
     let text = |name: &str| std::fs::read_to_string(proc.join(name)).ok();
-    let ticks = procfs::ticks_per_second();
     let stall = |resource: &str| {
         text(&format!("pressure/{resource}")).and_then(|t| tenantry_cgroupfs::parse_pressure(&t))
     };
     HostSample {
-        steal_seconds: text("stat")
-            .and_then(|text| parse_steal(&text))
-            .map(|stolen| stolen as f64 / ticks as f64),
+        steal_seconds: steal_seconds_at(proc),
         pressure: Pressure { cpu: stall("cpu"), memory: stall("memory"), io: stall("io") },
     }
 }

@@ -5,6 +5,7 @@
 //! cgroup files ┼─▶ collect ─▶ report ─▶ api/native ─▶ stats
 //! links ───────┘
 //! event ring ─▶ audit ─▶ file, api/native/events
+//! counters ─▶ controller ─▶ engine (throttles), api/native/decisions
 //! api/docker ─▶ engine (tenantry-container) ─▶ registry ─▶ kernel maps
 //! ```
 
@@ -14,6 +15,7 @@ pub mod blame;
 pub mod cli;
 pub mod collect;
 pub mod config;
+pub mod controller;
 pub mod daemon;
 pub mod delivered;
 pub mod destinations;

@@ -15,6 +15,7 @@ use tenantry_ebpf::{DiskCounters, DiskOp, Probe, Slot, SlotCounters};
 use tenantry_network::LinkCounters;
 
 use crate::blame;
+use crate::controller::ControllerReport;
 use crate::destinations::Seated;
 use crate::devices::Device;
 use crate::domains::Domains;
@@ -81,6 +82,8 @@ pub struct AgentReport {
     pub kernel_memory: Vec<(&'static str, u64)>,
     /// `None` if the governor is switched off.
     pub governor: Option<GovernorReport>,
+    /// `None` if there is no controller.
+    pub controller: Option<ControllerReport>,
     /// Seconds that each stage of this collection took: `cgroups`, `maps`, `links` …
     pub collect_seconds: Vec<(&'static str, f64)>,
     /// Collections that had to leave something out since the agent started, by stage.

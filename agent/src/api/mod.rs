@@ -26,6 +26,7 @@ use tenantry_image::Store;
 use crate::audit::Audit;
 use crate::collect::Collector;
 use crate::config::Config;
+use crate::controller::Controller;
 use crate::foreign::Entry;
 use crate::foreign::throttle::Throttles;
 use crate::metrics::Cap;
@@ -46,6 +47,7 @@ pub struct App {
     pub hierarchy: Hierarchy,
     pub execs: docker::exec::Execs,
     pub collector: Collector,
+    pub controller: Arc<Controller>,
     pub traces: Traces,
     pub cap: Arc<Cap>,
     pub foreign_throttles: Arc<Throttles>,

@@ -1,7 +1,7 @@
 //! The command line: what people type, and nothing else.
 //!
 //! Lifecycle verbs speak the Docker Engine API on `docker.sock`, as any client
-//! does; `limit`, `stats`, `blame`, `trace`, `namespaces`, `events` and `probes` speak the native API on
+//! does; the others, but for those that only read a file, speak the native API on
 //! `tenantry.sock`. A verb prints to standard output what a person or a script
 //! asked for, and to standard error what went wrong.
 
@@ -9,6 +9,7 @@ mod blame;
 mod connections;
 mod container;
 mod cost;
+mod decisions;
 mod flags;
 mod image;
 mod limit;
@@ -79,6 +80,15 @@ enum Verb {
     Blame(blame::BlameFlags),
     /// Show whom a container talks to over TCP.
     Connections(connections::ConnectionsFlags),
+    /// Show what the controller decided, and why.
+    Decisions(decisions::DecisionsFlags),
+    /// Check, show and reload the controller's policy.
+    #[command(subcommand)]
+    Policy(decisions::PolicyVerb),
+    /// Decide everything in a decision log again; fails if anything comes out otherwise.
+    Replay(decisions::ReplayFlags),
+    /// Run another policy over a decision log and show the difference.
+    Simulate(decisions::SimulateFlags),
     /// Follow lifecycle, exec and exit events.
     Events(show::EventsFlags),
     /// For the agent's own use.
@@ -166,6 +176,10 @@ async fn dispatch(target: &Target, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Trace(verb) => trace::trace(target, verb).await.map(done),
         Verb::Blame(flags) => blame::blame(target, flags).await.map(done),
         Verb::Connections(flags) => connections::connections(target, flags).await.map(done),
+        Verb::Decisions(flags) => decisions::decisions(target, flags).await.map(done),
+        Verb::Policy(verb) => decisions::policy(target, verb).await.map(done),
+        Verb::Replay(flags) => decisions::replay(&flags),
+        Verb::Simulate(flags) => decisions::simulate(&flags).map(done),
         Verb::Events(flags) => show::events(target, flags).await.map(done),
         Verb::Probes(flags) => show::probes(target, flags).await.map(done),
     }

@@ -21,6 +21,7 @@ use tenantry_network::LinkCounters;
 
 use crate::audit::Audit;
 use crate::blame::Blames;
+use crate::controller::Controller;
 use crate::destinations::Seats;
 use crate::domains::DomainSeats;
 use crate::fs_usage::FsUsage;
@@ -39,7 +40,8 @@ pub struct Collector {
     pub registry: Arc<Registry>,
     pub audit: Arc<Audit>,
     pub hierarchy: Hierarchy,
-    pub samplers: Samplers,
+    pub samplers: Arc<Samplers>,
+    pub controller: Arc<Controller>,
     pub governor: Arc<Governor>,
     pub cgroup_parent: String,
     pub blames: Arc<Blames>,
@@ -206,6 +208,7 @@ impl Collector {
             stream_lost: self.audit.stream_lost(),
             kernel_memory: self.kernel_memory.get_or_init(|| self.read_kernel_memory()).clone(),
             governor: self.governor.report(),
+            controller: self.controller.report(),
             collect_seconds,
             collect_errors: self.errors.all(),
             wholes_left_out: None,

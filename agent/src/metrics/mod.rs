@@ -17,6 +17,7 @@ mod buckets;
 mod budget;
 mod cgroup;
 mod container;
+mod controller;
 mod destinations;
 mod disk;
 mod dns;
@@ -86,6 +87,7 @@ pub fn encode_in_pieces(
 /// The order is that of worth: what stands last goes first where there is no room.
 fn all(families: &mut Families, report: &HostReport) -> Result<(), Error> {
     agent::encode(families, report)?;
+    controller::encode(families, report)?;
     host::encode(families, &report.host)?;
     container::encode(families, report)?;
     let with_cgroup: Vec<_> = report.containers.iter().chain(&report.wholes).collect();

@@ -7,6 +7,7 @@
 pub mod blame;
 pub mod connections;
 pub mod cost;
+pub mod decisions;
 pub mod events;
 pub mod limits;
 pub mod model;
@@ -16,7 +17,7 @@ pub mod trace;
 pub mod view;
 
 use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use utoipa::OpenApi;
 
@@ -36,6 +37,10 @@ use super::{MAX_BODY_BYTES, Shared};
         all_stats,
         probes,
         cost::cost,
+        decisions::decisions,
+        decisions::stream,
+        decisions::policy,
+        decisions::reload,
         limits::read,
         limits::change,
         namespaces::namespaces,
@@ -63,6 +68,10 @@ pub fn router(app: Shared) -> Router {
         )
         .route("/v1/namespaces", get(namespaces::namespaces))
         .route("/v1/containers/{id}/connections", get(connections::connections))
+        .route("/v1/decisions", get(decisions::decisions))
+        .route("/v1/decisions/events", get(decisions::stream))
+        .route("/v1/policy", get(decisions::policy))
+        .route("/v1/policy/reload", post(decisions::reload))
         .route("/v1/stats", get(all_stats))
         .route("/v1/blame", get(blame::blame))
         .route("/v1/events", get(events::events))

@@ -336,3 +336,48 @@ mod tests {
         assert!(error.contains("`cpu`") && error.contains("cpus"), "{error}");
     }
 }
+
+/// One choice of the controller.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Decision {
+    /// RFC 3339.
+    pub time: String,
+    /// One sentence for people.
+    pub message: String,
+    /// `advise`, `tighten`, `loosen`, `release`, `undo` or `yield`.
+    pub kind: String,
+    /// Only in mode `enforce` was it executed.
+    pub mode: String,
+    /// Whose limit it is: the culprit.
+    pub container_id: String,
+    pub container_name: String,
+    /// `cpu`, `memory`, `disk` or `network`.
+    pub resource: String,
+    /// `cpu.weight`, `cpu.max`, `io.max 8:0 wbps` …; absent for advice where nothing could be
+    /// done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actuator: Option<String>,
+    /// In the actuator's unit; absent is no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<f64>,
+    pub victim_id: String,
+    pub victim_name: String,
+    pub reason: String,
+    /// The numbers at that time: what the victim was to expect and what it had, how long it
+    /// waited and for whom.
+    #[schema(value_type = Object)]
+    pub evidence: serde_json::Value,
+}
+
+/// What the controller goes by.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PolicyAnswer {
+    /// Absent: the default policy, which limits nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Every key with its value in force.
+    #[schema(value_type = Object)]
+    pub policy: serde_json::Value,
+}

@@ -1,11 +1,13 @@
 //! The fixed report: one container that has everything, one that has stopped.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tenantry_cgroupfs::Max;
 use tenantry_cgroupfs::sample::{
     CpuSample, IoSample, MemorySample, MemoryStat, PidsSample, Pressure, Sample, Stall, StallTime,
 };
+use tenantry_control::{Mode, Resource as Contested};
 use tenantry_ebpf::{
     Destination, DestinationCounters, Direction, DiskCounters, DiskOp, DnsCounters, ErrorClass,
     EventCounters, Histogram, NamespaceCounts, Namespaces, NetworkCounters, OffCpu, Probe,
@@ -15,6 +17,7 @@ use tenantry_ebpf::{
 use tenantry_network::LinkCounters;
 
 use crate::blame::{Party, Resource, SeriesRow, Shown, Who};
+use crate::controller::ControllerReport;
 use crate::destinations::{Seat, Seated};
 use crate::devices::Device;
 use crate::domains::Domains;
@@ -69,6 +72,19 @@ fn host() -> HostSample {
 
 fn agent() -> AgentReport {
     AgentReport {
+        controller: Some(ControllerReport {
+            mode: Mode::Enforce,
+            looks: 3600,
+            seconds: 1.25,
+            decisions: BTreeMap::from([
+                (("release", Contested::Cpu, "enforce"), 1),
+                (("tighten", Contested::Cpu, "enforce"), 2),
+            ]),
+            leases: BTreeMap::from([(Contested::Disk, 1)]),
+            victims: 1,
+            failures: 0,
+            journal_lost: 0,
+        }),
         version: "0.1.0".to_owned(),
         started_unix_s: 1_759_990_000.5,
         rss_bytes: 20_971_520,

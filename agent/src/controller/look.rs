@@ -1,0 +1,200 @@
+//! Takes a [`Sample`]: reads counters of every running container, and cgroup files of those
+//! that the policy has a class for or that a neighbour keeps waiting. Chooses nothing else.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tenantry_cgroupfs::{Hierarchy, Max};
+use tenantry_container::{Engine, Limits};
+use tenantry_control::{
+    Actuator, Class, ContainerRates, Culprit, Device, IoKind, Policy, Resource, Wish, Wishes,
+};
+use tenantry_ebpf::{BlamedResource, DiskCounters, DiskOp, Meters, Slot};
+
+use super::sample::{Counters, FromFiles, Sample};
+use crate::registry::Registry;
+use crate::samplers::Samplers;
+
+#[derive(Debug)]
+pub struct Looker {
+    pub engine: Engine,
+    pub meters: Arc<Meters>,
+    pub registry: Arc<Registry>,
+    pub hierarchy: Hierarchy,
+    pub samplers: Arc<Samplers>,
+    pub cgroup_parent: String,
+    pub cpus: u32,
+}
+
+/// One who runs, and where its files are.
+struct Subject {
+    id: String,
+    slot: Slot,
+    cgroup: String,
+    counters: Counters,
+}
+
+impl Looker {
+    /// `at`: since the controller began; `waiting`: who waited for a neighbour at the last
+    /// look. What cannot be read of a container is zero.
+    pub fn look(&self, at: Duration, policy: &Policy, waiting: &HashSet<String>) -> Sample {
+        let subjects = self.subjects();
+        let names: HashMap<Slot, &str> =
+            subjects.iter().map(|subject| (subject.slot, subject.id.as_str())).collect();
+        let blame = self.blame(&names);
+        let mut disks = self.disks();
+        let steal_seconds = crate::host::read_steal_seconds().unwrap_or_default();
+        let containers = subjects
+            .into_iter()
+            .map(|Subject { id, slot, cgroup, counters }| {
+                let is_watched =
+                    waiting.contains(&id) || self.class(&id, &counters, policy) != Class::Normal;
+                let files = is_watched.then(|| self.files(&cgroup)).flatten();
+                let counters = Counters {
+                    pace: self.meters.read_pace(slot).unwrap_or_default(),
+                    disks: disks.remove(&slot).unwrap_or_default(),
+                    files,
+                    ..counters
+                };
+                (id, counters)
+            })
+            .collect();
+        Sample { at, cpus: self.cpus, steal_seconds, containers, blame }
+    }
+
+    fn subjects(&self) -> Vec<Subject> {
+        let ours = self.engine.list().into_iter().filter_map(|snapshot| {
+            snapshot.live.as_ref()?;
+            let record = &snapshot.record;
+            let labels = &record.config.labels;
+            let ours = |(key, value): (&String, &String)| {
+                key.starts_with("tenantry.").then(|| (key.clone(), value.clone()))
+            };
+            Some(Subject {
+                slot: self.registry.slot(&record.id)?,
+                cgroup: format!("{}/{}", self.cgroup_parent, record.id),
+                counters: Counters {
+                    name: record.name.clone(),
+                    image: record.image.name.clone(),
+                    labels: labels.iter().filter_map(ours).collect(),
+                    wishes: wishes(&record.limits),
+                    ..Counters::default()
+                },
+                id: record.id.clone(),
+            })
+        });
+        let others = self.registry.foreign().map(|foreign| foreign.list()).unwrap_or_default();
+        let others = others.into_iter().map(|entry| Subject {
+            slot: entry.slot,
+            cgroup: entry.subject.cgroup.trim_start_matches('/').to_owned(),
+            counters: Counters {
+                name: entry.name,
+                image: entry.image,
+                foreign: true,
+                ..Counters::default()
+            },
+            id: entry.subject.id,
+        });
+        ours.chain(others).collect()
+    }
+
+    fn class(&self, id: &str, counters: &Counters, policy: &Policy) -> Class {
+        let who = ContainerRates {
+            id: id.to_owned(),
+            name: counters.name.clone(),
+            image: counters.image.clone(),
+            labels: counters.labels.clone(),
+            foreign: counters.foreign,
+            ..ContainerRates::default()
+        };
+        policy.standing(&who).class
+    }
+
+    fn files(&self, cgroup: &str) -> Option<FromFiles> {
+        let sample = self.samplers.sample(&self.hierarchy.group(cgroup)).ok()??;
+        let (memory, stat) = (&sample.memory, &sample.memory.stat);
+        Some(FromFiles {
+            memory_usage_bytes: memory.usage_bytes.unwrap_or(0),
+            memory_limit_bytes: memory.limit_bytes.and_then(|limit| limit.value()),
+            refaults: stat.workingset_refault_anon.unwrap_or(0)
+                + stat.workingset_refault_file.unwrap_or(0),
+            pressure: sample.pressure,
+        })
+    }
+
+    fn blame(&self, names: &HashMap<Slot, &str>) -> HashMap<(String, Culprit, Resource), u64> {
+        let mut sums = HashMap::new();
+        for row in self.meters.read_blame().unwrap_or_default() {
+            let Some(victim) = names.get(&row.victim) else { continue };
+            let culprit = match row.culprit {
+                tenantry_ebpf::Culprit::Slot(slot) => match names.get(&slot) {
+                    Some(id) => Culprit::Container((*id).to_owned()),
+                    // It has just ended: nobody who could be asked to leave room.
+                    None => Culprit::Unexplained,
+                },
+                tenantry_ebpf::Culprit::Itself => Culprit::Itself,
+                tenantry_ebpf::Culprit::Host => Culprit::Host,
+                tenantry_ebpf::Culprit::Quota => Culprit::Quota,
+                tenantry_ebpf::Culprit::Steal => Culprit::Steal,
+                tenantry_ebpf::Culprit::Unexplained => Culprit::Unexplained,
+            };
+            let resource = match row.resource {
+                BlamedResource::Cpu => Resource::Cpu,
+                BlamedResource::Disk => Resource::Disk,
+            };
+            *sums.entry(((*victim).to_owned(), culprit, resource)).or_default() += row.ns;
+        }
+        sums
+    }
+
+    fn disks(&self) -> HashMap<Slot, Vec<(Device, DiskOp, DiskCounters)>> {
+        let mut by_slot: HashMap<Slot, Vec<_>> = HashMap::new();
+        for (key, counters) in self.meters.read_disks().unwrap_or_default().containers {
+            let device = Device { major: key.major, minor: key.minor };
+            by_slot.entry(key.slot).or_default().push((device, key.op, counters));
+        }
+        by_slot
+    }
+}
+
+/// The operator's limits in the controller's words.
+fn wishes(limits: &Limits) -> Wishes {
+    let mut wishes = Wishes::new();
+    let mut limit = |actuator: Actuator, value: f64| {
+        wishes.insert(actuator, Wish { limit: Some(value), guarantee: None });
+    };
+    let resources = &limits.resources;
+    if let Some(cores) = resources
+        .cpu
+        .and_then(|cpu| cpu.quota_usec.map(|quota| quota as f64 / cpu.period_usec as f64))
+    {
+        limit(Actuator::CpuMax, cores);
+    }
+    if let Some(weight) = resources.cpu_weight {
+        limit(Actuator::CpuWeight, weight as f64);
+    }
+    for io in &resources.io {
+        let device = Device { major: io.major, minor: io.minor };
+        let kinds = [
+            (IoKind::ReadBytes, io.read_bytes_per_s),
+            (IoKind::WriteBytes, io.write_bytes_per_s),
+            (IoKind::ReadOps, io.read_ops_per_s),
+            (IoKind::WriteOps, io.write_ops_per_s),
+        ];
+        for (kind, max) in kinds {
+            if let Some(Max::Value(value)) = max {
+                limit(Actuator::IoMax { device, kind }, value as f64);
+            }
+        }
+    }
+    let bandwidth = &limits.bandwidth;
+    let bytes = |bits: u64| bits as f64 / 8.0;
+    if let Some(bits) = bandwidth.egress_bits_per_s {
+        limit(Actuator::NetEgress, bytes(bits));
+    }
+    if let Some(bits) = bandwidth.ingress_bits_per_s {
+        limit(Actuator::NetIngress, bytes(bits));
+    }
+    wishes
+}

@@ -1,0 +1,183 @@
+//! The controller, from the policy file to the kernel's files and back.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use tenantry_e2e::agent::{TestAgent, json};
+use tenantry_e2e::host::cpu_ticks;
+use tenantry_e2e::{patience, skip_unless_possible, until};
+
+const POLICY: &str = r#"
+mode = "enforce"
+[[rule]]
+class = "protected"
+name = ["victim"]
+[rule.objectives]
+pressure_cpu = 0.2
+[[rule]]
+class = "best-effort"
+name = ["culprit"]
+"#;
+
+fn start(policy: &str) -> TestAgent {
+    let mut agent = TestAgent::prepare().expect("a scratch directory");
+    let path = policy_file(&agent);
+    std::fs::write(&path, policy).unwrap();
+    agent.configure(&format!("[control]\npolicy = \"{}\"\n", path.display())).unwrap();
+    agent.spawn_with_image().expect("the agent starts");
+    agent
+}
+
+fn policy_file(agent: &TestAgent) -> PathBuf {
+    agent.scratch.join("policy.toml")
+}
+
+fn spin(agent: &TestAgent, name: &str, flags: &[&str], threads: &str) {
+    let command = ["workload", "spin", "--seconds", "600", "--threads", threads];
+    agent.run_detached(name, flags, &command).unwrap();
+}
+
+/// A file of a container's CPU cgroup: on v1 in the first place, else on v2.
+fn cpu_path(agent: &TestAgent, name: &str, v1: &str, v2: &str) -> PathBuf {
+    let id = agent.native(name)["id"].as_str().unwrap().to_owned();
+    let group = Path::new(&agent.cgroup_parent).join(id);
+    let old = Path::new("/sys/fs/cgroup/cpu").join(&group).join(v1);
+    match old.exists() {
+        true => old,
+        false => Path::new("/sys/fs/cgroup").join(&group).join(v2),
+    }
+}
+
+fn cpu_file(agent: &TestAgent, name: &str, v1: &str, v2: &str) -> String {
+    let path = cpu_path(agent, name, v1, v2);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// What the culprit may take by the kernel's own files: weight, idle, quota.
+fn culprits_files(agent: &TestAgent) -> [String; 3] {
+    let quota = cpu_file(agent, "culprit", "cpu.cfs_quota_us", "cpu.max");
+    [
+        cpu_file(agent, "culprit", "cpu.shares", "cpu.weight"),
+        cpu_file(agent, "culprit", "cpu.idle", "cpu.idle"),
+        quota.split_whitespace().next().unwrap_or_default().to_owned(),
+    ]
+}
+
+fn decisions(agent: &TestAgent) -> Vec<Value> {
+    json(&agent.ok(&["decisions", "--json"])).as_array().cloned().unwrap_or_default()
+}
+
+fn decided(agent: &TestAgent, kind: &str) -> Option<Value> {
+    decisions(agent).into_iter().find(|decision| decision["kind"] == kind)
+}
+
+/// CPU time that a container's first process got in two seconds.
+fn cores(agent: &TestAgent, name: &str) -> f64 {
+    let pid = agent.pid_of(name);
+    let before = cpu_ticks(pid).expect("it runs");
+    std::thread::sleep(Duration::from_secs(2));
+    (cpu_ticks(pid).expect("it runs") - before) as f64 / 200.0
+}
+
+#[test]
+fn a_neighbour_is_limited_for_a_protected_containers_sake_and_let_go_when_that_ends() {
+    skip_unless_possible!();
+    let agent = start(POLICY);
+    spin(&agent, "victim", &[], "2");
+    spin(&agent, "culprit", &[], "4");
+    let untouched = culprits_files(&agent);
+    let beside = cores(&agent, "victim");
+    until("the culprit to be limited", || decided(&agent, "tighten").is_some());
+    let decision = decided(&agent, "tighten").unwrap();
+    println!("{}", decision["message"]);
+    assert_eq!(decision["container_name"], "culprit");
+    assert_eq!(decision["victim_name"], "victim");
+    assert_eq!((&decision["resource"], &decision["mode"]), (&"cpu".into(), &"enforce".into()));
+    until("the kernel's files to say so", || culprits_files(&agent) != untouched);
+    // It works on what others leave, where it had two thirds of everything.
+    until("the victim to have what it wants", || cores(&agent, "victim") > 1.2 * beside);
+    let leases = || agent.metrics().sum("tenantry_controller_leases", &[("resource", "cpu")]);
+    assert!(leases() > Some(0.0));
+    agent.ok(&["rm", "-f", "victim"]);
+    until("the culprit to be let go", || culprits_files(&agent) == untouched);
+    until("no lease to be left", || leases().unwrap_or(0.0) == 0.0);
+    assert!(decided(&agent, "release").is_some());
+    let counted = agent.metrics().sum("tenantry_controller_decisions_total", &[]);
+    assert!(counted >= Some(2.0), "{counted:?}");
+    agent.finish();
+}
+
+#[test]
+fn an_agent_that_ends_gives_everything_back() {
+    skip_unless_possible!();
+    let mut agent = start(POLICY);
+    spin(&agent, "victim", &[], "2");
+    spin(&agent, "culprit", &[], "4");
+    let untouched = culprits_files(&agent);
+    until("the culprit to be limited", || culprits_files(&agent) != untouched);
+    let id = agent.native("culprit")["id"].as_str().unwrap().to_owned();
+    agent.stop_agent();
+    let shares = |version: &str| Path::new(version).join(&agent.cgroup_parent).join(&id);
+    let (old, new) = (shares("/sys/fs/cgroup/cpu"), shares("/sys/fs/cgroup"));
+    let now = std::fs::read_to_string(old.join("cpu.shares"))
+        .or_else(|_| std::fs::read_to_string(new.join("cpu.weight")));
+    assert_eq!(now.unwrap(), untouched[0]);
+    agent.spawn().unwrap();
+    agent.finish();
+}
+
+#[test]
+fn who_is_held_back_by_its_own_limit_blames_nobody() {
+    skip_unless_possible!();
+    let agent = start(POLICY);
+    spin(&agent, "culprit", &["--cpus", "0.1"], "1");
+    spin(&agent, "victim", &["--cpus", "0.2"], "2");
+    std::thread::sleep(patience(8));
+    let acted: Vec<Value> =
+        decisions(&agent).into_iter().filter(|d| d["kind"] != "advise").collect();
+    assert_eq!(acted, Vec::<Value>::new());
+    agent.finish();
+}
+
+#[test]
+fn without_a_policy_there_is_advice_and_nothing_is_touched() {
+    skip_unless_possible!();
+    let agent = TestAgent::start();
+    spin(&agent, "victim", &[], "2");
+    spin(&agent, "culprit", &[], "4");
+    // Who gets as much as others has no reason to complain: the victim gets a fifth.
+    let weight = cpu_path(&agent, "victim", "cpu.shares", "cpu.weight");
+    let fifth = if weight.ends_with("cpu.shares") { "256" } else { "25" };
+    std::fs::write(weight, fifth).unwrap();
+    let untouched = culprits_files(&agent);
+    until("advice", || decided(&agent, "advise").is_some());
+    println!("{}", decided(&agent, "advise").unwrap()["message"]);
+    assert_eq!(culprits_files(&agent), untouched);
+    assert!(decisions(&agent).iter().all(|decision| decision["kind"] == "advise"));
+    agent.finish();
+}
+
+#[test]
+fn a_wrong_policy_is_refused_whole_and_the_old_one_stays() {
+    skip_unless_possible!();
+    let agent = start(POLICY);
+    let mode = || json(&agent.ok(&["policy", "show"]))["policy"]["mode"].clone();
+    assert_eq!(mode(), "enforce");
+    let file = policy_file(&agent);
+    let path = file.to_str().unwrap();
+    assert!(agent.ok(&["policy", "check", path]).contains("is right"));
+    std::fs::write(&file, "mode = \"advise\"\n[detect]\nsmoothing = 7\n").unwrap();
+    for verb in [&["policy", "check", path][..], &["policy", "reload"]] {
+        let (_, error) = agent.fails(verb);
+        assert!(error.contains("smoothing") && error.contains('7'), "{error}");
+    }
+    let pid = rustix::process::Pid::from_raw(agent.pid() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    until("the agent to say so", || agent.log().contains("the old policy stays"));
+    assert_eq!(mode(), "enforce");
+    std::fs::write(&file, "mode = \"dry-run\"\n").unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    until("the new policy", || mode() == "dry-run");
+    agent.finish();
+}
