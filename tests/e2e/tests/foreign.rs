@@ -257,8 +257,8 @@ fn another_runtimes_container_is_held_and_given_back_also_when_the_agent_is_kill
     until("and ends", || guard(&agent).is_none());
     assert!(!agent.run_dir().join("guard.json").exists());
     // The next agent, with the guard and with its note alone.
+    agent.spawn().unwrap();
     for kill_guard in [false, true] {
-        agent.spawn().unwrap();
         until("it is known again", || view(&agent, name).is_some());
         hold(&agent, "1h");
         agent.kill_nine();

@@ -131,7 +131,8 @@ fn questions_and_answers_are_counted_by_name_type_and_code() {
     println!("60 ms took {} ns", slow.sum_ns);
     assert!((60_000_000..2_000_000_000).contains(&slow.sum_ns), "{slow:?}");
     let quick = of(&questions, "www.example.com").latency;
-    assert!(quick.sum_ns < slow.sum_ns, "{quick:?}");
+    // Of these there are nine: the emulator's single slow one may take as long.
+    assert!(quick.sum_ns / quick.count < slow.sum_ns / slow.count, "{quick:?}");
     drop(child);
 }
 
