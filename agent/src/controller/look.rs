@@ -1,5 +1,5 @@
-//! Takes a [`Sample`]: reads counters of every running container, and cgroup files of those
-//! that the policy has a class for or that a neighbour keeps waiting. Chooses nothing else.
+//! Takes a [`Sample`]: who waited for whom, and closely those that the policy has a class for
+//! or that such a wait concerns. The others cost nothing but their names.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -36,25 +36,34 @@ struct Subject {
 }
 
 impl Looker {
-    /// `at`: since the controller began; `waiting`: who waited for a neighbour at the last
-    /// look. What cannot be read of a container is zero.
-    pub fn look(&self, at: Duration, policy: &Policy, waiting: &HashSet<String>) -> Sample {
+    /// `at`: since the controller began; `parties`: who waited for a neighbour at the last
+    /// look, and these neighbours. What cannot be read of a container is zero.
+    pub fn look(&self, at: Duration, policy: &Policy, parties: &HashSet<String>) -> Sample {
         let subjects = self.subjects();
         let names: HashMap<Slot, &str> =
             subjects.iter().map(|subject| (subject.slot, subject.id.as_str())).collect();
         let blame = self.blame(&names);
-        let mut disks = self.disks();
         let steal_seconds = crate::host::read_steal_seconds().unwrap_or_default();
+        let is_watched = |subject: &Subject| {
+            parties.contains(&subject.id)
+                || self.class(&subject.id, &subject.counters, policy) != Class::Normal
+        };
+        let watched: HashSet<Slot> =
+            subjects.iter().filter(|one| is_watched(one)).map(|one| one.slot).collect();
+        let mut disks = match watched.is_empty() {
+            true => HashMap::new(),
+            false => self.disks(),
+        };
         let containers = subjects
             .into_iter()
             .map(|Subject { id, slot, cgroup, counters }| {
-                let is_watched =
-                    waiting.contains(&id) || self.class(&id, &counters, policy) != Class::Normal;
-                let files = is_watched.then(|| self.files(&cgroup)).flatten();
+                if !watched.contains(&slot) {
+                    return (id, counters);
+                }
                 let counters = Counters {
-                    pace: self.meters.read_pace(slot).unwrap_or_default(),
+                    pace: self.meters.read_pace(slot).ok(),
                     disks: disks.remove(&slot).unwrap_or_default(),
-                    files,
+                    files: self.files(&cgroup),
                     ..counters
                 };
                 (id, counters)

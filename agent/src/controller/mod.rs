@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use tenantry_container::{Engine, Lease, Owner, Throttle};
 use tenantry_control::{
-    Actuator, Blame, Decision, Kind, LimitsNow, Mode, Policy, Rates, Resource, State, decide,
+    Actuator, Decision, Kind, LimitsNow, Mode, Policy, Rates, Resource, State, decide,
 };
 use tokio::sync::broadcast;
 use tokio::time::MissedTickBehavior;
@@ -172,14 +172,14 @@ impl Controller {
         let mut ticks = tokio::time::interval(self.settings.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut before: Option<Sample> = None;
-        let mut waiting = HashSet::new();
+        let mut parties = HashSet::new();
         loop {
             ticks.tick().await;
             let look_began = Instant::now();
             let policy = self.policy();
             let in_force = self.in_force().await;
             let mut now = tokio::task::block_in_place(|| {
-                self.looker.look(began.elapsed(), &policy, &waiting)
+                self.looker.look(began.elapsed(), &policy, &parties)
             });
             for (id, limits) in in_force {
                 if let Some(container) = now.containers.get_mut(&id) {
@@ -188,7 +188,7 @@ impl Controller {
             }
             if let Some(before) = before.replace(now.clone()) {
                 let rates = rates(&before, &now);
-                waiting = who_waits(&policy, &rates);
+                parties = concerned(&policy, &rates);
                 self.decide(&policy, &rates);
                 self.act(&policy).await;
             }
@@ -302,12 +302,17 @@ impl Controller {
     }
 }
 
-/// Whom some neighbour keeps waiting so long that it is worth a closer look.
-fn who_waits(policy: &Policy, rates: &Rates) -> HashSet<String> {
-    let hurts = |blame: &&Blame| {
-        blame.culprit.container().is_some() && blame.seconds_per_second >= policy.detect.least_wait
-    };
-    rates.blame.iter().filter(hurts).map(|blame| blame.victim.clone()).collect()
+/// Whom some neighbour keeps waiting so long that it is worth a closer look, and who that is.
+fn concerned(policy: &Policy, rates: &Rates) -> HashSet<String> {
+    let mut parties = HashSet::new();
+    for blame in &rates.blame {
+        if let Some(culprit) = blame.culprit.container()
+            && blame.seconds_per_second >= policy.detect.least_wait
+        {
+            parties.extend([blame.victim.clone(), culprit.to_owned()]);
+        }
+    }
+    parties
 }
 
 fn word(kind: Kind) -> &'static str {

@@ -33,9 +33,10 @@ pub struct Counters {
     pub image: String,
     pub labels: BTreeMap<String, String>,
     pub foreign: bool,
-    pub pace: Pace,
+    /// These three only of whom the policy has a class for, of who waits for a neighbour,
+    /// and of the neighbour.
+    pub pace: Option<Pace>,
     pub disks: Vec<(Device, DiskOp, DiskCounters)>,
-    /// Only of whom the policy has a class for, and of who waits for a neighbour.
     pub files: Option<FromFiles>,
     pub latency_ms: Option<f64>,
     pub wishes: Wishes,
@@ -100,9 +101,13 @@ fn takers<'a>(
 }
 
 fn container(id: &str, before: &Counters, now: &Counters, seconds: f64) -> ContainerRates {
-    let rate = |before: u64, now: u64| now.saturating_sub(before) as f64 / seconds;
-    let waits = since(&before.pace.run_queue, &now.pace.run_queue);
-    let (was, is) = (&before.pace, &now.pace);
+    let (cpu, network, disks) = match (&before.pace, &now.pace) {
+        (Some(was), Some(is)) => {
+            let (cpu, network) = pace(was, is, seconds);
+            (cpu, network, disks(before, now, seconds))
+        }
+        _ => Default::default(),
+    };
     ContainerRates {
         id: id.to_owned(),
         name: now.name.clone(),
@@ -110,23 +115,31 @@ fn container(id: &str, before: &Counters, now: &Counters, seconds: f64) -> Conta
         labels: now.labels.clone(),
         foreign: now.foreign,
         running: true,
-        cpu: CpuRates {
-            used_cores: rate(was.scheduler.on_cpu_ns, is.scheduler.on_cpu_ns) / 1e9,
-            wait: waits.sum_ns as f64 / 1e9 / seconds,
-            wait_p99_us: p99_us(&waits),
-            quota: 0.0,
-        },
-        disks: disks(before, now, seconds),
+        cpu,
+        disks,
         memory: memory(before, now, seconds),
-        network: NetworkRates {
-            egress_bytes_per_s: rate(was.network.tx_bytes, is.network.tx_bytes),
-            ingress_bytes_per_s: rate(was.network.rx_bytes, is.network.rx_bytes),
-        },
+        network,
         pressure: pressure(before, now, seconds),
         latency_ms: now.latency_ms,
         wishes: now.wishes.clone(),
         in_force: now.in_force.clone(),
     }
+}
+
+fn pace(before: &Pace, now: &Pace, seconds: f64) -> (CpuRates, NetworkRates) {
+    let rate = |before: u64, now: u64| now.saturating_sub(before) as f64 / seconds;
+    let waits = since(&before.run_queue, &now.run_queue);
+    let cpu = CpuRates {
+        used_cores: rate(before.scheduler.on_cpu_ns, now.scheduler.on_cpu_ns) / 1e9,
+        wait: waits.sum_ns as f64 / 1e9 / seconds,
+        wait_p99_us: p99_us(&waits),
+        quota: 0.0,
+    };
+    let network = NetworkRates {
+        egress_bytes_per_s: rate(before.network.tx_bytes, now.network.tx_bytes),
+        ingress_bytes_per_s: rate(before.network.rx_bytes, now.network.rx_bytes),
+    };
+    (cpu, network)
 }
 
 fn memory(before: &Counters, now: &Counters, seconds: f64) -> MemoryRates {
@@ -308,14 +321,15 @@ mod tests {
 
     #[test]
     fn rates_are_what_was_added_by_the_time_between() {
-        let mut before = Counters::default();
-        before.pace.scheduler.on_cpu_ns = 1_000_000_000;
-        before.pace.network.tx_bytes = 500;
-        before.pace.run_queue = histogram(&[(10, 5)], 5_000);
-        let mut now = before.clone();
-        now.pace.scheduler.on_cpu_ns = 2_000_000_000;
-        now.pace.network.tx_bytes = 2_500;
-        now.pace.run_queue = histogram(&[(10, 5), (20, 4)], 4_005_000);
+        let mut pace = Pace::default();
+        pace.scheduler.on_cpu_ns = 1_000_000_000;
+        pace.network.tx_bytes = 500;
+        pace.run_queue = histogram(&[(10, 5)], 5_000);
+        let before = Counters { pace: Some(pace.clone()), ..Counters::default() };
+        pace.scheduler.on_cpu_ns = 2_000_000_000;
+        pace.network.tx_bytes = 2_500;
+        pace.run_queue = histogram(&[(10, 5), (20, 4)], 4_005_000);
+        let now = Counters { pace: Some(pace), ..Counters::default() };
         let noise = Culprit::Container("noise".into());
         let first = sample(10, before, &[(noise.clone(), 100)]);
         let second =
@@ -341,9 +355,14 @@ mod tests {
         let full = sample(2, Counters::default(), &[(Culprit::Host, 5)]);
         assert!(rates(&empty, &full).containers.is_empty());
         assert!(rates(&full, &empty).containers.is_empty());
-        let mut counted = Counters::default();
-        counted.pace.scheduler.on_cpu_ns = 7;
-        let reset = rates(&sample(1, counted, &[]), &full);
+        let mut pace = Pace::default();
+        pace.scheduler.on_cpu_ns = 7;
+        let counted = Counters { pace: Some(pace), ..Counters::default() };
+        let zero = Counters { pace: Some(Pace::default()), ..Counters::default() };
+        // Nor has who is looked at closely since now.
+        let first = rates(&full, &sample(3, counted.clone(), &[]));
+        assert_eq!(first.containers[0].cpu.used_cores, 0.0);
+        let reset = rates(&sample(1, counted, &[]), &sample(2, zero, &[]));
         assert_eq!(reset.containers[0].cpu.used_cores, 0.0);
     }
 
@@ -354,8 +373,11 @@ mod tests {
             let latency = histogram(&[(20, operations)], operations * 900_000);
             (device, op, DiskCounters { operations, bytes, latency, ..DiskCounters::default() })
         };
-        let before = Counters { disks: vec![row(DiskOp::Read, 10, 4096)], ..Counters::default() };
+        let pace = Some(Pace::default());
+        let disks = vec![row(DiskOp::Read, 10, 4096)];
+        let before = Counters { pace: pace.clone(), disks, ..Counters::default() };
         let now = Counters {
+            pace,
             disks: vec![row(DiskOp::Read, 30, 8192), row(DiskOp::Write, 5, 1 << 20)],
             ..Counters::default()
         };
