@@ -19,6 +19,8 @@ use tenantry_ebpf::{Blame, BlamedResource, Culprit, MapError, Meters};
 
 use crate::registry::Registry;
 
+pub use tenantry_control::Resource;
+
 pub use history::{History, Window};
 pub use series::{Series, SeriesRow, Shown};
 pub use verdict::{Verdict, verdicts};
@@ -50,14 +52,6 @@ pub enum Who {
     Unexplained,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Resource {
-    Cpu,
-    Memory,
-    Disk,
-    Network,
-}
-
 /// What one container waited for because of somebody.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
@@ -81,23 +75,11 @@ impl Who {
     }
 }
 
-impl Resource {
-    pub fn name(self) -> &'static str {
-        match self {
-            Resource::Cpu => "cpu",
-            Resource::Memory => "memory",
-            Resource::Disk => "disk",
-            Resource::Network => "network",
-        }
-    }
-}
-
-impl From<BlamedResource> for Resource {
-    fn from(resource: BlamedResource) -> Self {
-        match resource {
-            BlamedResource::Cpu => Resource::Cpu,
-            BlamedResource::Disk => Resource::Disk,
-        }
+/// The kernel's word for it in everybody's.
+pub fn contested(resource: BlamedResource) -> Resource {
+    match resource {
+        BlamedResource::Cpu => Resource::Cpu,
+        BlamedResource::Disk => Resource::Disk,
     }
 }
 
@@ -203,7 +185,7 @@ fn named(
         Culprit::Steal => Who::Steal,
         Culprit::Unexplained => Who::Unexplained,
     };
-    Some((victim, culprit, blame.resource.into()))
+    Some((victim, culprit, contested(blame.resource)))
 }
 
 #[cfg(test)]

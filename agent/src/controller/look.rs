@@ -10,9 +10,10 @@ use tenantry_container::{Engine, Limits};
 use tenantry_control::{
     Actuator, Class, ContainerRates, Culprit, Device, IoKind, Policy, Resource, Wish, Wishes,
 };
-use tenantry_ebpf::{BlamedResource, DiskCounters, DiskOp, Meters, Slot};
+use tenantry_ebpf::{DiskCounters, DiskOp, Meters, Slot};
 
 use super::sample::{Counters, FromFiles, Sample};
+use crate::blame::contested;
 use crate::registry::Registry;
 use crate::samplers::Samplers;
 
@@ -148,11 +149,8 @@ impl Looker {
                 tenantry_ebpf::Culprit::Steal => Culprit::Steal,
                 tenantry_ebpf::Culprit::Unexplained => Culprit::Unexplained,
             };
-            let resource = match row.resource {
-                BlamedResource::Cpu => Resource::Cpu,
-                BlamedResource::Disk => Resource::Disk,
-            };
-            *sums.entry(((*victim).to_owned(), culprit, resource)).or_default() += row.ns;
+            let key = ((*victim).to_owned(), culprit, contested(row.resource));
+            *sums.entry(key).or_default() += row.ns;
         }
         sums
     }

@@ -29,7 +29,7 @@ fn rows(shown: &Shown) -> Vec<(Labels, f64)> {
         *sums.entry((victim, culprit, row.resource)).or_default() += row.seconds;
     }
     let labels = |(victim, culprit, resource): (String, String, Resource)| {
-        [("victim", victim), ("culprit", culprit), ("resource", resource.name().to_owned())]
+        [("victim", victim), ("culprit", culprit), ("resource", resource.as_str().to_owned())]
     };
     sums.into_iter().map(|(key, seconds)| (labels(key), seconds)).collect()
 }

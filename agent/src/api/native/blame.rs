@@ -102,7 +102,7 @@ fn describe(window: &Window) -> Blame {
             culprit_kind: kind.into(),
             culprit_id: container.map(|party| party.id.clone()),
             culprit: container.map_or_else(|| kind.into(), |party| party.name.clone()),
-            resource: resource.name().into(),
+            resource: resource.as_str().into(),
             seconds: *seconds,
             ratio: ratio(*seconds),
         }
@@ -112,7 +112,7 @@ fn describe(window: &Window) -> Blame {
         victim: one.victim.name.clone(),
         culprit_id: one.culprit.id.clone(),
         culprit: one.culprit.name.clone(),
-        resource: one.resource.name().into(),
+        resource: one.resource.as_str().into(),
         ratio: one.seconds_per_second,
         of_neighbours: one.of_neighbours,
     };

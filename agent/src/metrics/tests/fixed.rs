@@ -7,7 +7,7 @@ use tenantry_cgroupfs::Max;
 use tenantry_cgroupfs::sample::{
     CpuSample, IoSample, MemorySample, MemoryStat, PidsSample, Pressure, Sample, Stall, StallTime,
 };
-use tenantry_control::{Mode, Resource as Contested};
+use tenantry_control::Mode;
 use tenantry_ebpf::{
     Destination, DestinationCounters, Direction, DiskCounters, DiskOp, DnsCounters, ErrorClass,
     EventCounters, Histogram, NamespaceCounts, Namespaces, NetworkCounters, OffCpu, Probe,
@@ -77,10 +77,10 @@ fn agent() -> AgentReport {
             looks: 3600,
             seconds: 1.25,
             decisions: BTreeMap::from([
-                (("release", Contested::Cpu, "enforce"), 1),
-                (("tighten", Contested::Cpu, "enforce"), 2),
+                (("release", Resource::Cpu, "enforce"), 1),
+                (("tighten", Resource::Cpu, "enforce"), 2),
             ]),
-            leases: BTreeMap::from([(Contested::Disk, 1)]),
+            leases: BTreeMap::from([(Resource::Disk, 1)]),
             victims: 1,
             failures: 0,
             journal_lost: 0,
