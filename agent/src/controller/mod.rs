@@ -186,8 +186,9 @@ impl Controller {
                     container.in_force = limits;
                 }
             }
-            if let Some(before) = before.replace(now.clone()) {
-                let rates = rates(&before, &now);
+            let rates = before.as_ref().map(|before| rates(before, &now));
+            before = Some(now);
+            if let Some(rates) = rates {
                 parties = concerned(&policy, &rates);
                 self.decide(&policy, &rates);
                 self.act(&policy).await;
