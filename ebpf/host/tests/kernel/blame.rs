@@ -31,7 +31,7 @@ fn assert_adds_up(f: &Fixture, victim: Slot) -> HashMap<Culprit, u64> {
 /// Loaded meters; and a group before all other work of this machine, of which tests know
 /// nothing. It goes first: children die before it.
 fn load() -> Option<(Option<CpuGroup>, Fixture)> {
-    Some((CpuGroup::ahead(), Fixture::load(|_| ())?))
+    Some((CpuGroup::ahead(), Fixture::share()?))
 }
 
 trait Ahead {
@@ -120,7 +120,7 @@ fn siblings_are_their_own_fault() {
 
 /// `nested`: the quota is that of the cgroup above.
 fn check_quota(nested: bool) {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let container = f.container(1);
     let group = match CpuGroup::limited(&container, nested) {
         Ok(group) => group,
@@ -223,7 +223,7 @@ fn of_five_neighbours_the_one_on_the_victims_cpu_is_blamed() {
 /// Threads that come and go, move, yield, sleep and spin, in four containers at once.
 #[test]
 fn whatever_threads_do_the_causes_add_up_to_their_waits() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let containers: Vec<_> = (1..=4).map(|slot| f.container(slot)).collect();
     (1..=4).for_each(|slot| f.meters().arm(slot).unwrap());
     let body = |kind: u32| {
@@ -291,7 +291,7 @@ fn whatever_threads_do_the_causes_add_up_to_their_waits() {
 
 #[test]
 fn a_reset_slot_is_neither_victim_nor_culprit() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let containers = [f.container(1), f.container(2), f.container(3)];
     (1..=3).for_each(|slot| f.meters().arm(slot).unwrap());
     let mut children: Vec<Child> = containers.iter().map(|c| spinner(0, 300).put(c)).collect();
@@ -309,7 +309,7 @@ fn a_reset_slot_is_neither_victim_nor_culprit() {
 
 #[test]
 fn without_room_for_a_pair_the_wait_is_unexplained_and_counted() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let map = aya::maps::MapData::from_pin(f.options.pin_dir.join("blame")).unwrap();
     let mut table: aya::maps::HashMap<_, [u32; 3], u64> =
         aya::maps::Map::HashMap(map).try_into().unwrap();

@@ -12,7 +12,7 @@ fn thousand_getpids() -> Child {
 
 #[test]
 fn a_nested_cgroup_belongs_to_its_parents_slot() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let container = f.container(2);
     f.meters().arm(2).unwrap();
     let deep = container.nested("child").nested("grandchild");
@@ -23,7 +23,7 @@ fn a_nested_cgroup_belongs_to_its_parents_slot() {
 
 #[test]
 fn neighbours_and_strangers_are_not_counted() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let (one, two) = (f.container(1), f.container(2));
     let stranger = f.stranger(1);
     f.meters().arm(1).unwrap();
@@ -40,7 +40,7 @@ fn neighbours_and_strangers_are_not_counted() {
 
 #[test]
 fn a_cgroup_that_was_nobodys_counts_once_it_is_registered() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let stranger = f.stranger(1);
     assert_eq!(thousand_getpids().put(&stranger).run(), End::Code(0));
     f.meters().register(3, &stranger.ids()).unwrap();
@@ -54,7 +54,7 @@ fn a_cgroup_that_was_nobodys_counts_once_it_is_registered() {
 
 #[test]
 fn a_reset_slot_is_empty_and_owns_no_cgroup() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let container = f.container(4);
     let nested = container.nested("left-over");
     let child = Child::exec(c"/bin/true", &[c"true"]).put(&container);
@@ -71,7 +71,7 @@ fn a_reset_slot_is_empty_and_owns_no_cgroup() {
 
 #[test]
 fn a_removed_cgroup_is_forgotten_by_the_kernel_itself() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     // More cgroups than the table has entries, one after the other.
     let container = f.container(5);
     for _ in 0..9000 {
@@ -86,7 +86,7 @@ fn a_removed_cgroup_is_forgotten_by_the_kernel_itself() {
 
 #[test]
 fn slots_that_do_not_exist_are_refused() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let ids = f.stranger(1).ids();
     for slot in [0, 16, u32::MAX] {
         let error = f.meters().register(slot, &ids).unwrap_err().to_string();

@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::io;
 
-use crate::fixture::Container;
+use crate::groups::Container;
 
 /// A forked child before its gate opens.
 pub struct Child {

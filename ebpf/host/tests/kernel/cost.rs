@@ -9,7 +9,7 @@ const CALLS: u32 = 20_000;
 
 #[test]
 fn runs_and_times_are_counted_only_while_somebody_measures() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let container = f.container(1);
     f.meters().arm(1).unwrap();
     let work = || {

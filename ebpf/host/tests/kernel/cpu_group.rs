@@ -5,7 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::fixture::{Container, mount_of, poll};
+use crate::fixture::{mount_of, poll};
+use crate::groups::Container;
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 

@@ -26,7 +26,7 @@ fn of(f: &Fixture, slot: u32, direction: Direction, port: u16) -> DestinationCou
 
 #[test]
 fn bytes_connections_and_failures_are_exact_for_each_destination() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let body = || {
         if !enter_new_namespace() {
             return 2;
@@ -85,7 +85,7 @@ fn bytes_connections_and_failures_are_exact_for_each_destination() {
 
 #[test]
 fn bytes_of_an_open_connection_are_seen_before_it_closes() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let words = shared_words();
     const BYTES: u64 = 1_000_000;
     let body = || {
@@ -123,7 +123,7 @@ fn bytes_of_an_open_connection_are_seen_before_it_closes() {
 
 #[test]
 fn destinations_beyond_a_slots_share_are_added_up() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     // As many as the slot may have, and a hundred more, all refused; then one that is taken.
     const REFUSED: u64 = 1024 + 100;
     let body = || {

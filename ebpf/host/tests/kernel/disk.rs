@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use tenantry_ebpf::{DiskCounters, DiskKey, DiskOp};
 
 use crate::child::{Child, End};
-use crate::fixture::{Container, Fixture};
+use crate::fixture::Fixture;
+use crate::groups::Container;
 
 const MIB: usize = 1 << 20;
 
@@ -96,7 +97,7 @@ fn total(disks: &Disks, op: DiskOp) -> u64 {
 
 #[test]
 fn direct_transfers_are_counted_to_the_byte() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let Some(folder) = folder_on_disk() else {
         return println!("SKIPPED: no folder on a disk");
     };

@@ -7,7 +7,8 @@ use tenantry_ebpf::{BlamedResource, Culprit, Slot};
 
 use crate::child::{Child, End, now_ms};
 use crate::disk_operations::{c_path, piece};
-use crate::fixture::{Container, Fixture};
+use crate::fixture::Fixture;
+use crate::groups::Container;
 use crate::loop_device::LoopDevice;
 
 const PAGE: usize = 4096;
@@ -54,7 +55,7 @@ struct Bench {
 
 /// Six containers; `None` after saying what this machine lacks.
 fn bench() -> Option<Bench> {
-    let f = Fixture::load(|_| ())?;
+    let f = Fixture::share()?;
     let device = match LoopDevice::create(BYTES as u64, true) {
         Ok(device) => device,
         Err(why) => {

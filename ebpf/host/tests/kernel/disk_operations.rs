@@ -9,7 +9,8 @@ use proptest::test_runner::{Config, TestRunner};
 use tenantry_ebpf::{DiskCounters, DiskOp};
 
 use crate::child::{Child, End};
-use crate::fixture::{Container, Fixture};
+use crate::fixture::Fixture;
+use crate::groups::Container;
 use crate::loop_device::{DiskStat, LoopDevice};
 
 const PAGE: u64 = 4096;
@@ -109,7 +110,7 @@ struct Bench {
 
 /// `None` after saying what this machine lacks.
 fn bench(direct: bool) -> Option<Bench> {
-    let f = Fixture::load(|_| ())?;
+    let f = Fixture::share()?;
     let device = match LoopDevice::create(DEVICE_PAGES * PAGE, direct) {
         Ok(device) => device,
         Err(why) => {

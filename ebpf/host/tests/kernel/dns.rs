@@ -106,7 +106,7 @@ fn run_steps(f: &Fixture, steps: &[Step]) -> Child {
 
 #[test]
 fn questions_and_answers_are_counted_by_name_type_and_code() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let mut steps: Vec<Step> = (0..5).map(|id| step(id, "www.Example.COM", A, 0)).collect();
     steps.extend((0..4).map(|id| step(id, "WWW.example.com", AAAA, 3)));
     steps.extend((0..3).map(|id| step(id, "mail.example.org", MX, 2)));
@@ -138,7 +138,7 @@ fn questions_and_answers_are_counted_by_name_type_and_code() {
 
 #[test]
 fn a_question_that_is_asked_again_or_given_up_had_no_answer() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let mut steps = vec![step(1, "late.example", A, None), step(1, "late.example", A, 0)];
     steps.extend((2..5).map(|id| step(id, "never.example", AAAA, None)));
     let child = run_steps(&f, &steps);
@@ -153,7 +153,7 @@ fn a_question_that_is_asked_again_or_given_up_had_no_answer() {
 
 #[test]
 fn more_questions_at_once_than_a_socket_has_places_are_counted_as_lost_from_sight() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let steps: Vec<Step> = (0..20).map(|id| step(id, "many.example", A, None)).collect();
     drop(run_steps(&f, &steps));
     wait_until("the socket to be closed", || of(&asked(&f, 1), "many.example").unanswered == 16);
@@ -163,7 +163,7 @@ fn more_questions_at_once_than_a_socket_has_places_are_counted_as_lost_from_sigh
 
 #[test]
 fn names_beyond_a_slots_share_and_what_is_no_name_are_added_up() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let mut steps: Vec<Step> = (0..300).map(|n| step(n, &format!("n{n}.example"), A, 3)).collect();
     // The root; a label that is a pointer; more labels than any name has. Of the last two not
     // even the type is known.
@@ -188,7 +188,7 @@ fn names_beyond_a_slots_share_and_what_is_no_name_are_added_up() {
 
 #[test]
 fn over_ipv6_it_is_the_same_and_other_ports_are_no_name_servers() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let steps = [step(1, "six.example", AAAA, 0), step(2, "six.example", A, 0)];
     let body = || {
         let well = enter_new_namespace();

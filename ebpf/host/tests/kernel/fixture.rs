@@ -1,19 +1,20 @@
 //! Loaded meters over a cgroup directory of one test, and containers in it.
 
+use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tenantry_ebpf::{
-    CgroupIds, Event, EventReader, LoadOptions, Meters, Slot, SlotCounters, SyscallCount,
+    Event, EventReader, LoadOptions, Meters, Probe, Slot, SlotCounters, SyscallCount,
 };
+
+use crate::groups::{Container, Groups};
+use crate::loaded::{Condition, Loaded, lock};
 
 /// One test at a time: some measure waiting times.
 static ALONE: Mutex<()> = Mutex::new(());
-static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// The program that counts system calls.
 pub const SYSCALL_EXIT: &str = "syscall_exit";
@@ -23,42 +24,46 @@ pub struct Fixture {
     pub options: LoadOptions,
     pub meters: Option<Meters>,
     pub reader: Option<EventReader>,
+    root: Groups,
     groups: Groups,
+    /// Of shared meters: how this test found them.
+    found: Option<Condition>,
+    /// What the kernel had left out before this test, by program.
+    missed_before: HashMap<String, u64>,
     /// Last, so that everything above is gone when the next test begins.
     _alone: MutexGuard<'static, ()>,
 }
 
-/// The test's own directories in the hierarchies that matter.
-struct Groups {
-    unified: PathBuf,
-    blkio: Option<PathBuf>,
-}
-
-/// A registered cgroup, by hierarchy.
-pub struct Container {
-    pub slot: Slot,
-    pub unified: PathBuf,
-    pub blkio: Option<PathBuf>,
-}
-
 impl Fixture {
-    /// `None` after saying what this machine lacks.
-    pub fn load(change: impl FnOnce(&mut LoadOptions)) -> Option<Fixture> {
-        if let Err(why) = check_machine() {
-            println!("SKIPPED: {why}");
-            return None;
-        }
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("tenantry-test-{}-{number}", std::process::id());
-        let groups = Groups::create(&name);
-        let mut options = LoadOptions::new(format!("/sys/fs/bpf/{name}"), &groups.unified);
-        options.blkio_v1 = groups.blkio.is_some();
-        options.slots = 16;
-        change(&mut options);
-        let mut fixture = Fixture { options, meters: None, reader: None, groups, _alone: alone };
-        fixture.load_again();
+    /// Meters like any others; `None` after saying what this machine lacks.
+    pub fn share() -> Option<Fixture> {
+        let alone = begin()?;
+        let mut fixture = Fixture::of(Loaded::take(), alone);
+        fixture.events();
+        fixture.found = Some(Condition::of(&fixture.options, fixture.meters()));
         Some(fixture)
+    }
+
+    /// Meters of the test's own; `None` after saying what this machine lacks.
+    pub fn load(change: impl FnOnce(&mut LoadOptions)) -> Option<Fixture> {
+        let alone = begin()?;
+        Some(Fixture::of(Loaded::new(change), alone))
+    }
+
+    fn of(loaded: Loaded, alone: MutexGuard<'static, ()>) -> Fixture {
+        let Loaded { options, meters, reader, root } = loaded;
+        let probes = meters.as_ref().map(Meters::probes).unwrap_or_default();
+        let missed = |probe: Probe| (probe.name.to_string(), probe.misses.unwrap_or(0));
+        Fixture {
+            groups: root.below("test"),
+            options,
+            meters,
+            reader,
+            root,
+            found: None,
+            missed_before: probes.into_iter().map(missed).collect(),
+            _alone: alone,
+        }
     }
 
     /// As an agent does that starts.
@@ -100,10 +105,13 @@ impl Fixture {
         self.read(slot).syscalls.into_iter().find(|call| call.nr == nr).unwrap_or(none)
     }
 
-    /// Runs of a program that the kernel left out, as it says itself.
+    /// Runs of a program that the kernel left out during this test, as it says itself.
     pub fn misses(&self, program: &str) -> u64 {
         let probes = self.meters().probes();
-        probes.into_iter().find(|probe| probe.name == program).and_then(|p| p.misses).unwrap_or(0)
+        let found = probes.into_iter().find(|probe| probe.name == program);
+        let before = self.missed_before.get(program).copied().unwrap_or(0);
+        // Loaded anew during the test, they begin at zero.
+        found.and_then(|probe| probe.misses).map_or(0, |now| now.checked_sub(before).unwrap_or(now))
     }
 
     /// Asserts that what happened was counted, all of it but for what the kernel left out when
@@ -127,92 +135,30 @@ impl Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
-        // Links that are still pinned would keep counting for nobody.
-        if let Some(meters) = &self.meters {
-            let _ = meters.unpin();
-        } else if let Ok((meters, _)) = Meters::load(&self.options) {
-            let _ = meters.unpin();
-        }
-        self.forget();
         self.groups.remove();
-    }
-}
-
-impl Groups {
-    fn create(name: &str) -> Self {
-        let unified = mount_of("cgroup2", "").expect("checked before").join(name);
-        fs::create_dir(&unified).expect("v2 cgroup");
-        let blkio = mount_of("cgroup", "blkio").map(|root| root.join(name));
-        match &blkio {
-            Some(blkio) => fs::create_dir(blkio).expect("blkio cgroup"),
-            // v2 charges disk I/O to the nearest cgroup that has the controller.
-            None => {
-                let _ = fs::write(unified.join("cgroup.subtree_control"), "+io");
-                // And writeback to the cgroup that has both.
-                let _ = fs::write(unified.join("cgroup.subtree_control"), "+memory");
-            }
-        }
-        Self { unified, blkio }
-    }
-
-    fn container(&self, slot: Slot) -> Container {
-        let below = |parent: &PathBuf| {
-            let path = parent.join(format!("c{slot}"));
-            fs::create_dir(&path).expect("cgroup of a container");
-            path
+        let loaded = Loaded {
+            options: self.options.clone(),
+            meters: self.meters.take(),
+            reader: self.reader.take(),
+            root: self.root.clone(),
         };
-        Container { slot, unified: below(&self.unified), blkio: self.blkio.as_ref().map(below) }
-    }
-
-    fn remove(&self) {
-        remove_tree(&self.unified);
-        self.blkio.as_ref().inspect(|blkio| remove_tree(blkio));
-    }
-}
-
-impl Container {
-    pub fn ids(&self) -> CgroupIds {
-        CgroupIds { unified: id(&self.unified), blkio: self.blkio.as_deref().map(id) }
-    }
-
-    pub fn add(&self, pid: i32) {
-        for dir in [Some(&self.unified), self.blkio.as_ref()].into_iter().flatten() {
-            fs::write(dir.join("cgroup.procs"), pid.to_string()).expect("cgroup.procs");
+        let now = loaded.meters.as_ref().map(|meters| Condition::of(&loaded.options, meters));
+        let is_as_found = self.found.is_some() && self.found == now;
+        match is_as_found && !std::thread::panicking() {
+            true => loaded.give_back(),
+            false => loaded.remove(),
         }
     }
-
-    /// A cgroup below this one, in each hierarchy.
-    pub fn nested(&self, name: &str) -> Container {
-        let below = |parent: &PathBuf| {
-            let path = parent.join(name);
-            fs::create_dir(&path).expect("nested cgroup");
-            path
-        };
-        let blkio = self.blkio.as_ref().map(below);
-        Container { slot: self.slot, unified: below(&self.unified), blkio }
-    }
-
-    pub fn remove(&self) {
-        remove_tree(&self.unified);
-        self.blkio.as_ref().inspect(|blkio| remove_tree(blkio));
-    }
 }
 
-fn id(dir: &Path) -> u64 {
-    fs::metadata(dir).expect("cgroup").ino()
-}
-
-/// Dead processes leave their cgroups a little after they were waited for.
-fn remove_tree(dir: &Path) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_tree(&entry.path());
+/// When it is this test's turn.
+fn begin() -> Option<MutexGuard<'static, ()>> {
+    match check_machine() {
+        Ok(()) => Some(lock(&ALONE)),
+        Err(why) => {
+            println!("SKIPPED: {why}");
+            None
         }
-    }
-    let gone = poll(|| !dir.exists() || fs::remove_dir(dir).is_ok());
-    // No panic: a test that fails drops its fixture too.
-    if !gone {
-        println!("cgroup {} was left behind", dir.display());
     }
 }
 

@@ -3,7 +3,8 @@
 use tenantry_ebpf::{CgroupEvent, CgroupIds, CgroupReader, ForeignOptions, Slot, Tree};
 
 use crate::child::{Child, End, call_often};
-use crate::fixture::{Container, Fixture};
+use crate::fixture::Fixture;
+use crate::groups::Container;
 
 const FIRST: Slot = 8;
 

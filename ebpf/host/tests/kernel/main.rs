@@ -13,6 +13,8 @@ mod disk_operations;
 mod dns;
 mod fixture;
 mod foreign;
+mod groups;
+mod loaded;
 mod loop_device;
 mod namespaces;
 mod network;

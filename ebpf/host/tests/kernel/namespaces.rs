@@ -6,7 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use tenantry_ebpf::{CgroupIds, Namespaces};
 
 use crate::child::{Child, End, Gate, call_often, sleeps};
-use crate::fixture::{Container, Fixture, SYSCALL_EXIT, wait_until};
+use crate::fixture::{Fixture, SYSCALL_EXIT, wait_until};
+use crate::groups::Container;
 
 const GETPID: u32 = libc::SYS_getpid as u32;
 
@@ -72,7 +73,7 @@ fn assert_rows_add_up(f: &Fixture, slot: u32) {
 
 #[test]
 fn a_process_that_unshares_is_seen_where_it_is() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let container = f.container(1);
     f.meters().arm(1).unwrap();
     let (moved, end) = (Gate::new(), Gate::new());
@@ -105,7 +106,7 @@ fn a_process_that_unshares_is_seen_where_it_is() {
 
 #[test]
 fn a_process_that_enters_another_containers_namespace_is_seen_there() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let (one, two) = (f.container(1), f.container(2));
     f.meters().arm(1).unwrap();
     f.meters().arm(2).unwrap();
@@ -184,7 +185,7 @@ fn own_inode(path: &std::ffi::CStr) -> u64 {
 /// be counted for what lay there before.
 #[test]
 fn addresses_that_are_used_again_deceive_nobody() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let container = f.container(1);
     let (ready, notes) = (Gate::new(), Notes::new());
     let body = || {
@@ -221,7 +222,7 @@ fn addresses_that_are_used_again_deceive_nobody() {
 /// namespaces at an address of its own.
 #[test]
 fn who_comes_back_by_setns_is_at_home_again() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let container = f.container(1);
     f.meters().arm(1).unwrap();
     let (ready, end) = (Gate::new(), Gate::new());
@@ -264,7 +265,7 @@ fn own_uts() -> u32 {
 
 #[test]
 fn children_in_a_new_pid_namespace_are_told_from_their_parent() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let container = f.container(1);
     f.meters().arm(1).unwrap();
     let notes = Notes::new();
@@ -296,7 +297,7 @@ fn children_in_a_new_pid_namespace_are_told_from_their_parent() {
 
 #[test]
 fn more_sets_than_there_are_rows_lose_no_call() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let container = f.container(1);
     f.meters().arm(1).unwrap();
     const CHILDREN: usize = 140;
@@ -326,7 +327,7 @@ fn more_sets_than_there_are_rows_lose_no_call() {
 
 #[test]
 fn the_next_run_of_a_container_is_not_charged_with_the_last_ones_calls() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let container = f.container(1);
     let run = |container: &Container, calls| {
         let (ready, end) = (Gate::new(), Gate::new());

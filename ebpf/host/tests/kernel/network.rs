@@ -13,7 +13,7 @@ const HEADERS: u64 = 28;
 
 #[test]
 fn datagrams_through_loopback_are_counted_to_the_byte() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = receiver.local_addr().unwrap().port();
     drop(receiver);
@@ -42,7 +42,7 @@ fn datagrams_through_loopback_are_counted_to_the_byte() {
 
 #[test]
 fn datagrams_through_a_link_are_external() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     // A link in a network namespace of its own. Nobody answers at 10.9.0.2: datagrams wait for
     // its hardware address, which is behind where they are counted. busybox names the other
     // end as it likes.

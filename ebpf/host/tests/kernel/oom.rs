@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use tenantry_ebpf::{Event, OomEvent};
 
 use crate::child::{Child, End};
-use crate::fixture::{Container, Fixture, mount_of};
+use crate::fixture::{Fixture, mount_of};
+use crate::groups::Container;
 
 const LIMIT: u64 = 32 << 20;
 
@@ -116,7 +117,7 @@ fn kill_one(f: &mut Fixture, container: &Container, memory: &Memory) -> (i32, Ve
 
 #[test]
 fn a_kill_for_want_of_memory_says_who_held_what_under_which_limit() {
-    let Some(mut f) = Fixture::load(|_| ()) else { return };
+    let Some(mut f) = Fixture::share() else { return };
     let container = f.container(1);
     let memory = match Memory::limit(&container) {
         Ok(memory) => memory,

@@ -37,7 +37,7 @@ fn own_namespaces() -> Namespaces {
 
 #[test]
 fn an_exec_and_its_exit_say_who_what_and_where() {
-    let Some(mut f) = Fixture::load(|_| ()) else { return };
+    let Some(mut f) = Fixture::share() else { return };
     let container = f.container(1);
     let argv = [c"sh", c"-c", c"exit 3", c"", c"last"];
     let child = Child::exec(c"/bin/sh", &argv).put(&container);
@@ -64,7 +64,7 @@ fn an_exec_and_its_exit_say_who_what_and_where() {
 
 #[test]
 fn long_arguments_and_paths_are_cut_and_say_so() {
-    let Some(mut f) = Fixture::load(|_| ()) else { return };
+    let Some(mut f) = Fixture::share() else { return };
     let container = f.container(1);
     let long = CString::new("y".repeat(3000)).unwrap();
     let child = Child::exec(c"/bin/true", &[c"true", &long]).put(&container);
@@ -89,7 +89,7 @@ fn long_arguments_and_paths_are_cut_and_say_so() {
 
 #[test]
 fn a_signals_victim_and_a_pid_namespaces_first_process() {
-    let Some(mut f) = Fixture::load(|_| ()) else { return };
+    let Some(mut f) = Fixture::share() else { return };
     let container = f.container(1);
     f.meters().arm(1).unwrap();
     let body = || {
@@ -136,7 +136,7 @@ fn start_thread(body: extern "C" fn(*mut libc::c_void) -> libc::c_int, stack: &m
 
 #[test]
 fn a_process_ends_once_however_many_threads_it_has() {
-    let Some(mut f) = Fixture::load(|_| ()) else { return };
+    let Some(mut f) = Fixture::share() else { return };
     let container = f.container(1);
     f.meters().arm(1).unwrap();
     extern "C" fn end_alone(_: *mut libc::c_void) -> libc::c_int {

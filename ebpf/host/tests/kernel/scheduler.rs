@@ -32,7 +32,7 @@ fn stolen() -> u64 {
 
 #[test]
 fn waits_and_runs_agree_with_schedstat() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let container = f.container(1);
     // Three compete for one processor, then stop, so that their accounts can be read.
     let body = || {
@@ -71,7 +71,7 @@ fn waits_and_runs_agree_with_schedstat() {
 
 #[test]
 fn switches_and_migrations_are_the_kernels_own_to_the_last_one() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let container = f.container(1);
     let cpus = std::thread::available_parallelism().unwrap().get();
     let body = || {
@@ -127,7 +127,7 @@ fn switches_and_migrations_are_the_kernels_own_to_the_last_one() {
 fn time_off_the_cpu_is_split_by_what_the_thread_left_it_for() {
     const PIECE_MS: u64 = 300;
     const PIECE_NS: u64 = PIECE_MS * 1_000_000;
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let container = f.container(1);
     let body = || {
         sleep_ms(PIECE_MS as i64);
@@ -174,7 +174,7 @@ fn time_off_the_cpu_is_split_by_what_the_thread_left_it_for() {
 
 #[test]
 fn waits_of_others_are_not_kept() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     f.meters().arm(1).unwrap();
     let spinner = || {
         spin_ms(0, 100);

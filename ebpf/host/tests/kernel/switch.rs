@@ -3,7 +3,8 @@
 use tenantry_ebpf::{ProbeStatus, SwitchError};
 
 use crate::child::{Child, End, Gate, call_often, sleeps};
-use crate::fixture::{Container, Fixture, wait_until};
+use crate::fixture::{Fixture, wait_until};
+use crate::groups::Container;
 use crate::witness::reads_of;
 
 const PROBE: &str = "syscall_enter";
@@ -28,7 +29,7 @@ fn call_getpid(container: &Container) {
 
 #[test]
 fn a_probe_is_switched_off_and_on_and_counting_goes_on() {
-    let Some(mut f) = Fixture::load(|_| ()) else { return };
+    let Some(mut f) = Fixture::share() else { return };
     let container = f.container(1);
     f.meters().arm(1).unwrap();
     call_getpid(&container);
@@ -71,7 +72,7 @@ fn a_probe_is_switched_off_and_on_and_counting_goes_on() {
 
 #[test]
 fn what_cannot_be_switched_is_refused_by_name() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let error = f.meters().switch("syscall_entry", true).unwrap_err();
     assert!(matches!(&error, SwitchError::Unknown { probe } if probe == "syscall_entry"));
     let error = f.meters().switch("syscall_exit", false).unwrap_err();
@@ -84,7 +85,7 @@ const WAITERS: usize = 64;
 
 #[test]
 fn a_sample_from_before_the_probe_was_off_is_never_matched() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let container = f.container(1);
     f.meters().arm(1).unwrap();
     let (first, second) = (Gate::new(), Gate::new());

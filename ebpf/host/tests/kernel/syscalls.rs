@@ -14,7 +14,7 @@ fn open_missing() {
 
 #[test]
 fn each_call_and_each_error_is_counted() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let child = Child::gated(|| {
         call_often(5000, libc::SYS_getpid);
         (0..300).for_each(|_| open_missing());
@@ -33,7 +33,7 @@ fn each_call_and_each_error_is_counted() {
 
 #[test]
 fn each_error_is_counted_by_its_class() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let body = || {
         (0..70).for_each(|_| open_missing());
         for _ in 0..50 {
@@ -75,7 +75,7 @@ fn each_error_is_counted_by_its_class() {
 
 #[test]
 fn what_happens_before_the_first_exec_is_nobodys() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let body = || {
         call_often(5000, libc::SYS_getpid);
         let argv = [c"sh".as_ptr(), c"-c".as_ptr(), c"exit 4".as_ptr(), std::ptr::null()];
@@ -92,7 +92,7 @@ fn what_happens_before_the_first_exec_is_nobodys() {
 
 #[test]
 fn a_clone_counts_once_and_a_signal_handlers_return_too() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     extern "C" fn handler(_: libc::c_int) {}
     let body = || {
         // SAFETY: the handler does nothing.
@@ -122,7 +122,7 @@ fn a_clone_counts_once_and_a_signal_handlers_return_too() {
 
 #[test]
 fn calls_of_32_bit_programs_do_not_pass_for_others() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     /// The 32-bit door with the 32-bit number of getpid, which is writev's here.
     fn getpid_32() -> u32 {
         let result: u32;
@@ -147,7 +147,7 @@ fn calls_of_32_bit_programs_do_not_pass_for_others() {
 
 #[test]
 fn one_call_in_sixteen_is_timed_whatever_the_pattern() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let body = || {
         // Process and file by turns: a fixed stride of 16 would see only one of them.
         for _ in 0..16_000 {
@@ -170,7 +170,7 @@ fn one_call_in_sixteen_is_timed_whatever_the_pattern() {
 
 #[test]
 fn a_sleep_takes_as_long_as_it_takes() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let body = || {
         (0..300).for_each(|_| sleep_ms(3));
         0

@@ -19,7 +19,7 @@ fn counted(f: &Fixture, slot: u32) -> TcpCounters {
 
 #[test]
 fn connections_and_their_ends_are_those_that_the_namespace_counted() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     const WELL: u64 = 25;
     const REFUSED: u64 = 9;
     const RESET: u64 = 4;
@@ -98,7 +98,7 @@ fn connections_and_their_ends_are_those_that_the_namespace_counted() {
 
 #[test]
 fn a_full_listener_drops_what_the_namespace_says() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let body = || {
         if !enter_new_namespace() {
             return 2;
@@ -138,7 +138,7 @@ fn a_full_listener_drops_what_the_namespace_says() {
 
 #[test]
 fn a_connection_lasts_from_its_handshake_to_its_end() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let body = || {
         let well = enter_new_namespace();
         let Some((client, server)) = pair(listen(1000, 8), 1000).filter(|_| well) else { return 2 };
@@ -160,7 +160,7 @@ fn a_connection_lasts_from_its_handshake_to_its_end() {
 
 #[test]
 fn round_trips_are_about_as_long_as_the_socket_says() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let words = shared_words();
     let body = || {
         let well = enter_new_namespace();
@@ -201,7 +201,7 @@ fn round_trips_are_about_as_long_as_the_socket_says() {
 
 #[test]
 fn on_the_hosts_own_network_each_end_is_its_containers() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = free.local_addr().unwrap().port();
     drop(free);
@@ -246,7 +246,7 @@ fn on_the_hosts_own_network_each_end_is_its_containers() {
 
 #[test]
 fn a_slots_next_holder_has_nothing_of_the_last_ones_sockets() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let body = || {
         if !enter_new_namespace() || pair(listen(1000, 8), 1000).is_none() {
             return 2;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tenantry_ebpf::{ProbeStatus, SYSCALL_LATENCY_PROBE, TRACES, TraceError, TracedSyscall};
 
 use crate::child::{Child, End, call_often, sleep_ms};
-use crate::fixture::{Container, Fixture, SYSCALL_EXIT};
+use crate::fixture::{Fixture, SYSCALL_EXIT};
+use crate::groups::Container;
 
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -73,7 +74,7 @@ fn every_call_of_a_traced_slot_is_timed_and_no_other() {
 
 #[test]
 fn a_trace_ends_by_itself_and_stays_readable() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let container = f.container(1);
     f.meters().arm(1).unwrap();
     let brief = Duration::from_millis(20);
@@ -89,7 +90,7 @@ fn a_trace_ends_by_itself_and_stays_readable() {
 
 #[test]
 fn one_trace_too_many_is_refused_with_the_names_of_the_others() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let slots = 1..=TRACES as u32;
     for slot in slots.clone() {
         f.meters().trace(slot, LONG).unwrap();
@@ -152,7 +153,7 @@ fn now_ns() -> u64 {
 
 #[test]
 fn each_call_of_the_fsync_family_is_timed_while_the_probe_is_on() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let container = f.container(1);
     f.meters().arm(1).unwrap();
     let file = tempfile::tempfile().unwrap();

@@ -18,7 +18,7 @@ fn active(f: &Fixture, name: &str) -> bool {
 
 #[test]
 fn exec_attempts_are_counted_by_the_lsm() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     if !active(&f, "exec_attempted") {
         return assert_eq!(f.read(1).exec_attempts, None);
     }

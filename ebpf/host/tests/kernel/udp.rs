@@ -26,7 +26,7 @@ fn exchange<A>(from: i32, to: i32, narrow_one: i32, addresses: [&A; 2]) -> bool 
 
 #[test]
 fn datagrams_and_drops_are_those_that_the_namespace_counted() {
-    let Some(f) = Fixture::load(|_| ()) else { return };
+    let Some(f) = Fixture::share() else { return };
     let body = || {
         if !enter_new_namespace() {
             return 2;
