@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tenantry_cgroupfs::{Error, Group, ReadBuffer, Sample, Sampler};
+use tenantry_cgroupfs::{Error, Group, ReadBuffer, Sample, Sampler, Strain};
 
 /// One container's cgroup at one moment.
 #[derive(Debug)]
@@ -45,6 +45,11 @@ impl Samplers {
     /// file in each cgroup below it.
     pub fn sample(&self, group: &Group) -> Result<Option<Sample>, Error> {
         self.with(group, |sampler, buffer| sampler.read(buffer))
+    }
+
+    /// As [`look`](Self::look), how it stands with memory and pressure alone.
+    pub fn strain(&self, group: &Group) -> Result<Option<Strain>, Error> {
+        self.with(group, |sampler, buffer| sampler.read_strain(buffer))
     }
 
     fn with<T>(

@@ -1,14 +1,16 @@
 //! Takes a [`Sample`]: who waited for whom, and closely those that the policy has a class for
-//! or that such a wait concerns. The others cost nothing but their names.
+//! or that such a wait concerns; of these the cgroup's files only where an objective is
+//! measured by them. The others cost nothing but their names.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tenantry_cgroupfs::{Hierarchy, Max};
+use tenantry_cgroupfs::{Hierarchy, Max, Strain};
 use tenantry_container::{Engine, Limits};
 use tenantry_control::{
-    Actuator, Class, ContainerRates, Culprit, Device, IoKind, Policy, Resource, Wish, Wishes,
+    Actuator, Class, ContainerRates, Culprit, Device, IoKind, Objectives, Policy, Resource, Wish,
+    Wishes,
 };
 use tenantry_ebpf::{DiskCounters, DiskOp, Meters, Slot};
 
@@ -36,6 +38,40 @@ struct Subject {
     counters: Counters,
 }
 
+/// What the policy makes worth reading of one container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    Name,
+    Counters,
+    /// Those of its cgroup, which cost the most.
+    Files,
+    EverybodysFiles,
+}
+
+fn need(policy: &Policy, id: &str, counters: &Counters) -> Need {
+    let who = ContainerRates {
+        id: id.to_owned(),
+        name: counters.name.clone(),
+        image: counters.image.clone(),
+        labels: counters.labels.clone(),
+        foreign: counters.foreign,
+        ..ContainerRates::default()
+    };
+    let standing = policy.standing(&who);
+    if standing.class == Class::Normal {
+        return Need::Name;
+    }
+    let Some(objectives) = standing.objectives else { return Need::Counters };
+    let Objectives { pressure_cpu, pressure_memory, pressure_io, disk_p99_ms, .. } = objectives;
+    if pressure_memory.is_some() {
+        return Need::EverybodysFiles;
+    }
+    match pressure_cpu.or(*pressure_io).or(*disk_p99_ms) {
+        Some(_) => Need::Files,
+        None => Need::Counters,
+    }
+}
+
 impl Looker {
     /// `at`: since the controller began; `parties`: who waited for a neighbour at the last
     /// look, and these neighbours. What cannot be read of a container is zero.
@@ -45,26 +81,29 @@ impl Looker {
             subjects.iter().map(|subject| (subject.slot, subject.id.as_str())).collect();
         let blame = self.blame(&names);
         let steal_seconds = crate::host::read_steal_seconds().unwrap_or_default();
-        let is_watched = |subject: &Subject| {
-            parties.contains(&subject.id)
-                || self.class(&subject.id, &subject.counters, policy) != Class::Normal
-        };
-        let watched: HashSet<Slot> =
-            subjects.iter().filter(|one| is_watched(one)).map(|one| one.slot).collect();
-        let mut disks = match watched.is_empty() {
-            true => HashMap::new(),
-            false => self.disks(),
+        let needs: HashMap<Slot, Need> =
+            subjects.iter().map(|one| (one.slot, need(policy, &one.id, &one.counters))).collect();
+        // Who takes memory is found among all that are watched.
+        let all_files = needs.values().any(|need| *need == Need::EverybodysFiles);
+        let is_watched = |one: &Subject| needs[&one.slot] > Need::Name || parties.contains(&one.id);
+        let mut disks = match subjects.iter().any(is_watched) {
+            true => self.disks(),
+            false => HashMap::new(),
         };
         let containers = subjects
             .into_iter()
-            .map(|Subject { id, slot, cgroup, counters }| {
-                if !watched.contains(&slot) {
-                    return (id, counters);
+            .map(|one| {
+                if !is_watched(&one) {
+                    return (one.id, one.counters);
                 }
+                let reads_files = all_files || needs[&one.slot] >= Need::Files;
+                let Subject { id, slot, cgroup, counters } = one;
                 let counters = Counters {
                     pace: self.meters.read_pace(slot).ok(),
                     disks: disks.remove(&slot).unwrap_or_default(),
-                    files: self.files(&cgroup),
+                    files: (reads_files || parties.contains(&id))
+                        .then(|| self.files(&cgroup))
+                        .flatten(),
                     ..counters
                 };
                 (id, counters)
@@ -109,27 +148,16 @@ impl Looker {
         ours.chain(others).collect()
     }
 
-    fn class(&self, id: &str, counters: &Counters, policy: &Policy) -> Class {
-        let who = ContainerRates {
-            id: id.to_owned(),
-            name: counters.name.clone(),
-            image: counters.image.clone(),
-            labels: counters.labels.clone(),
-            foreign: counters.foreign,
-            ..ContainerRates::default()
-        };
-        policy.standing(&who).class
-    }
-
     fn files(&self, cgroup: &str) -> Option<FromFiles> {
-        let sample = self.samplers.sample(&self.hierarchy.group(cgroup)).ok()??;
-        let (memory, stat) = (&sample.memory, &sample.memory.stat);
+        let Strain { memory, pressure } =
+            self.samplers.strain(&self.hierarchy.group(cgroup)).ok()??;
+        let stat = &memory.stat;
         Some(FromFiles {
             memory_usage_bytes: memory.usage_bytes.unwrap_or(0),
             memory_limit_bytes: memory.limit_bytes.and_then(|limit| limit.value()),
             refaults: stat.workingset_refault_anon.unwrap_or(0)
                 + stat.workingset_refault_file.unwrap_or(0),
-            pressure: sample.pressure,
+            pressure,
         })
     }
 
@@ -204,4 +232,26 @@ fn wishes(limits: &Limits) -> Wishes {
         limit(Actuator::NetIngress, bytes(bits));
     }
     wishes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_of_a_container_follows_from_its_class_and_objectives() {
+        let check = |objectives: &str, name: &str, expected: Need| {
+            let rules = "[[rule]]\nclass = \"best-effort\"\nname = [\"batch\"]\n\
+                [[rule]]\nclass = \"protected\"\nname = [\"web\"]\n[rule.objectives]\n";
+            let policy = Policy::parse(&format!("{rules}{objectives}\n")).expect("a policy");
+            let counters = Counters { name: name.into(), ..Counters::default() };
+            assert_eq!(need(&policy, "0a1f", &counters), expected, "{objectives}, {name}");
+        };
+        check("run_queue_p99_ms = 5.0", "other", Need::Name);
+        check("run_queue_p99_ms = 5.0", "batch", Need::Counters);
+        check("run_queue_p99_ms = 5.0", "web", Need::Counters);
+        check("disk_p99_ms = 5.0", "web", Need::Files);
+        check("pressure_cpu = 0.1", "web", Need::Files);
+        check("pressure_io = 0.1\npressure_memory = 0.1", "web", Need::EverybodysFiles);
+    }
 }

@@ -38,7 +38,7 @@ pub use layout::Layout;
 pub use parse::pressure as parse_pressure;
 pub use read::{ReadBuffer, Sampler};
 pub use restore::{Restore, Restored};
-pub use sample::Sample;
+pub use sample::{Sample, Strain};
 pub use types::{
     Applied, CgroupIds, CpuMax, IoLimit, Max, Resources, shares_from_weight, weight_from_shares,
 };

@@ -17,7 +17,9 @@ use crate::file::{Buffer, is_absence, open_at};
 use crate::group::Group;
 use crate::layout::Layout;
 use crate::parse;
-use crate::sample::{CpuSample, IoSample, MemorySample, PidsSample, Pressure, Sample, Stall};
+use crate::sample::{
+    CpuSample, IoSample, MemorySample, PidsSample, Pressure, Sample, Stall, Strain,
+};
 use crate::setting::{parse_cpu_max, parse_io_max, parse_throttle_v1};
 use crate::types::{CpuMax, IoLimit, Max, Resources, shares_from_weight, weight_from_shares};
 
@@ -145,6 +147,14 @@ impl Sampler {
     /// another sampler.
     pub fn read(&self, buffer: &mut ReadBuffer) -> Result<Sample, Error> {
         self.dirs.sample(self.group.layout(), buffer)
+    }
+
+    /// A part of it, with half of the files.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_strain(&self, buffer: &mut ReadBuffer) -> Result<Strain, Error> {
+        self.dirs.strain(self.group.layout(), buffer)
     }
 
     /// Processes in the group and in those nested in it.
@@ -305,27 +315,36 @@ impl Dirs {
         let now = clock_gettime(ClockId::Monotonic);
         let monotonic_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
         let all = Some(unified);
-        let pressure = Pressure {
-            cpu: buffer.stall(all, "cpu.pressure")?,
-            memory: buffer.stall(all, "memory.pressure")?,
-            io: buffer.stall(all, "io.pressure")?,
-        };
+        let Strain { memory, pressure } = self.strain(layout, buffer)?;
         let cpu = buffer.text(all, "cpu.stat")?.map(cpu_stat).unwrap_or_default();
-        let (cpu, memory, io, pids) = match layout {
+        let (cpu, io, pids) = match layout {
             Layout::Unified => {
                 let shares = buffer.number(all, "cpu.weight")?.map(shares_from_weight);
                 let cpu = CpuSample { shares, ..cpu };
                 let io = buffer.text(all, "io.stat")?.map(parse::io_stat).unwrap_or_default();
-                (cpu, memory_v2(buffer, all)?, io, pids(buffer, all)?)
+                (cpu, io, pids(buffer, all)?)
             }
             Layout::Hybrid => (
                 self.cpu_v1(cpu, buffer)?,
-                memory_v1(buffer, self.memory.as_ref())?,
                 io_v1(buffer, self.blkio.as_ref())?,
                 pids(buffer, self.pids.as_ref())?,
             ),
         };
         Ok(Sample { identity, monotonic_ns, cpu, memory, pids, io, pressure })
+    }
+
+    fn strain(&self, layout: Layout, buffer: &mut ReadBuffer) -> Result<Strain, Error> {
+        let all = Some(&self.unified);
+        let pressure = Pressure {
+            cpu: buffer.stall(all, "cpu.pressure")?,
+            memory: buffer.stall(all, "memory.pressure")?,
+            io: buffer.stall(all, "io.pressure")?,
+        };
+        let memory = match layout {
+            Layout::Unified => memory_v2(buffer, all)?,
+            Layout::Hybrid => memory_v1(buffer, self.memory.as_ref())?,
+        };
+        Ok(Strain { memory, pressure })
     }
 
     /// The unified tree counts usage without a controller, in one file; v1's user and

@@ -24,6 +24,13 @@ pub struct Sample {
     pub pressure: Pressure,
 }
 
+/// Of a [`Sample`], what a controller watches once a second.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Strain {
+    pub memory: MemorySample,
+    pub pressure: Pressure,
+}
+
 /// Counters since the group was made. On a hybrid host usage comes from the unified tree;
 /// v1's throttled time is in nanoseconds there, the rest below a microsecond is dropped.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
