@@ -1,5 +1,5 @@
-//! What the agent costs when nothing happens: ten containers asleep, nobody
-//! asking, and then a scrape every second.
+//! What the agent costs when nothing happens: ten containers asleep, and two hundred of
+//! which a policy protects some; nobody asking, and then a scrape every second.
 
 use std::time::{Duration, Instant};
 
@@ -8,17 +8,38 @@ use tenantry_e2e::agent::TestAgent;
 use tenantry_e2e::host::{cpu_ticks, status_kib};
 use tenantry_e2e::scrape;
 
-const CONTAINERS: usize = 10;
+const FEW: usize = 10;
+const MANY: usize = 200;
+/// Every tenth is looked at closely once a second, as a victim may be.
+const POLICY: &str = r#"mode = "enforce"
+
+[[rule]]
+class = "protected"
+name = ["idle*0"]
+[rule.objectives]
+run_queue_p99_ms = 10.0
+"#;
 const LOOK: Duration = Duration::from_secs(15);
 
 pub fn run() -> Result<()> {
-    let agent = TestAgent::try_start()?;
-    for n in 0..CONTAINERS {
-        agent.run_detached(&format!("idle{n}"), &[], &["sleep", "1000"])?;
+    idle(FEW)?;
+    idle(MANY)
+}
+
+fn idle(containers: usize) -> Result<()> {
+    // All slots but a few for ours.
+    let room = "max_containers = 250\n[foreign]\nmax = 5\n";
+    let agent = TestAgent::try_start_with_policy(POLICY, room)?;
+    for n in 0..containers {
+        agent.run_detached(&format!("idle{n:03}"), &[], &["sleep", "1000"])?;
     }
-    println!("agent with {CONTAINERS} idle containers");
+    println!("agent with {containers} idle containers");
+    let looked = || agent.metrics().sum("tenantry_controller_seconds_total", &[]).unwrap_or(0.0);
+    let (began, looks) = (Instant::now(), looked());
     let quiet = cpu_share(agent.pid(), || {})?;
     println!("  unasked:           CPU {:.2} % of a core", quiet * 100.0);
+    let looks = (looked() - looks) / began.elapsed().as_secs_f64();
+    println!("    of that the controller's looks: {:.2} %", looks * 100.0);
     let mut bytes = 0;
     let scraped = cpu_share(agent.pid(), || {
         bytes = scrape::get(agent.listen, "/metrics").map_or(0, |body| body.len());

@@ -62,6 +62,21 @@ impl TestAgent {
         Ok(std::fs::write(self.scratch.join("agent.toml"), format!("{config}\n{network}"))?)
     }
 
+    /// With this policy for its controller, and `config` for the rest.
+    pub fn try_start_with_policy(policy: &str, config: &str) -> Result<Self> {
+        let mut agent = Self::prepare()?;
+        let path = agent.policy_file();
+        std::fs::write(&path, policy)?;
+        agent.configure(&format!("{config}\n[control]\npolicy = \"{}\"\n", path.display()))?;
+        agent.spawn_with_image()?;
+        Ok(agent)
+    }
+
+    /// Where [`try_start_with_policy`](Self::try_start_with_policy) puts it.
+    pub fn policy_file(&self) -> PathBuf {
+        self.scratch.join("policy.toml")
+    }
+
     /// Directories and a free port, but no agent yet.
     pub fn prepare() -> Result<Self> {
         let before = HostState::take();

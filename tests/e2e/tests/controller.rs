@@ -21,16 +21,7 @@ name = ["culprit"]
 "#;
 
 fn start(policy: &str) -> TestAgent {
-    let mut agent = TestAgent::prepare().expect("a scratch directory");
-    let path = policy_file(&agent);
-    std::fs::write(&path, policy).unwrap();
-    agent.configure(&format!("[control]\npolicy = \"{}\"\n", path.display())).unwrap();
-    agent.spawn_with_image().expect("the agent starts");
-    agent
-}
-
-fn policy_file(agent: &TestAgent) -> PathBuf {
-    agent.scratch.join("policy.toml")
+    TestAgent::try_start_with_policy(policy, "").expect("the agent starts")
 }
 
 fn spin(agent: &TestAgent, name: &str, flags: &[&str], threads: &str) {
@@ -164,7 +155,7 @@ fn a_wrong_policy_is_refused_whole_and_the_old_one_stays() {
     let agent = start(POLICY);
     let mode = || json(&agent.ok(&["policy", "show"]))["policy"]["mode"].clone();
     assert_eq!(mode(), "enforce");
-    let file = policy_file(&agent);
+    let file = agent.policy_file();
     let path = file.to_str().unwrap();
     assert!(agent.ok(&["policy", "check", path]).contains("is right"));
     std::fs::write(&file, "mode = \"advise\"\n[detect]\nsmoothing = 7\n").unwrap();

@@ -1,12 +1,17 @@
 //! The noisy neighbour: what a victim feels alone, beside a culprit, with the best limit that
 //! an operator could set beforehand, and with the controller.
 //!
-//! Open-loop load; the arms of a round in an order that changes. The best limit is found by
+//! On every CPU a loop of the lowest class runs all the time, that of SCHED_IDLE, which gives way at
+//! once: a virtual processor that sleeps takes milliseconds to wake, and a victim that is alone
+//! would feel more of that than of any neighbour. Open-loop load; the arms of a round in an order that changes. The best limit is found by
 //! trying, the loosest first, until the victim feels at most [`GOAL`] of what it feels alone.
-//! Raw data go into a file beside the printed table.
+//! Raw data go into a file beside the printed table. `TENANTRY_SCENARIOS` names those that are
+//! to be run (`T1,T3`); all, where it is not set.
 
 mod run;
 mod scenario;
+
+use std::process::{Child, Command};
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -23,14 +28,43 @@ const POLICY: &str = include_str!("policy.toml");
 const RAW: &str = "target/bench-noisy.json";
 
 pub fn run() -> Result<()> {
+    let only = std::env::var("TENANTRY_SCENARIOS").ok();
+    let is_asked_for = |scenario: &&Scenario| {
+        only.as_ref().is_none_or(|only| only.split(',').any(|name| name == scenario.name))
+    };
+    let _awake = Awake::start()?;
     let mut raw = Vec::new();
-    for scenario in SCENARIOS {
+    for scenario in SCENARIOS.iter().filter(is_asked_for) {
         println!("{}: {}", scenario.name, scenario.what);
         raw.push(compare(scenario).with_context(|| scenario.name)?);
     }
     std::fs::write(RAW, serde_json::to_vec_pretty(&raw)?)?;
     println!("raw data: {RAW}");
     Ok(())
+}
+
+struct Awake(Vec<Child>);
+
+impl Awake {
+    fn start() -> Result<Self> {
+        let cpus = std::thread::available_parallelism()?.get();
+        let one = |cpu: usize| {
+            Command::new("chrt")
+                .args(["--idle", "0", "taskset", "-c", &cpu.to_string()])
+                .args(["sh", "-c", "while :; do :; done"])
+                .spawn()
+        };
+        Ok(Self((0..cpus).map(one).collect::<Result<_, _>>().context("chrt")?))
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
 /// Outcomes by arm, in the order of `ARMS`.

@@ -54,15 +54,10 @@ impl Outcome {
 }
 
 pub fn run(scenario: &Scenario, arm: &Arm, policy: &str) -> Result<Outcome> {
-    let mut agent = TestAgent::prepare()?;
-    let mut config = String::new();
-    if matches!(arm, Arm::Controlled) {
-        let path = agent.scratch.join("policy.toml");
-        std::fs::write(&path, policy)?;
-        config = format!("[control]\npolicy = \"{}\"\n", path.display());
-    }
-    agent.configure(&config)?;
-    agent.spawn_with_image()?;
+    let agent = match arm {
+        Arm::Controlled => TestAgent::try_start_with_policy(policy, "")?,
+        _ => TestAgent::try_start()?,
+    };
     let measured = measure(&agent, scenario, arm);
     agent.finish();
     measured
@@ -107,15 +102,12 @@ fn measure(agent: &TestAgent, scenario: &Scenario, arm: &Arm) -> Result<Outcome>
         let command = fill(scenario.culprit);
         let mut command: Vec<&str> = command.iter().map(String::as_str).collect();
         command.extend(["--seconds", &seconds]);
-        let flags = match arm {
+        let limits = match arm {
             Arm::Static(limits) => fill(&limits.iter().map(String::as_str).collect::<Vec<_>>()),
             _ => Vec::new(),
         };
-        agent.run_detached(
-            "culprit",
-            &flags.iter().map(String::as_str).collect::<Vec<_>>(),
-            &command,
-        )?;
+        let flags = scenario.flags.iter().copied().chain(limits.iter().map(String::as_str));
+        agent.run_detached("culprit", &flags.collect::<Vec<_>>(), &command)?;
         let pid = agent.pid_of("culprit");
         at(FROM);
         let (work, own, since) =

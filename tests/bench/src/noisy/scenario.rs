@@ -20,10 +20,15 @@ pub struct Scenario {
     /// The victim's clients; `{server}` is the server's address.
     pub load: &'static [&'static str],
     pub culprit: &'static [&'static str],
+    /// What it is run with.
+    pub flags: &'static [&'static str],
     pub work: Work,
     /// What an operator would try, the loosest first; `{disk}` is the disk.
     pub limits: &'static [&'static [&'static str]],
 }
+
+/// The weight that four containers have, with a spinner each.
+const OF_FOUR: &[&str] = &["--cpu-shares", "4096"];
 
 /// Rounds of hashing for each request: a third of a core at 400 a second.
 const REQUEST: &str = "180000";
@@ -35,6 +40,7 @@ pub const SCENARIOS: &[Scenario] = &[
         server: &["workload", "serve", "8080", "--work", REQUEST],
         load: &["workload", "load", "{server}:8080", "--rate", "400"],
         culprit: &["workload", "noise", "--spin", "4"],
+        flags: OF_FOUR,
         work: Work::Cpu,
         limits: CPUS,
     },
@@ -44,6 +50,7 @@ pub const SCENARIOS: &[Scenario] = &[
         server: &["workload", "serve", "8080", "--work", REQUEST],
         load: &["workload", "load", "{server}:8080", "--rate", "400"],
         culprit: &["workload", "noise", "--spin", "4", "--on-ms", "100", "--off-ms", "400"],
+        flags: OF_FOUR,
         work: Work::Cpu,
         limits: CPUS,
     },
@@ -62,6 +69,7 @@ pub const SCENARIOS: &[Scenario] = &[
             "200",
         ],
         culprit: &["workload", "noise", "--write", "/data/writes"],
+        flags: &[],
         work: Work::Written,
         limits: &[
             &["--io-write", "{disk}:400m"],
@@ -78,6 +86,7 @@ pub const SCENARIOS: &[Scenario] = &[
         server: &["workload", "serve", "8080", "--work", "2000"],
         load: &["workload", "load", "{server}:8080", "--rate", "400"],
         culprit: &["workload", "noise", "--stream", "{sink}:9000"],
+        flags: &[],
         work: Work::Sent,
         limits: &[
             &["--egress", "8gbit"],
