@@ -1,9 +1,11 @@
 //! The noisy neighbour: what a victim feels alone, beside a culprit, with the best limit that
 //! an operator could set beforehand, and with the controller.
 //!
-//! On every CPU a loop of the lowest class runs all the time, that of SCHED_IDLE, which gives way at
-//! once: a virtual processor that sleeps takes milliseconds to wake, and a victim that is alone
-//! would feel more of that than of any neighbour. Open-loop load; the arms of a round in an order that changes. The best limit is found by
+//! On every CPU a loop of the lowest class runs all the time, that of SCHED_IDLE, which gives
+//! way at once: a virtual processor that sleeps takes milliseconds to wake, and a victim that
+//! is alone would feel more of that than of any neighbour.
+//!
+//! Open-loop load; the arms of a round in an order that changes. The best limit is found by
 //! trying, the loosest first, until the victim feels at most [`GOAL`] of what it feels alone.
 //! Raw data go into a file beside the printed table. `TENANTRY_SCENARIOS` names those that are
 //! to be run (`T1,T3`); all, where it is not set.
