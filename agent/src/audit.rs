@@ -1,5 +1,6 @@
 //! Execs, exits and OOM kills of every container: from the kernel's ring buffer to the
-//! audit file and to whoever listens, with an exact count of what was lost.
+//! audit file and to whoever listens, with an exact count of what was lost. Changes of limits
+//! beside them, as they are made.
 //!
 //! The kernel counts what it produced and what found no room in the ring, per
 //! container and kind. This module counts what it delivered; a listener that is
@@ -8,15 +9,17 @@
 use std::io::Write;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
+use tenantry_container::LimitChange;
 use tenantry_ebpf::{Event, EventReader, Slot};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::broadcast;
 
 use crate::delivered::Delivered;
+use crate::limit_line::LimitLine;
 use crate::oom::{Evidence, Groups, Neighbour};
 use crate::readable;
 use crate::registry::{Holder, Registry};
@@ -26,6 +29,25 @@ use crate::registry::{Holder, Registry};
 const BATCH: usize = 1024;
 /// Events that one slow listener may fall behind before it loses some.
 const LISTENER_BACKLOG: usize = 8192;
+
+/// One line of the audit file.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+#[serde(untagged)]
+pub enum AuditLine {
+    Kernel(AuditEvent),
+    Limit(LimitEvent),
+}
+
+/// Somebody changed a container's limit.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct LimitEvent {
+    #[serde(flatten)]
+    pub line: LimitLine,
+    pub kind: AuditKind,
+    pub container_id: String,
+    pub container_name: String,
+    pub image: String,
+}
 
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -69,6 +91,7 @@ pub enum AuditKind {
     Exit,
     /// The kernel killed a process for want of memory.
     Oom,
+    Limit,
 }
 
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
@@ -87,7 +110,8 @@ pub struct FileLimits {
 
 #[derive(Debug)]
 pub struct Audit {
-    sender: broadcast::Sender<Arc<AuditEvent>>,
+    sender: broadcast::Sender<Arc<AuditLine>>,
+    file: Mutex<AuditFile>,
     written: AtomicU64,
     /// Read from the ring, but the disk refused them.
     file_lost: AtomicU64,
@@ -107,19 +131,28 @@ impl Audit {
     ) -> std::io::Result<Arc<Self>> {
         let audit = Arc::new(Self {
             sender: broadcast::channel(LISTENER_BACKLOG).0,
+            file: Mutex::new(AuditFile::open(limits)?),
             written: AtomicU64::new(0),
             file_lost: AtomicU64::new(0),
             stream_lost: AtomicU64::new(0),
             full_batches: AtomicU64::new(0),
         });
-        let file = AuditFile::open(limits)?;
         let ready = readable::register(reader.as_fd().try_clone_to_owned()?)?;
-        tokio::spawn(Arc::clone(&audit).run(ready, reader, registry, file, groups));
+        tokio::spawn(Arc::clone(&audit).run(ready, reader, registry, groups));
         Ok(audit)
     }
 
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<AuditEvent>> {
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<AuditLine>> {
         self.sender.subscribe()
+    }
+
+    /// To the file and to the listeners, before it returns.
+    pub fn record_limit(&self, change: &LimitChange) {
+        let line = Arc::new(AuditLine::Limit(LimitEvent::from(change)));
+        let mut text = Vec::new();
+        write(&line, &mut text);
+        self.append(&text, 1);
+        let _ = self.sender.send(line);
     }
 
     pub fn written(&self) -> u64 {
@@ -149,7 +182,6 @@ impl Audit {
         ready: AsyncFd<OwnedFd>,
         mut reader: EventReader,
         registry: Arc<Registry>,
-        mut file: AuditFile,
         groups: Groups,
     ) {
         let boot_ns = boot_unix_ns();
@@ -158,7 +190,7 @@ impl Audit {
             loop {
                 let mut batch = Vec::new();
                 let is_full = reader.read(BATCH, |event| batch.push(event));
-                self.handle(&batch, &registry, &mut file, &groups, boot_ns);
+                self.handle(&batch, &registry, &groups, boot_ns);
                 if !is_full {
                     break;
                 }
@@ -169,14 +201,7 @@ impl Audit {
     }
 
     /// To the listeners, to the file, and then into the account.
-    fn handle(
-        &self,
-        batch: &[Event],
-        registry: &Registry,
-        file: &mut AuditFile,
-        groups: &Groups,
-        boot_ns: i128,
-    ) {
+    fn handle(&self, batch: &[Event], registry: &Registry, groups: &Groups, boot_ns: i128) {
         let mut lines = Vec::with_capacity(batch.len() * 512);
         for event in batch {
             let holder = registry.holder(event.header().slot).unwrap_or_default();
@@ -184,21 +209,44 @@ impl Audit {
                 Event::Oom(oom) => groups.neighbours(&holder.id, oom.header.pid),
                 _ => Vec::new(),
             };
-            let event = Arc::new(describe(event, holder, neighbours, boot_ns));
-            // Plain data without maps of foreign keys always serializes.
-            let _ = serde_json::to_writer(&mut lines, &*event);
-            lines.push(b'\n');
-            let _ = self.sender.send(event);
+            let event = describe(event, holder, neighbours, boot_ns);
+            let line = Arc::new(AuditLine::Kernel(event));
+            write(&line, &mut lines);
+            let _ = self.sender.send(line);
         }
-        let events = batch.len() as u64;
-        match file.append(&lines) {
+        self.append(&lines, batch.len() as u64);
+        registry.deliver(batch.iter().map(delivery));
+    }
+
+    fn append(&self, lines: &[u8], events: u64) {
+        // A panic between two writes loses a line, and the file takes the next one.
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        match file.append(lines) {
             Ok(()) => self.written.fetch_add(events, Ordering::Relaxed),
             Err(error) => {
                 tracing::error!(path = %file.limits.path.display(), %error, events, "audit lost");
                 self.file_lost.fetch_add(events, Ordering::Relaxed)
             }
         };
-        registry.deliver(batch.iter().map(delivery));
+    }
+}
+
+fn write(line: &AuditLine, lines: &mut Vec<u8>) {
+    // Plain data without maps of foreign keys always serializes.
+    let _ = serde_json::to_writer(&mut *lines, line);
+    lines.push(b'\n');
+}
+
+impl From<&LimitChange> for LimitEvent {
+    fn from(change: &LimitChange) -> Self {
+        let of = change.container.clone();
+        Self {
+            line: LimitLine::from(change),
+            kind: AuditKind::Limit,
+            container_id: of.id,
+            container_name: of.name,
+            image: of.image,
+        }
     }
 }
 
@@ -321,6 +369,9 @@ impl AuditFile {
 
 #[cfg(test)]
 mod tests {
+    use tenantry_container::limit_changes::{Difference, Subject};
+    use tenantry_container::{Cause, ChangeKind, Party};
+
     use super::*;
 
     fn header() -> tenantry_ebpf::EventHeader {
@@ -398,6 +449,38 @@ mod tests {
         check_line(
             Event::Oom(event),
             r#"{"time":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"kind":"oom","container_id":"c0ffee","container_name":"web","image":"demo:latest","pid":4242,"container_pid":7,"parent_pid":4200,"uid":1000,"comm":"sh","oom":{"anon_bytes":66000000,"file_bytes":0,"shmem_bytes":0,"swap_bytes":0,"limit_bytes":67108864,"usage_bytes":67108864,"cgroup_kills":1,"trigger_pid":4242,"trigger_comm":"sh","oom_score_adj":0,"neighbours":[]},"#,
+        );
+    }
+
+    #[test]
+    fn a_limit_s_change_is_this_line() {
+        let change = LimitChange {
+            unix_ns: 2_500_000_000,
+            container: Subject {
+                id: "c0ffee".into(),
+                name: "web".into(),
+                image: "demo:latest".into(),
+            },
+            party: Party::Controller,
+            kind: ChangeKind::Throttle,
+            difference: Difference {
+                limit: "cpu.max".into(),
+                before: "0.8".into(),
+                after: "0.2".into(),
+            },
+            reason: "web waits".into(),
+            lease: Some(std::time::Duration::from_secs(5)),
+            cause: Some(Cause {
+                victim_id: "0a1f".into(),
+                victim_name: "db".into(),
+                message: "web waits".into(),
+                evidence: serde_json::json!({ "wait": 0.5 }),
+            }),
+        };
+        let line = AuditLine::Limit(LimitEvent::from(&change));
+        assert_eq!(
+            serde_json::to_string(&line).unwrap(),
+            r#"{"time":"1970-01-01T00:00:02.5Z","party":"controller","change":"throttle","limit":"cpu.max","before":"0.8","after":"0.2","reason":"web waits","lease_seconds":5.0,"victim_id":"0a1f","victim_name":"db","evidence":{"wait":0.5},"kind":"limit","container_id":"c0ffee","container_name":"web","image":"demo:latest"}"#
         );
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use axum::extract::Request;
 use tenantry_cgroupfs::{Hierarchy, Layout};
-use tenantry_container::{Engine, EngineConfig};
+use tenantry_container::{Engine, EngineConfig, LimitHistory};
 use tenantry_control::Policy;
 use tenantry_ebpf::{ForeignOptions, LoadOptions, Meters, SYSCALL_LATENCY_PROBE};
 use tenantry_image::Store;
@@ -224,7 +224,8 @@ async fn assemble(
     };
     // First thing: what an earlier agent left throttled. Ours are the engine's matter.
     let guard = guard::client::Guard::open(&config.run_dir);
-    let foreign_throttles = Throttles::open(hierarchy.clone(), guard);
+    let limit_history = Arc::new(LimitHistory::default());
+    let foreign_throttles = Throttles::open(hierarchy.clone(), guard, Arc::clone(&limit_history));
     let parts = async {
         let images =
             Store::open(&config.data_dir.join("images")).map_err(Refusal::failed("image store"))?;
@@ -248,6 +249,7 @@ async fn assemble(
             user_namespace_base: EngineConfig::DEFAULT_USER_NAMESPACE_BASE,
             restore_bandwidth: guard::restore_bandwidth_command()
                 .map_err(Refusal::failed("own path"))?,
+            limit_history: Arc::clone(&limit_history),
         };
         let engine = Engine::open(
             engine_config,
@@ -269,6 +271,10 @@ async fn assemble(
         };
         let audit = Audit::start(reader, Arc::clone(&registry), limits, groups)
             .map_err(Refusal::failed(config.audit_path.display().to_string()))?;
+        limit_history.attach(Box::new({
+            let audit = Arc::clone(&audit);
+            move |change| audit.record_limit(change)
+        }));
         Ok::<_, Refusal>((images, registry, engine, audit, policy))
     };
     match parts.await {
@@ -295,6 +301,7 @@ async fn assemble(
                 hierarchy: hierarchy.clone(),
                 samplers,
                 controller: Arc::clone(&controller),
+                limit_history: Arc::clone(&limit_history),
                 governor: Arc::new(Governor::new(config.governor, Arc::clone(&meters))),
                 blames: Arc::new(Blames::new(
                     Arc::clone(&meters),
@@ -347,6 +354,7 @@ async fn assemble(
                 traces,
                 cap,
                 foreign_throttles,
+                limit_history,
             });
             for container in app.engine.list() {
                 app.introduce(&container);

@@ -27,6 +27,7 @@ pub mod fs_usage;
 pub mod governor;
 pub mod guard;
 pub mod host;
+pub mod limit_line;
 pub mod metrics;
 pub mod oom;
 pub mod origin;

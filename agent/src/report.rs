@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tenantry_cgroupfs::Sample;
 use tenantry_cgroupfs::sample::IoSample;
+use tenantry_container::LimitCounts;
 use tenantry_ebpf::{DiskCounters, DiskOp, Probe, Slot, SlotCounters};
 use tenantry_network::LinkCounters;
 
@@ -84,6 +85,8 @@ pub struct AgentReport {
     pub governor: Option<GovernorReport>,
     /// `None` if there is no controller.
     pub controller: Option<ControllerReport>,
+    /// Changes of limits since the agent started.
+    pub limit_changes: LimitCounts,
     /// Seconds that each stage of this collection took: `cgroups`, `maps`, `links` …
     pub collect_seconds: Vec<(&'static str, f64)>,
     /// Collections that had to leave something out since the agent started, by stage.

@@ -19,7 +19,7 @@ use axum::http::StatusCode;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tenantry_cgroupfs::Hierarchy;
-use tenantry_container::{Engine, Record, Snapshot, State};
+use tenantry_container::{Engine, LimitHistory, Record, Snapshot, State};
 use tenantry_ebpf::{Meters, Slot};
 use tenantry_image::Store;
 
@@ -51,6 +51,7 @@ pub struct App {
     pub traces: Traces,
     pub cap: Arc<Cap>,
     pub foreign_throttles: Arc<Throttles>,
+    pub limit_history: Arc<LimitHistory>,
 }
 
 impl App {

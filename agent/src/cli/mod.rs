@@ -13,6 +13,7 @@ mod decisions;
 mod flags;
 mod image;
 mod limit;
+mod limits;
 mod namespaces;
 mod native;
 mod run;
@@ -69,6 +70,8 @@ enum Verb {
     Image(image::ImageVerb),
     /// Change a running container's limits.
     Limit(limit::LimitFlags),
+    /// Show who holds which of a container's limits, and who changed them before.
+    Limits(limits::LimitsFlags),
     /// Show what containers use: CPU, memory, network, disk, run queue, syscalls.
     Stats(stats::StatsFlags),
     /// Show what was done in each Linux namespace, and by which containers.
@@ -89,7 +92,7 @@ enum Verb {
     Replay(decisions::ReplayFlags),
     /// Run another policy over a decision log and show the difference.
     Simulate(decisions::SimulateFlags),
-    /// Follow lifecycle, exec and exit events.
+    /// Follow lifecycle, exec, exit and limit events.
     Events(show::EventsFlags),
     /// For the agent's own use.
     #[command(subcommand, hide = true)]
@@ -171,6 +174,7 @@ async fn dispatch(target: &Target, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Wait(flags) => container::wait(&target.docker()?, flags).await.map(done),
         Verb::Image(verb) => image::image(&target.docker()?, verb).await.map(done),
         Verb::Limit(flags) => limit::limit(target, flags).await.map(done),
+        Verb::Limits(flags) => limits::limits(target, flags).await.map(done),
         Verb::Stats(flags) => stats::stats(target, flags).await.map(done),
         Verb::Namespaces(flags) => namespaces::namespaces(target, flags).await.map(done),
         Verb::Trace(verb) => trace::trace(target, verb).await.map(done),

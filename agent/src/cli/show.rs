@@ -53,7 +53,7 @@ pub struct EventsFlags {
     /// Only this container.
     #[arg(long)]
     container: Option<String>,
-    /// Only these kinds: lifecycle, exec, exit, oom.
+    /// Only these kinds: lifecycle, exec, exit, oom, limit.
     #[arg(long)]
     kind: Vec<String>,
     /// One JSON object a line.
@@ -203,6 +203,15 @@ fn event_line(event: &serde_json::Value) -> String {
             text("comm"),
             table::bytes(event["oom"]["usage_bytes"].as_u64().unwrap_or(0)),
             event["oom"]["limit_bytes"].as_u64().map_or("the host".into(), table::bytes),
+        ),
+        Some("limit") => format!(
+            "{} by {}: {} {} → {} {}",
+            text("change"),
+            text("party"),
+            text("limit"),
+            text("before"),
+            text("after"),
+            text("reason"),
         ),
         Some("lost") => format!("{} events: this reader was too slow", event["count"]),
         _ => text("action"),

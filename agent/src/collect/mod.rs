@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use procfs::WithCurrentSystemInfo as _;
 use tenantry_cgroupfs::Hierarchy;
-use tenantry_container::Engine;
+use tenantry_container::{Engine, LimitHistory};
 use tenantry_ebpf::Meters;
 use tenantry_network::LinkCounters;
 
@@ -42,6 +42,7 @@ pub struct Collector {
     pub hierarchy: Hierarchy,
     pub samplers: Arc<Samplers>,
     pub controller: Arc<Controller>,
+    pub limit_history: Arc<LimitHistory>,
     pub governor: Arc<Governor>,
     pub cgroup_parent: String,
     pub blames: Arc<Blames>,
@@ -209,6 +210,7 @@ impl Collector {
             kernel_memory: self.kernel_memory.get_or_init(|| self.read_kernel_memory()).clone(),
             governor: self.governor.report(),
             controller: self.controller.report(),
+            limit_changes: self.limit_history.counts(),
             collect_seconds,
             collect_errors: self.errors.all(),
             wholes_left_out: None,

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use tenantry_container::{Holder, InForce, IoThrottle, Throttle};
-use tenantry_control::{Actuator, IoKind, Lease, LimitsNow, State};
+use tenantry_container::{Cause, Holder, InForce, IoThrottle, Throttle};
+use tenantry_control::{Actuator, Decision, IoKind, Kind, Lease, LimitsNow, Mode, State};
 
 /// The whole throttle of each container that one of our leases is on.
 pub fn throttles(state: &State) -> BTreeMap<String, Throttle> {
@@ -72,6 +72,20 @@ fn number(text: &str) -> f64 {
     text.split_ascii_whitespace().find_map(|word| word.parse().ok()).unwrap_or(0.0)
 }
 
+/// Which limit a decision changes, and what is kept beside the change. `None` for what is not
+/// executed.
+pub fn cause(decision: &Decision, message: &str) -> Option<(String, Cause)> {
+    let is_executed = decision.mode == Mode::Enforce && decision.kind != Kind::Advise;
+    let actuator = decision.actuator.filter(|_| is_executed)?;
+    let cause = Cause {
+        victim_id: decision.victim.clone(),
+        victim_name: decision.victim_name.clone(),
+        message: message.to_owned(),
+        evidence: serde_json::to_value(&decision.evidence).unwrap_or_default(),
+    };
+    Some((actuator.to_string(), cause))
+}
+
 /// What the operator is told of a throttle: for whose sake each lease was taken.
 pub fn reason(state: &State, container: &str) -> String {
     let holds = state.holds.iter().filter(|hold| hold.container == container);
@@ -83,7 +97,7 @@ pub fn reason(state: &State, container: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tenantry_control::{Claim, Device, Hold, Mode, Resource, Wish, Wishes};
+    use tenantry_control::{Claim, Device, Hold, Resource, Wish, Wishes};
 
     use super::*;
 

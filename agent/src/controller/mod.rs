@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tenantry_container::{Engine, Lease, Owner, Throttle};
+use tenantry_container::{Cause, Engine, Lease, Owner, Throttle};
 use tenantry_control::{
     Actuator, Decision, Kind, LimitsNow, Mode, Policy, Rates, Resource, State, decide,
 };
@@ -91,6 +91,9 @@ struct Seen {
     /// Of the last look.
     now_ms: u64,
     state: State,
+    /// The decision behind each limit of a container that is, or until this look was,
+    /// throttled, by the limit's name.
+    causes: BTreeMap<String, BTreeMap<String, Cause>>,
     decisions: VecDeque<Told>,
     report: ControllerReport,
 }
@@ -235,6 +238,10 @@ impl Controller {
             *seen.report.decisions.entry(kind).or_default() += 1;
             let message = decision.to_string();
             tracing::info!(kind = ?decision.kind, mode = %decision.mode, "{message}");
+            if let Some((limit, cause)) = act::cause(&decision, &message) {
+                let causes = seen.causes.entry(decision.container.clone()).or_default();
+                causes.insert(limit, cause);
+            }
             let told = Told { time: jiff::Timestamp::now().to_string(), message, decision };
             if seen.decisions.len() == REMEMBERED {
                 seen.decisions.pop_front();
@@ -258,6 +265,7 @@ impl Controller {
         for (id, throttle) in &wanted {
             self.throttle(id, throttle, policy).await;
         }
+        self.seen().causes.retain(|id, _| wanted.contains_key(id));
         *before = wanted;
     }
 
@@ -272,11 +280,7 @@ impl Controller {
 
     /// An empty throttle releases.
     async fn throttle(&self, id: &str, throttle: &Throttle, policy: &Policy) {
-        let lease = Lease {
-            time: Duration::from_millis(policy.act.lease_ms),
-            owner: Owner::Controller,
-            reason: act::reason(&self.seen().state, id),
-        };
+        let lease = self.lease(id, policy);
         let Err(error) = self.engine.throttle(id, throttle.clone(), lease).await else { return };
         if throttle.is_empty() {
             // It ended, or an operator holds it: there is nothing of ours to release.
@@ -291,6 +295,16 @@ impl Controller {
         for actuator in actuators {
             seen.state.refuse(id, &actuator, until_ms);
             self.journal().refused(id, &actuator, until_ms);
+        }
+    }
+
+    fn lease(&self, id: &str, policy: &Policy) -> Lease {
+        let seen = self.seen();
+        Lease {
+            time: Duration::from_millis(policy.act.lease_ms),
+            owner: Owner::Controller,
+            reason: act::reason(&seen.state, id),
+            causes: seen.causes.get(id).cloned().unwrap_or_default(),
         }
     }
 

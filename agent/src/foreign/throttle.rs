@@ -4,16 +4,19 @@
 //! tighter; the guard keeps the way back. "The operator's limits" are what the files said
 //! before the first throttle: what the other runtime writes later is noticed and respected.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tenantry_cgroupfs::{Group, Hierarchy, Resources};
-use tenantry_container::held::{Change, read_in_force, restore_all};
+use tenantry_container::held::{Change, actuators_of, read_in_force, read_others, restore_all};
+use tenantry_container::limit_changes::{self, Act, Subject};
 use tenantry_container::{
-    Actuator, Applied, Error, Holder, InForce, Lease, Limits, Owner, Throttle, Throttled, throttle,
+    Applied, Error, HeldLimit, InForce, Lease, LimitHistory, Limits, Owner, Throttle, Throttled,
+    throttle,
 };
 
+use super::Entry;
 use crate::guard::client::Guard;
 use crate::guard::keeper::Request;
 
@@ -23,12 +26,14 @@ pub struct Throttles {
     hierarchy: Hierarchy,
     guard: Guard,
     host_cpus: usize,
+    history: Arc<LimitHistory>,
     /// Held while one is changed: a few writes.
     held: Mutex<HashMap<String, Held>>,
 }
 
 #[derive(Clone, Debug)]
 struct Held {
+    container: Subject,
     /// What was there before.
     operator: Limits,
     throttled: Throttled,
@@ -36,16 +41,22 @@ struct Held {
 
 impl Throttles {
     /// Restores first what an earlier agent left. Blocks.
-    pub fn open(hierarchy: Hierarchy, guard: Guard) -> Arc<Self> {
+    pub fn open(hierarchy: Hierarchy, guard: Guard, history: Arc<LimitHistory>) -> Arc<Self> {
         let host_cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        Arc::new(Self { hierarchy, guard, host_cpus, held: Mutex::default() })
+        Arc::new(Self { hierarchy, guard, host_cpus, history, held: Mutex::default() })
     }
 
     /// As `Engine::throttle`, for CPU, memory and disk. Blocks.
     ///
     /// # Errors
     /// As there; [`Error::Unsupported`] for bandwidth.
-    pub fn set(&self, cgroup: &str, wanted: Throttle, lease: Lease) -> Result<Vec<Applied>, Error> {
+    pub fn set(
+        &self,
+        entry: &Entry,
+        wanted: Throttle,
+        lease: Lease,
+    ) -> Result<Vec<Applied>, Error> {
+        let cgroup = entry.subject.cgroup.as_str();
         let literal = wanted.validate(self.host_cpus)?;
         if literal.bandwidth != tenantry_network::Bandwidth::default() {
             let what = "throttling the bandwidth of another runtime's container".to_owned();
@@ -62,13 +73,18 @@ impl Throttles {
         }
         if wanted.is_empty() {
             all.remove(cgroup);
-            return Ok(known.map(|known| self.release(cgroup, &known)).unwrap_or_default());
+            let act = Act::release(&lease);
+            return Ok(known.map(|known| self.release(cgroup, &known, act)).unwrap_or_default());
         }
         lease.validate()?;
         let group = self.group(cgroup);
         let known = match known {
             Some(known) => known,
-            None => Held { operator: self.read(&group)?, throttled: nothing(&wanted, &lease) },
+            None => Held {
+                container: subject(entry),
+                operator: self.read(&group)?,
+                throttled: nothing(&wanted, &lease),
+            },
         };
         let (next, applied) = self.take(cgroup, &group, &known, wanted, &literal, lease)?;
         all.insert(cgroup.to_owned(), next);
@@ -85,11 +101,24 @@ impl Throttles {
         Ok(Some((throttled, files)))
     }
 
+    /// Each limit that somebody set, with who holds it now. Nobody told us what its own
+    /// runtime wants: what was there before is the operator's.
+    pub fn read_held(&self, cgroup: &str) -> Result<Vec<HeldLimit>, Error> {
+        let mut all = self.lock();
+        self.forget_lapsed(&mut all);
+        let known = all.get(cgroup).cloned();
+        drop(all);
+        let now = self.read(&self.group(cgroup))?;
+        let operator = known.as_ref().map_or(&now, |known| &known.operator);
+        let throttled = known.as_ref().map(|known| &known.throttled);
+        Ok(limit_changes::held(operator, throttled, Some(&now)))
+    }
+
     /// For an agent that ends: nothing stays held.
     pub fn end_all(&self) {
         let mut all = self.lock();
         for (cgroup, held) in all.drain() {
-            self.release(&cgroup, &held);
+            self.release(&cgroup, &held, Act::AGENT_ENDS);
         }
         self.guard.end();
     }
@@ -108,9 +137,11 @@ impl Throttles {
         let mut yielded = known.throttled.yielded.clone();
         yielded.retain(|actuator| throttle::actuators(&all).contains(actuator));
         let mut before = known.throttled.force.clone();
-        let others = others(&known.throttled)?;
+        let files = read_others(&before.resources, &known.throttled.restores)?;
+        let others = actuators_of(&files);
         if !others.is_empty() {
             tracing::info!(cgroup, ?others, "written by another, left alone");
+            self.record(&known.container, Act::FOUND, limit_changes::found(&before, &files));
             before = throttle::without(&before, &others);
             yielded.extend(others);
         }
@@ -139,6 +170,8 @@ impl Throttles {
         if change.both != change.at_last {
             hold(&change.at_last, lease.time)?;
         }
+        let changed = limit_changes::forced(&known.operator, &before, &after);
+        self.record(&known.container, Act::throttle(&lease), changed);
         let throttled = Throttled {
             wanted,
             owner: lease.owner,
@@ -147,16 +180,24 @@ impl Throttles {
             force: after,
             yielded,
             restores: change.at_last.clone(),
+            causes: lease.causes,
             ..known.throttled.clone()
         };
         if !applied.is_empty() {
             let actuators = throttle::actuators(&throttled.force);
             tracing::info!(cgroup, ?actuators, reason = throttled.reason, "throttled");
         }
-        Ok((Held { operator: known.operator.clone(), throttled }, applied))
+        Ok((Held { throttled, ..known.clone() }, applied))
     }
 
-    fn release(&self, cgroup: &str, held: &Held) -> Vec<Applied> {
+    fn release(&self, cgroup: &str, held: &Held, act: Act) -> Vec<Applied> {
+        let (force, restores) = (&held.throttled.force, &held.throttled.restores);
+        // What cannot be read now is told as if nobody else had written it.
+        let others = read_others(&force.resources, restores).unwrap_or_default();
+        self.record(&held.container, Act::FOUND, limit_changes::found(force, &others));
+        let ours = throttle::without(force, &actuators_of(&others));
+        let changed = limit_changes::forced(&held.operator, &ours, &Limits::default());
+        self.record(&held.container, act, changed);
         let (applied, failed) = restore_all(cgroup, &held.throttled.restores);
         tracing::info!(cgroup, failed, "no longer throttled");
         if failed == 0 {
@@ -171,10 +212,16 @@ impl Throttles {
         all.retain(|cgroup, held| {
             let lasts = held.throttled.deadline > now;
             if !lasts {
-                self.release(cgroup, held);
+                self.release(cgroup, held, Act::expired(held.throttled.owner));
             }
             lasts
         });
+    }
+
+    fn record(&self, of: &Subject, act: Act, differences: Vec<limit_changes::Difference>) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_ns = now.as_nanos() as u64;
+        self.history.record(limit_changes::changes(unix_ns, of, act, differences));
     }
 
     fn group(&self, cgroup: &str) -> Group {
@@ -206,11 +253,10 @@ fn nothing(wanted: &Throttle, lease: &Lease) -> Throttled {
         force: Limits::default(),
         yielded: BTreeSet::new(),
         restores: Vec::new(),
+        causes: BTreeMap::new(),
     }
 }
 
-fn others(known: &Throttled) -> Result<BTreeSet<Actuator>, Error> {
-    let files = read_in_force(&known.force.resources, &known.restores)?;
-    let others = files.into_iter().filter(|file| file.holder == Holder::Other);
-    Ok(others.map(|file| file.actuator).collect())
+fn subject(entry: &Entry) -> Subject {
+    Subject { id: entry.subject.id.clone(), name: entry.name.clone(), image: entry.image.clone() }
 }

@@ -1,4 +1,4 @@
-//! What the controller saw and did, and what that cost.
+//! What the controller saw and did, and what that cost; who changed which limits.
 
 use std::fmt::Error;
 
@@ -8,6 +8,19 @@ use super::family::Families;
 use crate::report::HostReport;
 
 pub(super) fn encode(f: &mut Families, report: &HostReport) -> Result<(), Error> {
+    let limits = &report.agent.limit_changes;
+    f.counter(
+        "tenantry_limit_changes_total",
+        "Limits that were changed, by who changed them and how",
+        limits.changes.iter().map(|((party, kind), count)| {
+            ([("party", party.as_str()), ("change", kind.as_str())], *count)
+        }),
+    )?;
+    f.counter_of_host(
+        "tenantry_limit_changes_forgotten_total",
+        "Changes of limits that the history had no more room for",
+        limits.forgotten,
+    )?;
     let Some(controller) = &report.agent.controller else { return Ok(()) };
     let modes = [Mode::Advise, Mode::DryRun, Mode::Enforce];
     f.gauge(

@@ -4,7 +4,10 @@
 //! force. Who keeps the way back meanwhile is the caller's matter: a shim for the engine's
 //! containers, a guard for others'. Everything here blocks.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 use tenantry_cgroupfs::{Group, Resources, Restore, Restored};
@@ -159,6 +162,17 @@ pub fn read_in_force(force: &Resources, restores: &[Restore]) -> Result<Vec<InFo
     Ok(files)
 }
 
-fn actuator_of(path: &Path) -> Option<Actuator> {
+/// Of these files those that somebody else has written over what a throttle wrote.
+pub fn read_others(force: &Resources, restores: &[Restore]) -> Result<Vec<InForce>, Error> {
+    let mut files = read_in_force(force, restores)?;
+    files.retain(|file| file.holder == Holder::Other);
+    Ok(files)
+}
+
+pub fn actuators_of(files: &[InForce]) -> BTreeSet<Actuator> {
+    files.iter().map(|file| file.actuator).collect()
+}
+
+pub(crate) fn actuator_of(path: &Path) -> Option<Actuator> {
     Actuator::of_file(path.file_name()?.to_str()?)
 }

@@ -17,6 +17,8 @@ mod error;
 mod etc;
 mod events;
 pub mod held;
+pub mod limit_changes;
+pub mod limit_history;
 pub mod limits;
 mod names;
 pub mod plan;
@@ -40,6 +42,8 @@ pub use engine::{
 pub use error::{Error, ShimFailure};
 pub use events::{Action, LifecycleEvent};
 pub use held::{Holder, InForce};
+pub use limit_changes::{Cause, ChangeKind, HeldLimit, LimitChange, Party};
+pub use limit_history::{LimitCounts, LimitHistory};
 pub use limits::{Applied, IoPatch, Limit, Limits, LimitsPatch};
 pub use record::{Ended, ImageReference, Record};
 pub use restart::RestartPolicy;

@@ -6,7 +6,11 @@
 //! the same fields are ([`state_of`]). Sparse [`Limits`] are sets of fields here: what is
 //! `None` is not throttled. The engine and the agent's care for foreign containers execute.
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tenantry_cgroupfs::{CpuMax, IoLimit, Max, Resources};
@@ -14,6 +18,7 @@ use tenantry_network::Bandwidth;
 
 use crate::{
     error::Error,
+    limit_changes::Cause,
     limits::{CPU_PERIOD_USEC, IoPatch, LEAST_MEMORY_BYTES, Limit, Limits, LimitsPatch},
 };
 
@@ -70,6 +75,8 @@ pub struct Lease {
     pub time: Duration,
     pub owner: Owner,
     pub reason: String,
+    /// The decision behind each limit, by the limit's name, where there is one.
+    pub causes: BTreeMap<String, Cause>,
 }
 
 /// An operator's throttle takes a controller's place; the other way round is a conflict.

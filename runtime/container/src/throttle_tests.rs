@@ -56,7 +56,12 @@ fn a_wrong_throttle_names_its_field() {
     check(r#"{"memory_high_bytes":1}"#, "memory_high_bytes");
     check(r#"{"egress_bits_per_s":1}"#, "egress_bits_per_s");
     check(r#"{"io":[{"major":8,"read_ops_per_s":0}]}"#, "read_ops_per_s");
-    let lease = Lease { time: Duration::ZERO, owner: Owner::Operator, reason: String::new() };
+    let lease = Lease {
+        time: Duration::ZERO,
+        owner: Owner::Operator,
+        reason: String::new(),
+        causes: BTreeMap::new(),
+    };
     assert!(lease.validate().is_err());
 }
 

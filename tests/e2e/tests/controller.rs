@@ -90,10 +90,26 @@ fn a_neighbour_is_limited_for_a_protected_containers_sake_and_let_go_when_that_e
     until("the victim to have what it wants", || cores(&agent, "victim") > 1.2 * beside);
     let leases = || agent.metrics().sum("tenantry_controller_leases", &[("resource", "cpu")]);
     assert!(leases() > Some(0.0));
+    let limits = || json(&agent.ok(&["limits", "culprit", "--json"]));
+    let now = limits();
+    let held = now["held"].as_array().unwrap();
+    let held: Vec<&Value> = held.iter().filter(|row| row["holder"] == "controller").collect();
+    assert!(!held.is_empty() && held.iter().all(|row| row["reason"] != ""), "{now}");
+    let first = &now["changes"][0];
+    assert_eq!((&first["party"], &first["change"]), (&"controller".into(), &"throttle".into()));
+    assert_eq!(first["victim_name"], "victim", "{first}");
+    assert_eq!(
+        (&first["reason"], &first["evidence"]),
+        (&decision["message"], &decision["evidence"])
+    );
     agent.ok(&["rm", "-f", "victim"]);
     until("the culprit to be let go", || culprits_files(&agent) == untouched);
     until("no lease to be left", || leases().unwrap_or(0.0) == 0.0);
     assert!(decided(&agent, "release").is_some());
+    let now = limits();
+    assert_eq!(now["held"], Value::Array(vec![]), "{now}");
+    let last = now["changes"].as_array().unwrap().last().unwrap();
+    assert_eq!((&last["party"], &last["change"]), (&"controller".into(), &"release".into()));
     let counted = agent.metrics().sum("tenantry_controller_decisions_total", &[]);
     assert!(counted >= Some(2.0), "{counted:?}");
     agent.finish();

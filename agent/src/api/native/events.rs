@@ -1,4 +1,4 @@
-//! `GET /v1/events`: lifecycle, exec and exit events as server-sent events.
+//! `GET /v1/events`: lifecycle, exec, exit and limit events as server-sent events.
 //!
 //! A reader that is too slow for its backlog is told how many events it missed,
 //! per stream, before it gets the next one.
@@ -24,11 +24,11 @@ use crate::api::logs::rfc3339;
 pub struct EventsQuery {
     /// Name, id or its beginning.
     container: Option<String>,
-    /// A comma-separated list of lifecycle, exec, exit, oom, governor.
+    /// A comma-separated list of lifecycle, exec, exit, oom, limit, governor.
     kind: Option<String>,
 }
 
-const KINDS: [&str; 5] = ["lifecycle", "exec", "exit", "oom", "governor"];
+const KINDS: [&str; 6] = ["lifecycle", "exec", "exit", "oom", "limit", "governor"];
 
 /// What happens to containers and in them, from now on.
 #[utoipa::path(
@@ -36,10 +36,10 @@ const KINDS: [&str; 5] = ["lifecycle", "exec", "exit", "oom", "governor"];
     path = "/v1/events",
     params(
         ("container" = Option<String>, Query, description = "name, id or its beginning"),
-        ("kind" = Option<String>, Query, description = "lifecycle, exec, exit, oom, governor; comma-separated")
+        ("kind" = Option<String>, Query, description = "lifecycle, exec, exit, oom, limit, governor; comma-separated")
     ),
     responses(
-        (status = 200, content_type = "text/event-stream", body = crate::audit::AuditEvent),
+        (status = 200, content_type = "text/event-stream", body = crate::audit::AuditLine),
         (status = 400, body = ApiError)
     )
 )]
@@ -57,7 +57,7 @@ pub async fn events(
         Ok(event) => serde_json::to_value(&*event).unwrap_or_default(),
         Err(Lagged(count)) => {
             audit.count_stream_lost(count);
-            lost("exec, exit, oom", count)
+            lost("exec, exit, oom, limit", count)
         }
     });
     let governor = BroadcastStream::new(app.collector.governor.subscribe());

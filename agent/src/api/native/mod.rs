@@ -9,6 +9,7 @@ pub mod connections;
 pub mod cost;
 pub mod decisions;
 pub mod events;
+pub mod limit_history;
 pub mod limits;
 pub mod model;
 pub mod namespaces;
@@ -43,6 +44,7 @@ use super::{MAX_BODY_BYTES, Shared};
         decisions::reload,
         limits::read,
         limits::change,
+        limit_history::read,
         namespaces::namespaces,
         throttle::set,
         throttle::read,
@@ -60,6 +62,7 @@ pub fn router(app: Shared) -> Router {
         .route("/v1/containers", get(containers))
         .route("/v1/containers/{id}", get(container))
         .route("/v1/containers/{id}/limits", get(limits::read).patch(limits::change))
+        .route("/v1/containers/{id}/limits/history", get(limit_history::read))
         .route("/v1/containers/{id}/stats", get(container_stats))
         .route("/v1/containers/{id}/trace", get(trace::read).post(trace::start).delete(trace::end))
         .route(

@@ -1,12 +1,13 @@
 //! `PUT`, `GET` and `DELETE /v1/containers/{id}/throttle`: less than the limits for a while,
 //! by hand. A controller takes the same way, below the operator.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
-use tenantry_container::{Holder, InForce, IoThrottle, Lease, Limit, Owner, Throttle};
+use tenantry_container::{Holder, InForce, IoThrottle, Lease, Limit, Owner, Party, Throttle};
 
 use super::Shared;
 use super::limits::io_patch;
@@ -43,6 +44,7 @@ pub async fn set(
         time: Duration::from_secs(request.lease_seconds),
         owner: Owner::Operator,
         reason: request.reason,
+        causes: BTreeMap::new(),
     };
     let applied = change(&app, &id, wanted, lease).await?;
     answer(&app, &id, applied).await
@@ -74,7 +76,12 @@ pub async fn end(
     State(app): State<Shared>,
     Path(id): Path<String>,
 ) -> ApiResult<Json<ThrottleAnswer>> {
-    let lease = Lease { time: Duration::ZERO, owner: Owner::Operator, reason: String::new() };
+    let lease = Lease {
+        time: Duration::ZERO,
+        owner: Owner::Operator,
+        reason: String::new(),
+        causes: BTreeMap::new(),
+    };
     let applied = change(&app, &id, Throttle::default(), lease).await?;
     answer(&app, &id, applied).await
 }
@@ -90,11 +97,11 @@ async fn change(
         return Ok(app.engine.throttle(id, wanted, lease).await?);
     };
     let throttles = app.foreign_throttles.clone();
-    let work = move || throttles.set(&entry.subject.cgroup, wanted, lease);
+    let work = move || throttles.set(&entry, wanted, lease);
     Ok(tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)??)
 }
 
-async fn state(
+pub(super) async fn state(
     app: &Shared,
     id: &str,
 ) -> ApiResult<Option<(tenantry_container::Throttled, Vec<InForce>)>> {
@@ -119,12 +126,8 @@ async fn answer(
     let names = |list: std::collections::BTreeSet<tenantry_container::Actuator>| {
         list.into_iter().map(|actuator| actuator.to_string()).collect()
     };
-    let owner = match known.owner {
-        Owner::Operator => "operator",
-        Owner::Controller => "controller",
-    };
     let throttle = Throttled {
-        owner: owner.to_owned(),
+        owner: Party::from(known.owner).as_str().to_owned(),
         since: rfc3339(known.since_unix_ns),
         ends_in_seconds: known.deadline.saturating_duration_since(Instant::now()).as_secs_f64(),
         actuators: names(tenantry_container::throttle::actuators(&known.force)),

@@ -7,6 +7,7 @@ use tenantry_cgroupfs::Max;
 use tenantry_cgroupfs::sample::{
     CpuSample, IoSample, MemorySample, MemoryStat, PidsSample, Pressure, Sample, Stall, StallTime,
 };
+use tenantry_container::{ChangeKind, LimitCounts, Party as LimitParty};
 use tenantry_control::Mode;
 use tenantry_ebpf::{
     Destination, DestinationCounters, Direction, DiskCounters, DiskOp, DnsCounters, ErrorClass,
@@ -85,6 +86,13 @@ fn agent() -> AgentReport {
             failures: 0,
             journal_lost: 0,
         }),
+        limit_changes: LimitCounts {
+            changes: BTreeMap::from([
+                ((LimitParty::Operator, ChangeKind::Set), 4),
+                ((LimitParty::Controller, ChangeKind::Throttle), 2),
+            ]),
+            forgotten: 0,
+        },
         version: "0.1.0".to_owned(),
         started_unix_s: 1_759_990_000.5,
         rss_bytes: 20_971_520,

@@ -22,6 +22,8 @@ use super::{
 use crate::{
     error::Error,
     events::Action,
+    limit_changes::{self, Act},
+    limits::Limits,
     record::{self, Ended},
     restart::{Ending, History, RestartDecision, decide_restart},
     shim::connection::{Replies, Requests},
@@ -112,6 +114,11 @@ pub(super) async fn ended(
         outcome.lost_output_bytes = left.lost_output_bytes;
     }
     let decision = judge(shared, cell, outcome, running.since.elapsed());
+    if let Some(throttled) = &running.throttled {
+        let operator = cell.lock().record.limits.clone();
+        let changed = limit_changes::forced(&operator, &throttled.force, &Limits::default());
+        shared.record(cell, Act::CONTAINER_ENDED, changed);
+    }
     clean_up(shared, cell, running).await;
     follow(shared, cell, decision).await;
 }

@@ -11,6 +11,7 @@ use crate::{
     config::NetworkMode,
     error::Error,
     events::Action,
+    limit_changes::{self, Act},
     limits::{Applied, Limits, LimitsPatch},
     state::State,
     throttle,
@@ -38,6 +39,11 @@ pub(super) async fn update(
     let mut change = change;
     let force = running.as_ref().and_then(|running| running.throttled.as_ref());
     let left = force.map(|force| throttle::ended_by(patch, &change, &force.force));
+    let held = force.map(|force| force.force.clone()).unwrap_or_default();
+    let effective = [
+        limit_changes::effective(&record.limits, &held),
+        limit_changes::effective(&merged, left.as_ref().unwrap_or(&held)),
+    ];
     if force.is_some_and(|force| force.force.resources.cpu_idle == Some(true))
         && change.resources.cpu_weight.is_some()
     {
@@ -70,6 +76,8 @@ pub(super) async fn update(
     }
     keep(cell, record.limits, merged).await?;
     yield_to_operator(shared, cell, patch, &change).await;
+    let [before, after] = &effective;
+    shared.record(cell, Act::SET, limit_changes::differences(before, after));
     let summary = serde_json::to_string(patch).unwrap_or_default();
     shared.tell(cell, Action::Update, &[("limits", summary)]);
     Ok(applied)

@@ -16,6 +16,7 @@ mod ended;
 mod exec;
 mod launch;
 mod limits;
+mod recorded;
 mod registry;
 mod remove;
 mod start;
@@ -47,6 +48,8 @@ use crate::{
     capabilities,
     error::Error,
     events::{Action, CHANNEL_EVENTS, LifecycleEvent},
+    limit_changes::Act,
+    limit_history::LimitHistory,
     limits::{Applied, LimitsPatch},
     seccomp,
     shim::program::ShimProgram,
@@ -86,6 +89,8 @@ pub struct EngineConfig {
     /// bandwidth is gone: bridge, host interface, egress and ingress (bits a second, or
     /// `max`) are appended. Empty: bandwidth cannot be throttled.
     pub restore_bandwidth: Vec<String>,
+    /// Where each change of a limit is told.
+    pub limit_history: Arc<LimitHistory>,
 }
 
 impl EngineConfig {
@@ -183,7 +188,7 @@ impl Engine {
             let running = cell.lock().running.clone();
             if let Some(running) = running
                 && let Err(error) =
-                    throttle::release(&self.shared, &cell, &running, "agent ends").await
+                    throttle::release(&self.shared, &cell, &running, Act::AGENT_ENDS).await
             {
                 tracing::error!(container_id = cell.id, error = error.chain(), "not released");
             }

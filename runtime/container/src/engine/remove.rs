@@ -89,6 +89,7 @@ pub(super) async fn locked(shared: &Arc<Shared>, cell: &Arc<Cell>) -> Result<(),
     let name = cell.snapshot().record.name.clone();
     shared.registry().remove(&name, &cell.id);
     shared.identity.forget(&cell.id);
+    shared.config.limit_history.forget(&cell.id);
     shared.tell(cell, Action::Destroy, &[]);
     cell.update(|inner| inner.removed = true);
     Ok(())

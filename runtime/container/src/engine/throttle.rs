@@ -7,7 +7,7 @@
 //! what is left. The record, which is the operator's wish, is never touched.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -26,7 +26,8 @@ use crate::{
     config::NetworkMode,
     error::Error,
     events::Action,
-    held::{self, Change, Holder, InForce},
+    held::{self, Change, InForce},
+    limit_changes::{self, Act, Cause, ChangeKind, Party},
     limits::{Applied, Limits, LimitsPatch},
     record::ThrottleNote,
     throttle::{self, Actuator, Lease, Owner, Throttle},
@@ -50,6 +51,8 @@ pub struct Throttled {
     pub yielded: BTreeSet<Actuator>,
     /// The way back.
     pub restores: Vec<Restore>,
+    /// The decision behind each limit, by the limit's name, where there is one.
+    pub causes: BTreeMap<String, Cause>,
 }
 
 impl Engine {
@@ -123,7 +126,7 @@ async fn set(
         return Err(Error::Conflict(format!("an operator holds {name}: {}", known.reason)));
     }
     if wanted.is_empty() {
-        return release(shared, cell, &running, "released").await;
+        return release(shared, cell, &running, Act::release(&lease)).await;
     }
     if literal.bandwidth != Bandwidth::default() {
         if record.config.network != NetworkMode::Bridge {
@@ -170,11 +173,14 @@ impl Step<'_> {
                 return Ok(vec![]);
             }
             // The lease had lapsed: the shim has put the operator's values back.
+            self.record_lapse(&before);
             before = Limits::default();
         } else if let Some(known) = &known {
-            let others = self.written_by_others(known).await?;
+            let files = written_by_others(known).await?;
+            let others = held::actuators_of(&files);
             if !others.is_empty() {
                 self.tell_yield(&others);
+                self.shared.record(self.cell, Act::FOUND, limit_changes::found(&before, &files));
                 before = throttle::without(&before, &others);
                 yielded.extend(others);
                 after = throttle::without(&all, &yielded);
@@ -193,8 +199,10 @@ impl Step<'_> {
             Ok(None) => self.write(change, &before, &after).await,
             // What was in force is no more, and the shim holds the new set's way back.
             Ok(Some(_)) => {
+                self.record_lapse(&before);
+                before = Limits::default();
                 match Change::plan(group, own, &Resources::default(), &after.resources) {
-                    Ok(change) => self.write(change, &Limits::default(), &after).await,
+                    Ok(change) => self.write(change, &before, &after).await,
                     Err(error) => Err(error),
                 }
             }
@@ -219,6 +227,8 @@ impl Step<'_> {
             ("reason", lease.reason.clone()),
             ("leaseSeconds", lease.time.as_secs().to_string()),
         ];
+        let changed = limit_changes::forced(self.operator, &before, &after);
+        self.shared.record(self.cell, Act::throttle(&lease), changed);
         self.keep(wanted, lease, after, yielded, at_last, known.as_ref());
         self.shared.tell(self.cell, Action::Throttle, &attributes);
         Ok(applied)
@@ -284,11 +294,10 @@ impl Step<'_> {
         persist(self.shared, self.cell, note).await
     }
 
-    async fn written_by_others(&self, known: &Arc<Throttled>) -> Result<BTreeSet<Actuator>, Error> {
-        let known = known.clone();
-        let files = blocking("read limits in force", move || in_force(&known)).await?;
-        let others = files.into_iter().filter(|file| file.holder == Holder::Other);
-        Ok(others.map(|file| file.actuator).collect())
+    /// The shim gave the container back what was held.
+    fn record_lapse(&self, held: &Limits) {
+        let changed = limit_changes::forced(self.operator, held, &Limits::default());
+        self.shared.record(self.cell, Act::LAPSED, changed);
     }
 
     fn tell_yield(&self, others: &BTreeSet<Actuator>) {
@@ -335,6 +344,7 @@ impl Step<'_> {
             force,
             yielded,
             restores,
+            causes: lease.causes,
         };
         self.cell.update(|inner| {
             if let Some(running) = &mut inner.running {
@@ -345,6 +355,12 @@ impl Step<'_> {
             tokio::spawn(watch_lease(self.shared.clone(), self.cell.clone()));
         }
     }
+}
+
+async fn written_by_others(known: &Arc<Throttled>) -> Result<Vec<InForce>, Error> {
+    let known = known.clone();
+    let read = move || held::read_others(&known.force.resources, &known.restores);
+    blocking("read limits in force", read).await
 }
 
 /// Releases when the lease ends; one task for as long as a throttle lasts.
@@ -362,9 +378,10 @@ async fn watch_lease(shared: Arc<Shared>, cell: Arc<Cell>) {
         let _op = cell.op.lock().await;
         if deadline(&cell).is_some_and(|deadline| deadline <= Instant::now()) {
             let running = cell.lock().running.clone();
-            if let Some(running) = running
-                && let Err(error) = release(&shared, &cell, &running, "expired").await
-            {
+            let Some(running) = running else { return };
+            let Some(owner) = running.throttled.as_ref().map(|held| held.owner) else { return };
+            let act = Act::expired(owner);
+            if let Err(error) = release(&shared, &cell, &running, act).await {
                 tracing::error!(container_id = cell.id, error = error.chain(), "not released");
             }
             return;
@@ -377,9 +394,11 @@ pub(super) async fn release(
     shared: &Arc<Shared>,
     cell: &Arc<Cell>,
     running: &Running,
-    why: &str,
+    act: Act<'_>,
 ) -> Result<Vec<Applied>, Error> {
     let Some(throttled) = running.throttled.clone() else { return Ok(vec![]) };
+    // What cannot be read now is told as if nobody else had written it.
+    let others = written_by_others(&throttled).await.unwrap_or_default();
     let (mut applied, mut failed) = run_all(&cell.id, throttled.restores.clone()).await;
     if throttled.force.bandwidth != Bandwidth::default()
         && let Some(endpoint) = &running.live.endpoint
@@ -398,6 +417,15 @@ pub(super) async fn release(
             running.throttled = None;
         }
     });
+    shared.record(cell, Act::FOUND, limit_changes::found(&throttled.force, &others));
+    let ours = throttle::without(&throttled.force, &held::actuators_of(&others));
+    let operator = cell.lock().record.limits.clone();
+    shared.record(cell, act, limit_changes::forced(&operator, &ours, &Limits::default()));
+    let why = match (act.party, act.kind) {
+        (Party::Agent, _) => "agent ends",
+        (_, ChangeKind::Expire) => "expired",
+        _ => "released",
+    };
     let attributes = [
         ("why", why.to_owned()),
         ("actuators", listed(&throttle::actuators(&throttled.force))),

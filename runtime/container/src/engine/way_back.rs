@@ -13,6 +13,7 @@ use super::{Shared, blocking, cell::Cell, unix_ns, world};
 use crate::{
     error::Error,
     held,
+    limit_changes::{self, Act},
     limits::{Applied, Limits},
     record::{self, RunFile, ThrottleNote},
     shim::connection,
@@ -43,9 +44,14 @@ pub(super) async fn restore_noted(shared: &Arc<Shared>, cell: &Arc<Cell>, run: &
             let failures = lapse.failures.len();
             let first = lapse.failures.first();
             tracing::warn!(container_id = cell.id, failures, ?first, "the lease had lapsed");
+            shared.record(cell, Act::LAPSED, limit_changes::noted(&noted.restore));
         }
-        Ok(None) => {}
-        Err(error) => tracing::debug!(container_id = cell.id, error = error.chain(), "no shim"),
+        told => {
+            if let Err(error) = told {
+                tracing::debug!(container_id = cell.id, error = error.chain(), "no shim");
+            }
+            shared.record(cell, Act::TAKEN_OVER, limit_changes::noted(&noted.restore));
+        }
     }
     if let Err(error) = persist(shared, cell, None).await {
         tracing::warn!(container_id = cell.id, error = error.chain(), "note stays");

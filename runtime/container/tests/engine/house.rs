@@ -143,6 +143,7 @@ async fn try_open(run_dir: &str) -> Result<House, String> {
         max_containers: 100,
         user_namespace_base: EngineConfig::DEFAULT_USER_NAMESPACE_BASE,
         restore_bandwidth: vec!["/bin/true".to_owned()],
+        limit_history: Arc::default(),
     };
     let network_config = network_config(&tag, number);
     let registrar = Arc::new(Registrar::default());
