@@ -41,7 +41,7 @@ pub struct Party {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Who {
     Container(Arc<Party>),
-    /// Other threads or requests of the victim's own.
+    /// Other threads, requests or packets of the victim's own.
     Itself,
     /// What is in no container; a CPU or a disk on its way out of idling.
     Host,
@@ -80,6 +80,7 @@ pub fn contested(resource: BlamedResource) -> Resource {
     match resource {
         BlamedResource::Cpu => Resource::Cpu,
         BlamedResource::Disk => Resource::Disk,
+        BlamedResource::Network => Resource::Network,
     }
 }
 
@@ -195,6 +196,11 @@ mod tests {
     fn row(victim: &str, culprit: Who, resource: Resource, seconds: f64) -> Row {
         let victim = Arc::new(Party { id: victim.into(), name: victim.into() });
         Row { victim, culprit, resource, seconds }
+    }
+
+    #[test]
+    fn the_meters_know_a_containers_own_bandwidth_by_its_queue() {
+        assert_eq!(tenantry_ebpf::BANDWIDTH_MAJORS, tenantry_network::BANDWIDTH_MAJORS);
     }
 
     #[test]

@@ -47,12 +47,14 @@ pub const SELF_DNS_QUESTIONS_FULL: u32 = 10;
 pub const SELF_COMPLETIONS_UNSEEN: u32 = 11;
 pub const SELF_BLAME_FULL: u32 = 12;
 pub const SELF_DISK_SERVICES_FULL: u32 = 13;
-pub const SELF_COUNTERS: u32 = 14;
+/// Packets of containers that left a queue which nobody saw them enter.
+pub const SELF_QUEUED_UNSEEN: u32 = 14;
+pub const SELF_COUNTERS: u32 = 15;
 /// The same container.
 pub const CAUSE_SELF: usize = 0;
 /// What is in no container; a CPU or a disk that idled, too.
 pub const CAUSE_HOST: usize = 1;
-/// Its own CPU quota, or one above it.
+/// Its own CPU quota, or one above it; a container's own bandwidth.
 pub const CAUSE_QUOTA: usize = 2;
 /// The hypervisor had the CPU.
 pub const CAUSE_STEAL: usize = 3;
@@ -61,7 +63,10 @@ pub const CAUSE_UNEXPLAINED: usize = 4;
 pub const CAUSES: usize = 5;
 pub const BLAME_CPU: u32 = 0;
 pub const BLAME_DISK: u32 = 1;
-pub const BLAMED_RESOURCES: usize = 2;
+pub const BLAME_NETWORK: u32 = 2;
+pub const BLAMED_RESOURCES: usize = 3;
+/// Major numbers of the queues that hold a container to its own bandwidth.
+pub const BANDWIDTH_MAJORS: [u16; 2] = [0x7e41, 0x7e42];
 pub const OUTGOING: u8 = 0;
 pub const INCOMING: u8 = 1;
 /// Destinations of their own that one slot may have.
@@ -422,7 +427,7 @@ const _: () = {
     assert!(size_of::<Scheduler>() == 400 && offset_of!(Scheduler, off_cpu_ns) == 336);
     assert!(offset_of!(Scheduler, voluntary) == 376 && offset_of!(Scheduler, migrations) == 392);
     assert!(size_of::<BlameKey>() == 12 && offset_of!(BlameKey, resource) == 8);
-    assert!(size_of::<Causes>() == 80);
+    assert!(size_of::<Causes>() == 120);
     assert!(size_of::<SlotTrace>() == 24 && offset_of!(SlotTrace, row) == 16);
     assert!(size_of::<TraceCall>() == 336 && offset_of!(TraceCall, latency) == 8);
     assert!(size_of::<Traffic>() == 32 && offset_of!(Traffic, tx_bytes) == 16);

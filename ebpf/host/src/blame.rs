@@ -26,7 +26,7 @@ pub enum Culprit {
     Itself,
     /// What is in no container, or nobody: a CPU on its way out of idling.
     Host,
-    /// The victim's own CPU quota, or one above it.
+    /// The victim's own CPU quota, or one above it; a container's own bandwidth.
     Quota,
     /// The hypervisor.
     Steal,
@@ -41,6 +41,8 @@ pub enum BlamedResource {
     Cpu,
     /// Waits of disk requests for the device's other requests.
     Disk,
+    /// Time in which some of a container's packets stood in a device's queue.
+    Network,
 }
 
 impl Culprit {
@@ -54,12 +56,14 @@ impl Culprit {
 }
 
 impl BlamedResource {
-    pub const ALL: [BlamedResource; 2] = [BlamedResource::Cpu, BlamedResource::Disk];
+    pub const ALL: [BlamedResource; abi::BLAMED_RESOURCES] =
+        [BlamedResource::Cpu, BlamedResource::Disk, BlamedResource::Network];
 
     pub fn name(self) -> &'static str {
         match self {
             BlamedResource::Cpu => "cpu",
             BlamedResource::Disk => "disk",
+            BlamedResource::Network => "network",
         }
     }
 
@@ -67,6 +71,7 @@ impl BlamedResource {
         match self {
             BlamedResource::Cpu => abi::BLAME_CPU,
             BlamedResource::Disk => abi::BLAME_DISK,
+            BlamedResource::Network => abi::BLAME_NETWORK,
         }
     }
 }
@@ -93,6 +98,15 @@ impl Meters {
         })?;
         for key in keys {
             self.maps.blame.remove(&key)?;
+        }
+        let mut hashes = Vec::new();
+        self.maps.flows.read_all(&mut Buffer::new(), |hash, holder| {
+            if holder[0] == u64::from(slot) {
+                hashes.push(*hash);
+            }
+        })?;
+        for hash in hashes {
+            self.maps.flows.remove(&hash)?;
         }
         self.maps.causes.write(&slot, &FromZeros::new_zeroed())
     }

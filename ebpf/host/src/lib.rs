@@ -63,6 +63,7 @@ pub use switch::SwitchError;
 pub use syscall_counts::{SyscallCount, SyscallErrors};
 pub use syscalls::{SyscallClass, syscall_class, syscall_name};
 pub use tcp::{TcpCounters, TcpError};
+pub use tenantry_abi::BANDWIDTH_MAJORS;
 pub use trace::{TRACES, TraceError, TracedSyscall};
 
 /// A container's index in the kernel's maps. 0 is "no container".

@@ -65,6 +65,7 @@ pub(crate) struct Maps {
     pub scheduler: Table<u32, abi::Scheduler>,
     pub causes: Table<u32, abi::Causes>,
     pub blame: Table<abi::BlameKey, u64>,
+    pub flows: Table<u32, u64>,
     tcp: Table<u32, abi::Tcp>,
     tcp_rtt: Table<u32, abi::TcpRtt>,
     destinations: Table<abi::DestinationKey, abi::Destination>,
@@ -388,6 +389,13 @@ impl Meters {
         Ok(self.maps.self_counters.get(&abi::SELF_COMPLETIONS_UNSEEN)?.unwrap_or_default())
     }
 
+    /// Packets of containers that left a device's queue which nobody saw them enter: it cut a
+    /// long one into pieces, or too many stood there. Their wait is reckoned from their
+    /// container's last packets.
+    pub fn unseen_packets(&self) -> Result<u64, MapError> {
+        Ok(self.maps.self_counters.get(&abi::SELF_QUEUED_UNSEEN)?.unwrap_or_default())
+    }
+
     /// Removes all pins: the programs are detached and, with the last handle to their maps,
     /// gone. Nobody counts any more; reads give what was counted until now.
     pub fn unpin(&self) -> io::Result<()> {
@@ -445,6 +453,7 @@ impl Maps {
             scheduler: Table::open(dir, "scheduler", cpus)?,
             causes: Table::open(dir, "causes", cpus)?,
             blame: Table::open(dir, "blame", cpus)?,
+            flows: Table::open(dir, "flows", cpus)?,
             tcp: Table::open(dir, "tcp", cpus)?,
             tcp_rtt: Table::open(dir, "tcp_rtt", cpus)?,
             destinations: Table::open(dir, "destinations", cpus)?,

@@ -35,7 +35,7 @@ pub enum ProbeStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hook {
     Tracepoint(&'static str),
-    /// Whose arguments differ among kernels in more than their order.
+    /// Whose arguments differ among kernels in more than their order, or may be null.
     RawTracepoint(&'static str),
     CgroupIngress,
     CgroupEgress,
@@ -57,6 +57,10 @@ pub(crate) struct Program {
 
 pub(crate) const fn tracepoint(name: &'static str, hook: &'static str) -> Program {
     Program { name, hook: Hook::Tracepoint(hook), essential: false, switchable: false }
+}
+
+const fn raw_tracepoint(name: &'static str, hook: &'static str) -> Program {
+    Program { name, hook: Hook::RawTracepoint(hook), essential: false, switchable: false }
 }
 
 /// Of the first object, in the order of attachment: cgroups get their slots before
@@ -87,6 +91,8 @@ pub(crate) const METERS: &[Program] = &[
         switchable: false,
     },
     tracepoint(UDP_RECEIVE_FAILED, "udp_fail_queue_rcv_skb"),
+    raw_tracepoint("queue_entered", "qdisc_enqueue"),
+    raw_tracepoint("queue_left", "qdisc_dequeue"),
     Program { name: TCP_LIFE, hook: Hook::SocketOperations, essential: false, switchable: false },
     tracepoint("tcp_reset_sent", "tcp_send_reset"),
     tracepoint("tcp_reset_received", "tcp_receive_reset"),
@@ -101,12 +107,7 @@ pub(crate) const METERS: &[Program] = &[
     tracepoint("scheduler_wakeup_new", "sched_wakeup_new"),
     tracepoint("scheduler_switch", "sched_switch"),
     tracepoint("scheduler_migrate", "sched_migrate_task"),
-    Program {
-        name: "oom_victim",
-        hook: Hook::RawTracepoint("mark_victim"),
-        essential: false,
-        switchable: false,
-    },
+    raw_tracepoint("oom_victim", "mark_victim"),
     tracepoint("process_exit", "sched_process_exit"),
     // Last: it arms slots, and by then everything counts.
     Program {

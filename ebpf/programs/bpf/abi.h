@@ -163,7 +163,7 @@ enum tn_off_cpu {
 enum tn_own_cause {
 	TN_CAUSE_SELF = 0, /* the same container */
 	TN_CAUSE_HOST = 1, /* what is in no container; a CPU or a disk that idled, too */
-	TN_CAUSE_QUOTA = 2, /* its own CPU quota, or one above it */
+	TN_CAUSE_QUOTA = 2, /* its own CPU quota, or one above it; a container's own bandwidth */
 	TN_CAUSE_STEAL = 3, /* the hypervisor had the CPU */
 	TN_CAUSE_UNEXPLAINED = 4, /* nobody remembers */
 	TN_CAUSES = 5,
@@ -172,8 +172,16 @@ enum tn_own_cause {
 enum tn_blamed_resource {
 	TN_BLAME_CPU = 0,
 	TN_BLAME_DISK = 1,
-	TN_BLAMED_RESOURCES = 2,
+	TN_BLAME_NETWORK = 2,
+	TN_BLAMED_RESOURCES = 3,
 };
+
+/*
+ * Major numbers of the queues that hold a container to its own bandwidth: nobody else's
+ * packets pass there. The runtime gives them these.
+ */
+#define TN_BANDWIDTH_MAJOR 0x7e41
+#define TN_BANDWIDTH_MAJOR_NEXT 0x7e42
 
 /* With what stands in the map `blame` for the same victim, these are all its waits. */
 struct tn_causes {
@@ -405,7 +413,8 @@ enum tn_self_counter {
 	TN_SELF_COMPLETIONS_UNSEEN = 11,
 	TN_SELF_BLAME_FULL = 12,
 	TN_SELF_DISK_SERVICES_FULL = 13,
-	TN_SELF_COUNTERS = 14,
+	TN_SELF_QUEUED_UNSEEN = 14,
+	TN_SELF_COUNTERS = 15,
 };
 
 struct tn_event {

@@ -268,6 +268,24 @@ struct tcp_sock {
 	u64 bytes_retrans;
 } CORE;
 
+struct net_device;
+
+struct netdev_queue {
+	struct net_device *dev;
+} CORE;
+
+struct Qdisc {
+	u32 handle;
+} CORE;
+
+struct sk_buff {
+	/* These two in nameless unions. */
+	struct sk_buff *next;
+	s64 tstamp;
+	unsigned int len;
+	u32 hash;
+} CORE;
+
 struct blkcg {
 	struct cgroup_subsys_state css;
 } CORE;

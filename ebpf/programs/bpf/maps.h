@@ -608,12 +608,132 @@ struct {
 } disk_services SEC(".maps");
 
 /*
+ * When a packet last entered a queue, of whatever device: until then, and some time after,
+ * nobody needs to know whose flow is whose.
+ * key     0
+ * value   jiffies; 0 = never
+ * bytes   8
+ * writer  queue_entered
+ * reader  network_egress
+ * full    never
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} queue_standing SEC(".maps");
+
+/*
+ * Whose flow a packet belongs to: by its hash, which the sender's socket gave it and which
+ * outlives the socket's pointer, bridges and address translation.
+ * key     hash
+ * value   slot
+ * bytes   about 350 Ki
+ * writer  network_egress; user space removes a slot's keys when the slot is reset
+ * reader  queue_entered, queue_left
+ * full    the flow that was seen longest ago is forgotten: its packets are the host's until
+ *         the next one is sent
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u64);
+} flows SEC(".maps");
+
+/*
+ * Containers' packets that stand in a queue.
+ * key     address of the struct sk_buff
+ * value   tn_queued
+ * bytes   about 850 Ki
+ * writer  queue_entered, queue_left
+ * reader  queue_left
+ * full    never: what a queue dropped lies here until it is forgotten, the oldest first. A
+ *         packet that was forgotten too early is counted in TN_SELF_QUEUED_UNSEEN, as are
+ *         the pieces of one that the queue cut
+ */
+struct tn_queued {
+	u64 since_ns;
+	u64 bytes; /* of its device's tn_queue by then */
+	u64 due_ns; /* its sender lets it go then, not before */
+	u32 hash;
+	u32 slot;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, __u64);
+	__type(value, struct tn_queued);
+} queued SEC(".maps");
+
+/*
+ * Whose bytes a device took from its queues: the most recent turns, where all that one slot
+ * has in a row is one.
+ * key     address of the struct net_device
+ * value   tn_queue
+ * bytes   about 105 Ki
+ * writer, reader  queue_left; queue_entered reads
+ * full    the device that was used longest ago is forgotten: who waits there knows no reason
+ */
+#define TN_TURNS 64
+
+struct tn_turn {
+	u64 begin; /* of the device's bytes */
+	u64 end;
+	u32 slot; /* 0: of no container */
+	u32 reserved;
+};
+
+struct tn_queue {
+	u64 bytes; /* all that left it */
+	u32 next; /* place of the turn after the last one, not masked */
+	u32 zero; /* never written: begin_sharing */
+	struct tn_turn ring[TN_TURNS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 64);
+	__type(key, __u64);
+	__type(value, struct tn_queue);
+} queues SEC(".maps");
+
+/*
+ * Until when a slot's waits are shared out: while some of its packets stand, time passes once.
+ * key     slot
+ * value   tn_queue_wait
+ * bytes   12 Ki
+ * writer, reader  queue_left, queue_entered
+ * full    never, one for each slot
+ */
+struct tn_queue_moment {
+	u64 ns; /* 0: never */
+	u64 bytes; /* of the device by then */
+	u64 device;
+};
+
+struct tn_queue_wait {
+	struct tn_queue_moment until;
+	/* The first packet that entered a queue since then. */
+	struct tn_queue_moment entered;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_queue_wait);
+} queue_waits SEC(".maps");
+
+/*
  * How long each slot waited for what is no other container.
  * key     slot
  * value   tn_causes
- * bytes   20 Ki/CPU
- * writer  scheduler_switch, scheduler_migrate: plainly, with interrupts off; disk_complete:
- *         atomically, in a row of its own
+ * bytes   30 Ki/CPU
+ * writer  scheduler_switch, scheduler_migrate: plainly, with interrupts off; disk_complete,
+ *         queue_left: atomically, in rows of their own
  * reader  user space
  * full    never, one for each slot
  */
@@ -629,8 +749,8 @@ struct {
  * key     tn_blame_key (victim, culprit, resource)
  * value   nanoseconds
  * bytes   about 700 Ki
- * writer  scheduler_switch, scheduler_migrate, disk_complete; user space removes a slot's keys, as a victim
- *         and as a culprit, when the slot is reset
+ * writer  scheduler_switch, scheduler_migrate, disk_complete, queue_left; user space removes
+ *         a slot's keys, as a victim and as a culprit, when the slot is reset
  * reader  user space
  * full    the time is the victim's TN_CAUSE_UNEXPLAINED; TN_SELF_BLAME_FULL is counted
  */

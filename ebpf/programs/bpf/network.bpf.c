@@ -8,6 +8,7 @@
  */
 #include "destinations.h"
 #include "dns.h"
+#include "network_blame.h"
 
 #define LOOPBACK_IFINDEX 1 /* in each network namespace */
 #define PASS 1
@@ -166,6 +167,8 @@ int network_egress(struct __sk_buff *skb)
 	if (!counts)
 		return PASS;
 	add_sent(loopback ? &counts->loopback : &counts->external, skb);
+	if (!loopback)
+		note_flow(skb->hash, slot);
 	sk = skb->sk;
 	sk = sk ? bpf_sk_fullsock(sk) : 0;
 	if (!sk || sk->protocol != PROTOCOL_UDP)

@@ -16,6 +16,10 @@ use crate::netlink::Netlink;
 use crate::qdisc;
 use crate::rate::{Bucket, render_rate, validate_rate};
 
+/// Major numbers of the token buckets' handles, by which the meters know that who waits there
+/// waits for nobody else: they know them under the same name.
+pub const BANDWIDTH_MAJORS: [u16; 2] = [0x7e41, 0x7e42];
+
 /// From the container: egress is what it sends. `None`: not limited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -188,11 +192,12 @@ fn write_bucket(netlink: &mut Netlink, link: &Link, bucket: Option<&Bucket>) -> 
 /// queued packet that is longer than the new bucket would stand there for ever,
 /// so then the other handle puts a new one in its place.
 fn choose_major(present: Option<&Qdisc>, next: &Bucket) -> u16 {
-    let Some((qdisc, tbf)) = present.and_then(|q| Some((q, q.tbf?))) else { return 1 };
+    let [first, second] = BANDWIDTH_MAJORS;
+    let Some((qdisc, tbf)) = present.and_then(|q| Some((q, q.tbf?))) else { return first };
     let major = (qdisc.handle >> 16) as u16;
     match bucket_of(tbf).may_hold_packets_too_long_for(next) {
-        true if major == 1 => 2,
-        true => 1,
+        true if major == first => second,
+        true => first,
         false => major,
     }
 }
@@ -248,11 +253,11 @@ mod tests {
 
     #[test]
     fn a_bucket_that_shrinks_below_a_super_packet_is_put_in_anew() {
-        let present = |bits, major: u32| {
+        let present = |bits, major: u16| {
             let b = Bucket::for_rate(bits);
             Qdisc {
                 index: 1,
-                handle: major << 16,
+                handle: u32::from(major) << 16,
                 parent: u32::MAX,
                 kind: "tbf".into(),
                 tbf: Some(Tbf {
@@ -262,17 +267,18 @@ mod tests {
                 }),
             }
         };
-        let check = |from: Option<(u64, u32)>, to, expected| {
+        let check = |from: Option<(u64, u16)>, to, expected| {
             let present = from.map(|(bits, major)| present(bits, major));
             assert_eq!(choose_major(present.as_ref(), &Bucket::for_rate(to)), expected);
         };
-        check(None, 20_000_000, 1);
-        check(Some((20_000_000, 1)), 50_000_000, 1);
-        check(Some((50_000_000, 1)), 20_000_000, 1);
-        check(Some((50_000_000, 1)), 100_000, 2);
-        check(Some((50_000_000, 2)), 100_000, 1);
-        check(Some((100_000, 2)), 100_000, 2);
-        check(Some((100_000, 2)), 50_000_000, 2);
+        let [first, second] = BANDWIDTH_MAJORS;
+        check(None, 20_000_000, first);
+        check(Some((20_000_000, first)), 50_000_000, first);
+        check(Some((50_000_000, first)), 20_000_000, first);
+        check(Some((50_000_000, first)), 100_000, second);
+        check(Some((50_000_000, second)), 100_000, first);
+        check(Some((100_000, second)), 100_000, second);
+        check(Some((100_000, second)), 50_000_000, second);
     }
 
     #[test]

@@ -33,7 +33,7 @@ mod rate;
 mod subnet;
 mod survey;
 
-pub use bandwidth::{Applied, Bandwidth, set_bandwidth_without_network};
+pub use bandwidth::{Applied, BANDWIDTH_MAJORS, Bandwidth, set_bandwidth_without_network};
 pub use counters::LinkCounters;
 pub use endpoint::Endpoint;
 pub use error::{Error, Result};

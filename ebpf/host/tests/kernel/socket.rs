@@ -95,10 +95,14 @@ pub fn listen(port: u16, backlog: i32) -> i32 {
 
 /// 0, or the error's number.
 pub fn connect(socket: i32, port: u16) -> i32 {
-    let address = address(LOCALHOST, port);
-    let length = size_of_val(&address) as u32;
+    connect_to(socket, &address(LOCALHOST, port))
+}
+
+/// 0, or the error's number.
+pub fn connect_to(socket: i32, address: &libc::sockaddr_in) -> i32 {
+    let length = size_of_val(address) as u32;
     // SAFETY: an address of the given length.
-    if unsafe { libc::connect(socket, (&raw const address).cast(), length) } == 0 {
+    if unsafe { libc::connect(socket, (&raw const *address).cast(), length) } == 0 {
         return 0;
     }
     // SAFETY: gives the place of this thread's own errno.
