@@ -93,6 +93,8 @@ pub struct AgentReport {
     pub collect_errors: Vec<(&'static str, u64)>,
     /// Disk requests whose completion no program was run for, since the programs were loaded.
     pub unseen_completions: Option<u64>,
+    /// Containers' packets that left a device's queue which nobody saw them enter.
+    pub unseen_packets: Option<u64>,
     /// Entries that found no room in a kernel table since it was made, by table.
     pub table_full: Vec<(&'static str, u64)>,
 }

@@ -216,6 +216,7 @@ impl Collector {
             wholes_left_out: None,
             foreign_refused: self.registry.foreign().map(|foreign| foreign.refused()),
             unseen_completions: counted(self.meters.unseen_completions(), &self.errors.maps),
+            unseen_packets: counted(self.meters.unseen_packets(), &self.errors.maps),
             table_full: counted(self.meters.lost(), &self.errors.maps)
                 .map(|lost| lost.by_map().into())
                 .unwrap_or_default(),

@@ -63,6 +63,13 @@ pub(super) fn encode(f: &mut Families, report: &HostReport) -> Result<(), Error>
             unseen,
         )?;
     }
+    if let Some(unseen) = agent.unseen_packets {
+        f.counter_of_host(
+            "tenantry_network_unseen_packets_total",
+            "Pieces of containers' packets that a queue cut, or forgot: their wait is reckoned from others'",
+            unseen,
+        )?;
+    }
     f.counter_of_host(
         "tenantry_audit_records_written_total",
         "Events that reached the audit file",

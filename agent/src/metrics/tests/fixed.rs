@@ -116,6 +116,7 @@ fn agent() -> AgentReport {
         }),
         kernel_memory: vec![("maps", 9_000_000), ("programs", 120_000)],
         unseen_completions: Some(2),
+        unseen_packets: Some(3),
         table_full: vec![
             ("cgroup_slots", 0),
             ("disks", 3),
