@@ -292,7 +292,14 @@ async fn assemble(
                 cgroup_parent: config.cgroup_parent.clone(),
                 cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
             };
-            let controller = Arc::new(Controller::new(config.control.clone(), policy, looker));
+            let blames = Arc::new(Blames::new(
+                Arc::clone(&meters),
+                Arc::clone(&registry),
+                config.blame_pairs,
+            ));
+            let controller =
+                Controller::new(config.control.clone(), policy, looker, Arc::clone(&blames));
+            let controller = Arc::new(controller);
             let collector = Collector {
                 engine: engine.clone(),
                 meters: Arc::clone(&meters),
@@ -303,11 +310,7 @@ async fn assemble(
                 controller: Arc::clone(&controller),
                 limit_history: Arc::clone(&limit_history),
                 governor: Arc::new(Governor::new(config.governor, Arc::clone(&meters))),
-                blames: Arc::new(Blames::new(
-                    Arc::clone(&meters),
-                    Arc::clone(&registry),
-                    config.blame_pairs,
-                )),
+                blames,
                 cgroup_parent: config.cgroup_parent.clone(),
                 destinations: config.destinations,
                 turn: tokio::sync::Mutex::default(),

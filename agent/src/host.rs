@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use tenantry_cgroupfs::sample::Pressure;
+use tenantry_cgroupfs::sample::{Pressure, Stall};
 
 /// Counters since the host booted. `None` where this kernel does not tell.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,20 +28,31 @@ pub fn read_steal_seconds() -> Option<f64> {
     steal_seconds_at(Path::new("/proc"))
 }
 
+/// For how long some task of the host stood still for want of memory.
+pub fn read_memory_stall_usec() -> Option<u64> {
+    memory_stall_usec_at(Path::new("/proc"))
+}
+
+fn memory_stall_usec_at(proc: &Path) -> Option<u64> {
+    Some(read_stall_at(proc, "memory")?.some.total_usec)
+}
+
 fn steal_seconds_at(proc: &Path) -> Option<f64> {
     let text = std::fs::read_to_string(proc.join("stat")).ok()?;
     Some(parse_steal(&text)? as f64 / procfs::ticks_per_second() as f64)
 }
 
 fn read_sample_at(proc: &Path) -> HostSample {
-    let text = |name: &str| std::fs::read_to_string(proc.join(name)).ok();
-    let stall = |resource: &str| {
-        text(&format!("pressure/{resource}")).and_then(|t| tenantry_cgroupfs::parse_pressure(&t))
-    };
+    let stall = |resource: &str| read_stall_at(proc, resource);
     HostSample {
         steal_seconds: steal_seconds_at(proc),
         pressure: Pressure { cpu: stall("cpu"), memory: stall("memory"), io: stall("io") },
     }
+}
+
+fn read_stall_at(proc: &Path, resource: &str) -> Option<Stall> {
+    let text = std::fs::read_to_string(proc.join("pressure").join(resource)).ok()?;
+    tenantry_cgroupfs::parse_pressure(&text)
 }
 
 /// Clock ticks, from the line of all CPUs: user, nice, system, idle, iowait, irq, softirq,
@@ -78,6 +89,10 @@ mod tests {
         let io = pressure.io.unwrap();
         assert_eq!((io.some.total_usec, io.full.unwrap().total_usec), (1_538_360_226, 77));
         assert_eq!((pressure.cpu, pressure.memory), (None, None));
+        assert_eq!(memory_stall_usec_at(proc.path()), None);
+        std::fs::rename(proc.path().join("pressure/io"), proc.path().join("pressure/memory"))
+            .unwrap();
+        assert_eq!(memory_stall_usec_at(proc.path()), Some(io.some.total_usec));
     }
 
     #[test]

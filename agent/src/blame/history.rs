@@ -87,6 +87,13 @@ impl History {
         self.readings.back().map_or(&[], |reading| &reading.parts)
     }
 
+    /// What belongs to the last reading, too. Before the first it is nobody's.
+    pub fn append(&mut self, parts: Vec<Part>) {
+        let Some(reading) = self.readings.back_mut() else { return };
+        self.parts += parts.len();
+        reading.parts.extend(parts);
+    }
+
     /// When the last reading was.
     pub fn last(&self) -> Option<Duration> {
         self.last
@@ -171,6 +178,31 @@ mod tests {
         let read = [blame(1, Culprit::Slot(100), 7), blame(100, Culprit::Slot(1), 8)];
         let grown = history.add(seconds(1), &read, party);
         assert_eq!((grown.len(), &grown[0].culprit), (1, &Who::Unexplained));
+    }
+
+    #[test]
+    fn what_is_added_counts_with_the_last_reading() {
+        let part = || Part {
+            victim: party(1).unwrap(),
+            culprit: Who::Container(party(2).unwrap()),
+            resource: Resource::Memory,
+            ns: 40_000_000,
+        };
+        let mut history = History::default();
+        history.append(vec![part()]);
+        history.add(seconds(0), &[], party);
+        history.append(vec![part()]);
+        assert_eq!(history.window(seconds(10)), Window::default());
+        for second in 1..4 {
+            history.add(seconds(second), &[], party);
+            history.append(vec![part()]);
+        }
+        assert_eq!(rows(&history.window(seconds(10))), [("c1", "container", 120)]);
+        assert_eq!(rows(&history.window(seconds(1))), [("c1", "container", 40)]);
+        for second in 4..200 {
+            history.add(seconds(second), &[], party);
+        }
+        assert_eq!((history.parts, history.window(seconds(200)).rows.len()), (0, 0));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Who keeps whom waiting: the kernel's shares of each wait, by container, second by second.
 //!
 //! [`Blames`] reads the kernel's table once a second, which is a handful of system calls
-//! however many containers there are, and keeps what grew: nothing while nobody waits. A
+//! however many containers there are, and keeps what grew: nothing while nobody waits. Waits
+//! for memory are not in that table: the controller shares them out and adds them. A
 //! container is named when its waits are read, so that a slot's next holder is never
 //! blamed for the last one's doings. [`History`] answers for a window of time, [`Series`]
 //! for the metrics, [`verdicts`] says who is to be named; all three are pure.
@@ -21,7 +22,7 @@ use crate::registry::Registry;
 
 pub use tenantry_control::Resource;
 
-pub use history::{History, Window};
+pub use history::{History, Part, Window};
 pub use series::{Series, SeriesRow, Shown};
 pub use verdict::{Verdict, verdicts};
 
@@ -145,6 +146,13 @@ impl Blames {
             self.look()?;
         }
         Ok(self.lock().history.window(length))
+    }
+
+    /// What was shared out without the kernel's table, since the last time.
+    pub fn add(&self, parts: Vec<Part>) {
+        let mut kept = self.lock();
+        kept.series.add(&parts);
+        kept.history.append(parts);
     }
 
     /// For a scrape, as of the last reading: series of containers that are still known.

@@ -1,6 +1,7 @@
 //! Takes a [`Sample`]: who waited for whom, and closely those that the policy has a class for
 //! or that such a wait concerns; of these the cgroup's files only where an objective is
-//! measured by them. The others cost nothing but their names.
+//! measured by them. The others cost nothing but their names, and while memory is short the
+//! reading of their files.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -74,8 +75,15 @@ fn need(policy: &Policy, id: &str, counters: &Counters) -> Need {
 
 impl Looker {
     /// `at`: since the controller began; `parties`: who waited for a neighbour at the last
-    /// look, and these neighbours. What cannot be read of a container is zero.
-    pub fn look(&self, at: Duration, policy: &Policy, parties: &HashSet<String>) -> Sample {
+    /// look, and these neighbours; `is_short`: of memory, so that everybody's files are read.
+    /// What cannot be read of a container is zero.
+    pub fn look(
+        &self,
+        at: Duration,
+        policy: &Policy,
+        parties: &HashSet<String>,
+        is_short: bool,
+    ) -> Sample {
         let subjects = self.subjects();
         let names: HashMap<Slot, &str> =
             subjects.iter().map(|subject| (subject.slot, subject.id.as_str())).collect();
@@ -94,9 +102,10 @@ impl Looker {
             .into_iter()
             .map(|one| {
                 if !is_watched(&one) {
-                    return (one.id, one.counters);
+                    let files = is_short.then(|| self.files(&one.cgroup)).flatten();
+                    return (one.id, Counters { files, ..one.counters });
                 }
-                let reads_files = all_files || needs[&one.slot] >= Need::Files;
+                let reads_files = is_short || all_files || needs[&one.slot] >= Need::Files;
                 let Subject { id, slot, cgroup, counters } = one;
                 let counters = Counters {
                     pace: self.meters.read_pace(slot).ok(),

@@ -1,7 +1,13 @@
 //! Whom a container waited for when it stood still for want of memory: there is no queue with
 //! names in it, so the time is shared out by who took memory meanwhile. Pure.
 
-use tenantry_control::{Blame, Culprit, Resource};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tenantry_control::{Blame, Culprit, Rates, Resource};
+
+use crate::blame::{Part, Party, Who};
 
 /// At this share of its own limit a container's stalls are its limit's.
 const AT_LIMIT: f64 = 0.95;
@@ -62,6 +68,60 @@ pub fn blame(all: &[Taken]) -> Vec<Blame> {
     all.iter().filter(|victim| victim.stalled > 0.0).flat_map(rows_of).collect()
 }
 
+/// The same rows, as they are kept beside the kernel's.
+pub fn parts(rates: &Rates) -> Vec<Part> {
+    let rows: Vec<&Blame> =
+        rates.blame.iter().filter(|row| row.resource == Resource::Memory).collect();
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let party = |id: &str, name: &str| Arc::new(Party { id: id.to_owned(), name: name.to_owned() });
+    let parties: HashMap<&str, Arc<Party>> =
+        rates.containers.iter().map(|one| (one.id.as_str(), party(&one.id, &one.name))).collect();
+    let who = |culprit: &Culprit| match culprit {
+        Culprit::Container(id) => {
+            parties.get(id.as_str()).map_or(Who::Unexplained, |party| Who::Container(party.clone()))
+        }
+        Culprit::Itself => Who::Itself,
+        Culprit::Host => Who::Host,
+        Culprit::Quota => Who::Quota,
+        Culprit::Steal => Who::Steal,
+        Culprit::Unexplained => Who::Unexplained,
+    };
+    let part = |row: &Blame| {
+        Some(Part {
+            victim: parties.get(row.victim.as_str())?.clone(),
+            culprit: who(&row.culprit),
+            resource: Resource::Memory,
+            ns: (row.seconds_per_second * rates.interval_ms as f64 * 1e6).round() as u64,
+        })
+    };
+    rows.into_iter().filter_map(part).collect()
+}
+
+/// Whether it is worth to look at everybody's memory: some task of the host stood still for it
+/// now or lately. While none does, no container's can.
+#[derive(Debug, Default)]
+pub struct Shortage {
+    stalled_usec: Option<u64>,
+    lasts_until: Option<Duration>,
+}
+
+/// So that a container that stalls now and then is looked at twice, without a gap.
+const SHORTAGE_LASTS: Duration = Duration::from_secs(10);
+
+impl Shortage {
+    /// `at`: a clock that only goes forward. `None`: the kernel does not tell; nor will a
+    /// container's files.
+    pub fn is_there(&mut self, at: Duration, stalled_usec: Option<u64>) -> bool {
+        let before = std::mem::replace(&mut self.stalled_usec, stalled_usec);
+        if before.is_some() && stalled_usec > before {
+            self.lasts_until = Some(at + SHORTAGE_LASTS);
+        }
+        self.lasts_until.is_some_and(|until| at <= until)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -97,6 +157,46 @@ mod tests {
         let rows = blame(&[full("web", 0.5), taken("other", 0.2, 0.0)]);
         assert_eq!(rows[0].culprit, Culprit::Quota);
         assert_eq!(rows[1].culprit, Culprit::Unexplained);
+    }
+
+    #[test]
+    fn everybody_is_looked_at_while_somebody_stalls_and_for_a_while_after() {
+        let mut shortage = Shortage::default();
+        let mut check = |at, stalled, expected| {
+            assert_eq!(shortage.is_there(Duration::from_secs(at), stalled), expected, "at {at}");
+        };
+        // What was before the agent says nothing.
+        check(0, Some(700), false);
+        check(1, Some(700), false);
+        check(2, Some(701), true);
+        check(12, Some(701), true);
+        check(13, Some(701), false);
+        check(14, Some(900), true);
+        check(15, None, true);
+        check(25, None, false);
+    }
+
+    #[test]
+    fn what_is_kept_has_names_and_adds_up_to_the_stall() {
+        let container = |id: &str| tenantry_control::ContainerRates {
+            id: id.into(),
+            name: format!("the {id}"),
+            ..Default::default()
+        };
+        let hog = Taken { refaults_per_s: 100.0, ..taken("hog", 0.0, 1e6) };
+        let rates = Rates {
+            interval_ms: 500,
+            containers: vec![container("hog"), container("web")],
+            blame: blame(&[taken("web", 0.4, 3e5), hog]),
+            ..Rates::default()
+        };
+        let parts = parts(&rates);
+        let names: Vec<(&str, &str)> =
+            parts.iter().map(|part| (part.victim.name.as_str(), part.culprit.kind())).collect();
+        assert_eq!(names, [("the web", "self"), ("the web", "container")]);
+        let all: u64 = parts.iter().map(|part| part.ns).sum();
+        assert!(all.abs_diff(200_000_000) <= 2, "{all}");
+        assert!(super::parts(&Rates::default()).is_empty());
     }
 
     proptest! {

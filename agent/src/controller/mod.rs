@@ -26,7 +26,9 @@ use tokio::time::MissedTickBehavior;
 
 use self::journal::Journal;
 pub use self::look::Looker;
+use self::memory::Shortage;
 use self::sample::{Sample, rates};
+use crate::blame::Blames;
 
 /// Decisions that are kept for whoever asks later.
 const REMEMBERED: usize = 1024;
@@ -75,6 +77,8 @@ pub struct Controller {
     settings: Settings,
     looker: Looker,
     engine: Engine,
+    /// Told of waits for memory, which the kernel's table does not have.
+    blames: Arc<Blames>,
     policy: Mutex<Arc<Policy>>,
     seen: Mutex<Seen>,
     journal: Mutex<Journal>,
@@ -116,12 +120,13 @@ pub fn read_policy(path: &Path) -> Result<Policy, PolicyFileError> {
 
 impl Controller {
     /// `policy`: what the settings' file says.
-    pub fn new(settings: Settings, policy: Policy, looker: Looker) -> Self {
+    pub fn new(settings: Settings, policy: Policy, looker: Looker, blames: Arc<Blames>) -> Self {
         Self {
             engine: looker.engine.clone(),
             journal: Mutex::new(Journal::new(settings.journal.clone())),
             settings,
             looker,
+            blames,
             policy: Mutex::new(Arc::new(policy)),
             seen: Mutex::default(),
             throttled: tokio::sync::Mutex::new(Some(BTreeMap::new())),
@@ -176,13 +181,16 @@ impl Controller {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut before: Option<Sample> = None;
         let mut parties = HashSet::new();
+        let mut shortage = Shortage::default();
         loop {
             ticks.tick().await;
             let look_began = Instant::now();
             let policy = self.policy();
             let in_force = self.in_force().await;
             let mut now = tokio::task::block_in_place(|| {
-                self.looker.look(began.elapsed(), &policy, &parties)
+                let at = began.elapsed();
+                let is_short = shortage.is_there(at, crate::host::read_memory_stall_usec());
+                self.looker.look(at, &policy, &parties, is_short)
             });
             for (id, limits) in in_force {
                 if let Some(container) = now.containers.get_mut(&id) {
@@ -193,6 +201,7 @@ impl Controller {
             before = Some(now);
             if let Some(rates) = rates {
                 parties = concerned(&policy, &rates);
+                self.blames.add(memory::parts(&rates));
                 self.decide(&policy, &rates);
                 self.act(&policy).await;
             }

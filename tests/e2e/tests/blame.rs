@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use tenantry_e2e::agent::{TestAgent, json};
-use tenantry_e2e::{patience, skip_unless_possible};
+use tenantry_e2e::{patience, skip_unless_possible, until};
 
 /// Binds a container's only process to a CPU, from outside.
 fn bind(agent: &TestAgent, name: &str, mask: &str) {
@@ -96,5 +96,50 @@ fn a_quota_makes_no_culprit() {
     println!("{answer:#}");
     assert!(wait("quota") > 0.3, "{answer:#}");
     assert!(wait("container") < 0.01, "{answer:#}");
+    agent.finish();
+}
+
+/// Seconds in which some task of a container stood still for memory, as the kernel has it.
+fn memory_stall(agent: &TestAgent, name: &str) -> f64 {
+    let id = agent.native(name)["id"].as_str().unwrap().to_owned();
+    let group = std::path::Path::new(&agent.cgroup_parent).join(id).join("memory.pressure");
+    let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+    let text = mounts
+        .iter()
+        .find_map(|mount| std::fs::read_to_string(std::path::Path::new(mount).join(&group)).ok());
+    let text = text.expect("memory.pressure");
+    let total = text.lines().next().unwrap().rsplit_once("total=").unwrap().1;
+    total.parse::<f64>().unwrap() / 1e6
+}
+
+#[test]
+fn who_stands_still_at_its_own_memory_limit_waits_for_that() {
+    skip_unless_possible!();
+    let agent = TestAgent::start();
+    // More than it may keep in memory, read again and again.
+    let script = "dd if=/dev/zero of=/big bs=1M count=96 2>/dev/null; \
+                  while :; do cat /big > /dev/null; done";
+    agent.run_detached("small", &["--memory", "32m"], &["sh", "-c", script]).unwrap();
+    agent.run_detached("quiet", &[], &["sleep", "1000"]).unwrap();
+    until("it to stand still", || memory_stall(&agent, "small") > 0.1);
+    let of_small = || {
+        let labels = [("victim", "small"), ("resource", "memory")];
+        agent.metrics().sum("tenantry_blame_seconds_total", &labels).unwrap_or(0.0)
+    };
+    until("that to be seen", || of_small() > 0.0);
+    let (stalled, blamed) = (memory_stall(&agent, "small"), of_small());
+    std::thread::sleep(patience(8));
+    let (kernels, ours) = (memory_stall(&agent, "small") - stalled, of_small() - blamed);
+    println!("{kernels:.3} s of the kernel's memory stall, {ours:.3} s blamed");
+    // Each has up to a second of looks that the other does not have.
+    assert!((ours / kernels - 1.0).abs() < 0.3, "{ours} s against the kernel's {kernels} s");
+    let answer = json(&agent.ok(&["blame", "--json"]));
+    let waits = answer["waits"].as_array().unwrap().iter();
+    let of_memory: Vec<_> = waits.filter(|wait| wait["resource"] == "memory").collect();
+    assert!(!of_memory.is_empty(), "{answer:#}");
+    let is_own =
+        |wait: &&serde_json::Value| wait["victim"] == "small" && wait["culprit_kind"] == "quota";
+    assert!(of_memory.iter().all(is_own), "{answer:#}");
+    println!("{}", agent.ok(&["blame"]));
     agent.finish();
 }
