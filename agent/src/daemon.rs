@@ -28,7 +28,7 @@ use crate::audit::{Audit, FileLimits};
 use crate::blame::Blames;
 use crate::collect::{self, Collector, Errors};
 use crate::config::{Config, ConfigError, RawConfig, read_file};
-use crate::controller::{Controller, Looker, PolicyFileError, read_policy};
+use crate::controller::{Controller, Looker, PolicyFileError, Reach, read_policy};
 use crate::delivered::Ledger;
 use crate::foreign::throttle::Throttles;
 use crate::foreign::{Foreign, Settings, Sources};
@@ -285,6 +285,11 @@ async fn assemble(
             let samplers = Arc::new(Samplers::new(collect::max_descriptors()));
             let looker = Looker {
                 engine: engine.clone(),
+                reach: Reach::new(
+                    engine.clone(),
+                    Arc::clone(&registry),
+                    Arc::clone(&foreign_throttles),
+                ),
                 meters: Arc::clone(&meters),
                 registry: Arc::clone(&registry),
                 hierarchy: hierarchy.clone(),
@@ -432,8 +437,9 @@ async fn leave(app: &App) {
         let _ = std::fs::remove_file(app.config.run_dir.join(socket));
     }
     app.traces.end_all();
-    app.foreign_throttles.end_all();
+    // First the one that would throttle again.
     app.controller.let_go().await;
+    app.foreign_throttles.end_all();
     app.engine.close().await;
     let running = app.engine.list().iter().filter(|container| api::is_running(container)).count();
     if running > 0 {

@@ -106,6 +106,12 @@ impl Actuator {
         matches!(self, Actuator::CpuWeight | Actuator::CpuIdle)
     }
 
+    /// Another runtime's container has its limits in cgroup files; its interfaces are not
+    /// ours to shape.
+    pub fn reaches_foreign(&self) -> bool {
+        self.resource() != Resource::Network
+    }
+
     /// Whether `a` leaves the container less than `b`; `None` is the kernel's default.
     pub fn is_tighter(&self, a: Option<f64>, b: Option<f64>) -> bool {
         let [a, b] = [a, b].map(|value| value.unwrap_or(self.unlimited()));

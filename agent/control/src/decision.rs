@@ -61,6 +61,8 @@ pub enum Reason {
     ObjectiveMissed,
     /// So it would be, but nobody may be limited for it.
     CulpritNotBestEffort,
+    /// So it would be, but another runtime's containers are not to be limited.
+    CulpritForeign,
     /// So it would be, but the victim is not protected.
     VictimNotProtected,
     /// The victim's objective is met with room to spare.

@@ -32,7 +32,9 @@ impl fmt::Display for Decision {
                 write!(f, ", since {victim} {}", Missed(&self.evidence))?;
                 write!(f, " and waits for it ({resource})")
             }
-            Reason::CulpritNotBestEffort | Reason::VictimNotProtected => Ok(()),
+            Reason::CulpritNotBestEffort | Reason::CulpritForeign | Reason::VictimNotProtected => {
+                Ok(())
+            }
             Reason::VictimWell => write!(f, ", since {victim} is well"),
             Reason::VictimGone => write!(f, ", since {victim} ended"),
             Reason::VictimIdle => write!(f, ", since {victim} asks for no {resource}"),
@@ -74,11 +76,15 @@ impl Decision {
                     share * 100.0,
                     self.resource
                 )?;
-                if reason == Reason::VictimNotProtected {
-                    write!(f, "{victim} protected and {name} best-effort to let me act")
-                } else {
-                    write!(f, "{name} best-effort to let me act")
+                match reason {
+                    Reason::VictimNotProtected => write!(f, "{victim} protected and ")?,
+                    Reason::CulpritForeign => {
+                        write!(f, "{name} best-effort and say limit_foreign = true")?;
+                        return write!(f, " to let me act on another runtime's container");
+                    }
+                    _ => {}
                 }
+                write!(f, "{name} best-effort to let me act")
             }
         }
     }

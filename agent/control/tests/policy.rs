@@ -99,7 +99,13 @@ fn foreign_containers_are_limited_only_if_the_policy_says_so() {
     let mut worker = container("w", "", Some("best-effort"));
     worker.foreign = true;
     assert!(!Policy::default().may_limit(&worker));
-    assert!(Policy::parse("limit_foreign = true").unwrap().may_limit(&worker));
+    let opted_in = |text: &str| Policy::parse(&format!("limit_foreign = true\n{text}")).unwrap();
+    assert!(opted_in("").may_limit(&worker));
+    // A service that nobody named is not meant by all that are normal.
+    let service = ContainerRates { foreign: true, ..container("sshd.service", "", None) };
+    assert!(!opted_in("limit_normal = true").may_limit(&service));
+    let rule = "[[rule]]\nclass = \"best-effort\"\nname = [\"sshd*\"]\n";
+    assert!(opted_in(rule).may_limit(&service));
 }
 
 #[test]

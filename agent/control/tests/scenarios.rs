@@ -276,6 +276,29 @@ fn the_protected_and_the_foreign_are_never_limited() {
 }
 
 #[test]
+fn advice_on_a_foreign_culprit_says_which_word_is_missing() {
+    let mut plant = server_and_spinners(1);
+    plant.toy("spin0").foreign = true;
+    let decisions = plant.looks(&enforce(""), &mut State::default(), 20);
+    assert_eq!(decisions.len(), 1, "{decisions:#?}");
+    assert_eq!((decisions[0].kind, decisions[0].reason), (Kind::Advise, Reason::CulpritForeign));
+    let told = decisions[0].to_string();
+    assert!(told.contains("the-spin0 best-effort and say limit_foreign = true"), "{told}");
+}
+
+#[test]
+fn the_bandwidth_of_a_foreign_container_is_left_alone() {
+    for foreign in [false, true] {
+        let client = Toy { egress_bytes_per_s: 20e6, cores: 0.1, ..toy("web", "protected") };
+        let upload = Toy { egress_bytes_per_s: 120e6, foreign, ..toy("upload", "best-effort") };
+        let mut plant = Plant::of([client, upload]);
+        let policy = enforce("limit_foreign = true\n[protected]\nnetwork_wait = 0.01\n");
+        let decisions = plant.looks(&policy, &mut State::default(), 30);
+        assert_eq!(decisions.is_empty(), foreign, "{decisions:#?}");
+    }
+}
+
+#[test]
 fn a_dry_run_decides_and_leaves_everything_as_it_is() {
     let mut plant = server_and_spinners(1);
     let policy = Policy::parse("mode = \"dry-run\"").unwrap();

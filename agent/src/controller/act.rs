@@ -67,9 +67,11 @@ pub fn in_force(
     now
 }
 
-/// The first number in a limit file; 0 for `max` and for what has none: no lease has that.
+/// The first number in a limit file; 0 for no limit (`max`, -1) and for what has none: no lease
+/// has that.
 fn number(text: &str) -> f64 {
-    text.split_ascii_whitespace().find_map(|word| word.parse().ok()).unwrap_or(0.0)
+    let first = text.split_ascii_whitespace().find_map(|word| word.parse().ok());
+    first.map_or(0.0, |number: f64| number.max(0.0))
 }
 
 /// Which limit a decision changes, and what is kept beside the change. `None` for what is not

@@ -15,6 +15,7 @@ use tenantry_control::{
 };
 use tenantry_ebpf::{DiskCounters, DiskOp, Meters, Slot};
 
+use super::reach::Reach;
 use super::sample::{Counters, FromFiles, Sample};
 use crate::blame::contested;
 use crate::registry::Registry;
@@ -23,6 +24,7 @@ use crate::samplers::Samplers;
 #[derive(Debug)]
 pub struct Looker {
     pub engine: Engine,
+    pub reach: Reach,
     pub meters: Arc<Meters>,
     pub registry: Arc<Registry>,
     pub hierarchy: Hierarchy,
@@ -50,14 +52,7 @@ enum Need {
 }
 
 fn need(policy: &Policy, id: &str, counters: &Counters) -> Need {
-    let who = ContainerRates {
-        id: id.to_owned(),
-        name: counters.name.clone(),
-        image: counters.image.clone(),
-        labels: counters.labels.clone(),
-        foreign: counters.foreign,
-        ..ContainerRates::default()
-    };
+    let who = who(id, counters);
     let standing = policy.standing(&who);
     if standing.class == Class::Normal {
         return Need::Name;
@@ -75,8 +70,8 @@ fn need(policy: &Policy, id: &str, counters: &Counters) -> Need {
 
 impl Looker {
     /// `at`: since the controller began; `parties`: who waited for a neighbour at the last
-    /// look, and these neighbours; `is_short`: of memory, so that everybody's files are read.
-    /// What cannot be read of a container is zero.
+    /// look, these neighbours, and who is held; `is_short`: of memory, so that everybody's
+    /// files are read. What cannot be read of a container is zero.
     pub fn look(
         &self,
         at: Duration,
@@ -113,6 +108,7 @@ impl Looker {
                     files: (reads_files || parties.contains(&id))
                         .then(|| self.files(&cgroup))
                         .flatten(),
+                    wishes: self.wishes(&id, &counters),
                     ..counters
                 };
                 (id, counters)
@@ -157,6 +153,14 @@ impl Looker {
         ours.chain(others).collect()
     }
 
+    /// The operator's, or what another runtime gave its container.
+    fn wishes(&self, id: &str, counters: &Counters) -> Wishes {
+        match counters.foreign {
+            true => self.reach.foreign_limits(id).as_ref().map(wishes).unwrap_or_default(),
+            false => counters.wishes.clone(),
+        }
+    }
+
     fn files(&self, cgroup: &str) -> Option<FromFiles> {
         let Strain { memory, pressure } =
             self.samplers.strain(&self.hierarchy.group(cgroup)).ok()??;
@@ -199,6 +203,18 @@ impl Looker {
             by_slot.entry(key.slot).or_default().push((device, key.op, counters));
         }
         by_slot
+    }
+}
+
+/// What a policy looks at.
+fn who(id: &str, counters: &Counters) -> ContainerRates {
+    ContainerRates {
+        id: id.to_owned(),
+        name: counters.name.clone(),
+        image: counters.image.clone(),
+        labels: counters.labels.clone(),
+        foreign: counters.foreign,
+        ..ContainerRates::default()
     }
 }
 

@@ -4,12 +4,13 @@
 //! Owns the present policy and the controller's state. What is wanted is decided there, not
 //! here: this code measures ([`look`]), writes what the leases say ([`act`]) and keeps what
 //! was decided for whoever asks. An agent that ends gives everything back; one that is
-//! killed leaves that to the shims.
+//! killed leaves that to the shims, and for other runtimes' containers to the guard.
 
 mod act;
 mod journal;
 mod look;
 mod memory;
+mod reach;
 mod sample;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -17,9 +18,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tenantry_container::{Cause, Engine, Lease, Owner, Throttle};
+use tenantry_container::{Cause, Lease, Owner, Throttle};
 use tenantry_control::{
-    Actuator, Decision, Kind, LimitsNow, Mode, Policy, Rates, Resource, State, decide,
+    Actuator, Decision, Hold, Kind, LimitsNow, Mode, Policy, Rates, Resource, State, decide,
 };
 use tokio::sync::broadcast;
 use tokio::time::MissedTickBehavior;
@@ -27,6 +28,7 @@ use tokio::time::MissedTickBehavior;
 use self::journal::Journal;
 pub use self::look::Looker;
 use self::memory::Shortage;
+pub use self::reach::Reach;
 use self::sample::{Sample, rates};
 use crate::blame::Blames;
 
@@ -76,7 +78,6 @@ pub struct ControllerReport {
 pub struct Controller {
     settings: Settings,
     looker: Looker,
-    engine: Engine,
     /// Told of waits for memory, which the kernel's table does not have.
     blames: Arc<Blames>,
     policy: Mutex<Arc<Policy>>,
@@ -122,7 +123,6 @@ impl Controller {
     /// `policy`: what the settings' file says.
     pub fn new(settings: Settings, policy: Policy, looker: Looker, blames: Arc<Blames>) -> Self {
         Self {
-            engine: looker.engine.clone(),
             journal: Mutex::new(Journal::new(settings.journal.clone())),
             settings,
             looker,
@@ -203,6 +203,8 @@ impl Controller {
                 parties = concerned(&policy, &rates);
                 self.blames.add(memory::parts(&rates));
                 self.decide(&policy, &rates);
+                let held = |hold: &Hold| hold.container.clone();
+                parties.extend(self.seen().state.holds.iter().map(held));
                 self.act(&policy).await;
             }
             let mut seen = self.seen();
@@ -218,7 +220,7 @@ impl Controller {
         let mut files = BTreeMap::new();
         for (hold, _) in state.leases() {
             if !files.contains_key(&hold.container) {
-                let read = self.engine.in_force(&hold.container).await.unwrap_or_default();
+                let read = self.looker.reach.in_force(&hold.container).await;
                 files.insert(hold.container.clone(), read);
             }
         }
@@ -290,7 +292,8 @@ impl Controller {
     /// An empty throttle releases.
     async fn throttle(&self, id: &str, throttle: &Throttle, policy: &Policy) {
         let lease = self.lease(id, policy);
-        let Err(error) = self.engine.throttle(id, throttle.clone(), lease).await else { return };
+        let written = self.looker.reach.throttle(id, throttle.clone(), lease).await;
+        let Err(error) = written else { return };
         if throttle.is_empty() {
             // It ended, or an operator holds it: there is nothing of ours to release.
             return;

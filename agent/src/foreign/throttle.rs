@@ -12,8 +12,8 @@ use tenantry_cgroupfs::{Group, Hierarchy, Resources};
 use tenantry_container::held::{Change, actuators_of, read_in_force, read_others, restore_all};
 use tenantry_container::limit_changes::{self, Act, Subject};
 use tenantry_container::{
-    Applied, Error, HeldLimit, InForce, Lease, LimitHistory, Limits, Owner, Throttle, Throttled,
-    throttle,
+    Actuator, Applied, Error, HeldLimit, InForce, Lease, LimitHistory, Limits, Owner, Throttle,
+    Throttled, throttle,
 };
 
 use super::Entry;
@@ -112,6 +112,23 @@ impl Throttles {
         let operator = known.as_ref().map_or(&now, |known| &known.operator);
         let throttled = known.as_ref().map(|known| &known.throttled);
         Ok(limit_changes::held(operator, throttled, Some(&now)))
+    }
+
+    /// What the other runtime wants for it now: what its files say, and of what is throttled
+    /// here what they said before, unless somebody has written there since. Blocks.
+    ///
+    /// # Errors
+    /// The cgroup is gone or its files cannot be read.
+    pub fn operator_limits(&self, cgroup: &str) -> Result<Limits, Error> {
+        let known = self.lock().get(cgroup).cloned();
+        let mut now = self.read(&self.group(cgroup))?;
+        if let Some(Held { operator, throttled, .. }) = known {
+            let others = read_others(&throttled.force.resources, &throttled.restores)?;
+            let held = throttle::actuators(&throttled.force);
+            let ours = held.difference(&actuators_of(&others)).copied().collect();
+            now.resources = beside(&operator.resources, now.resources, &ours);
+        }
+        Ok(now)
     }
 
     /// For an agent that ends: nothing stays held.
@@ -242,6 +259,25 @@ impl Throttles {
     }
 }
 
+/// `now` with the fields that `ours` turn as they were before.
+fn beside(before: &Resources, now: Resources, ours: &BTreeSet<Actuator>) -> Resources {
+    let is_ours = |actuator| ours.contains(&actuator);
+    // The kernel forgets the weight of an idle group, so both come and go together.
+    let is_share = is_ours(Actuator::CpuWeight) || is_ours(Actuator::CpuIdle);
+    let share = if is_share { before } else { &now };
+    Resources {
+        cpu_weight: share.cpu_weight,
+        cpu_idle: share.cpu_idle,
+        cpu: if is_ours(Actuator::CpuMax) { before.cpu } else { now.cpu },
+        memory_high_bytes: match is_ours(Actuator::MemoryHigh) {
+            true => before.memory_high_bytes,
+            false => now.memory_high_bytes,
+        },
+        io: if is_ours(Actuator::IoMax) { before.io.clone() } else { now.io.clone() },
+        ..now
+    }
+}
+
 fn nothing(wanted: &Throttle, lease: &Lease) -> Throttled {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Throttled {
@@ -259,4 +295,34 @@ fn nothing(wanted: &Throttle, lease: &Lease) -> Throttled {
 
 fn subject(entry: &Entry) -> Subject {
     Subject { id: entry.subject.id.clone(), name: entry.name.clone(), image: entry.image.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use tenantry_cgroupfs::CpuMax;
+
+    use super::*;
+
+    #[test]
+    fn what_we_turn_is_wanted_as_before_and_the_rest_as_it_is_now() {
+        let quota =
+            |quota_usec| Some(CpuMax { quota_usec: Some(quota_usec), period_usec: 100_000 });
+        let resources = |weight, idle, quota| Resources {
+            cpu_weight: weight,
+            cpu_idle: Some(idle),
+            cpu: quota,
+            ..Resources::default()
+        };
+        let before = resources(Some(200), false, quota(90_000));
+        let check = |ours: &[Actuator], now: Resources, expected: Resources| {
+            let found = beside(&before, now, &ours.iter().copied().collect());
+            assert_eq!(found, expected, "{ours:?}");
+        };
+        let changed = resources(Some(1), false, quota(30_000));
+        check(&[], changed.clone(), changed.clone());
+        check(&[Actuator::CpuWeight], changed.clone(), resources(Some(200), false, quota(30_000)));
+        check(&[Actuator::CpuMax], changed, resources(Some(1), false, quota(90_000)));
+        let idle = resources(None, true, quota(10_000));
+        check(&[Actuator::CpuIdle, Actuator::CpuMax], idle, before.clone());
+    }
 }

@@ -6,6 +6,7 @@
 //! line, the sockets, `/metrics`. Nothing here links the product.
 
 pub mod agent;
+pub mod cgroup;
 pub mod host;
 pub mod image;
 pub mod name_server;

@@ -1,12 +1,13 @@
 //! The controller, from the policy file to the kernel's files and back.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tenantry_e2e::agent::{TestAgent, json};
+use tenantry_e2e::cgroup::{Cgroup, Held, root};
 use tenantry_e2e::host::cpu_ticks;
-use tenantry_e2e::{patience, skip_unless_possible, until};
+use tenantry_e2e::{patience, programs, skip_unless_possible, until};
 
 const POLICY: &str = r#"
 mode = "enforce"
@@ -186,5 +187,80 @@ fn a_wrong_policy_is_refused_whole_and_the_old_one_stays() {
     std::fs::write(&file, "mode = \"dry-run\"\n").unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
     until("the new policy", || mode() == "dry-run");
+    agent.finish();
+}
+
+/// A container of another runtime, found by its cgroup alone, is limited only where the policy
+/// says so. Its limits are its own again when the agent ends, when it is killed, and when its
+/// runtime writes them.
+#[test]
+fn another_runtimes_container_is_limited_where_the_policy_says_so_and_given_back_always() {
+    skip_unless_possible!();
+    if !root("cpu").join("cpu.shares").exists() {
+        println!("SKIPPED: the files that are looked at here are v1's");
+        return;
+    }
+    let policy = |more: &str| {
+        let rules = POLICY.replace("mode =", &format!("{more}\nmode ="));
+        rules.replace("\"culprit\"", "\"f00dfeed*\"") + "[act]\nlease_seconds = 2\n"
+    };
+    let mut agent = start(&policy(""));
+    let id = "f00dfeed".repeat(8);
+    let path = format!("/{}.slice/default/{id}", agent.cgroup_parent);
+    let foreign = Cgroup::make_in(&path, &["unified", "cpu", "blkio", "memory"]);
+    let command =
+        format!("{}/tenantry-workload spin --threads 4 --seconds 1000", programs().display());
+    let spinner = Held(foreign.command(&command).spawn().unwrap());
+    spin(&agent, "victim", &[], "2");
+    let quota = root("cpu").join(&path[1..]).join("cpu.cfs_quota_us");
+    let before = foreign.limits();
+    assert_eq!(before[&quota], "-1\n");
+
+    until("advice", || decided(&agent, "advise").is_some());
+    let advice = decided(&agent, "advise").unwrap();
+    println!("{}", advice["message"]);
+    assert_eq!(advice["reason"], "culprit_foreign");
+    assert_eq!((foreign.limits(), decided(&agent, "tighten")), (before.clone(), None));
+
+    std::fs::write(policy_file(&agent), policy("limit_foreign = true")).unwrap();
+    agent.ok(&["policy", "reload"]);
+    // Its neighbours are below another parent: neither weight nor idle helps the victim.
+    let is_cut = || !std::fs::read_to_string(&quota).unwrap().starts_with("-1");
+    until("its quota to be cut", is_cut);
+    let decision = decided(&agent, "tighten").unwrap();
+    println!("{}", decision["message"]);
+    assert_eq!(
+        (&decision["container_id"], &decision["victim_name"]),
+        (&id.into(), &"victim".into())
+    );
+    let ticks = || cpu_ticks(spinner.0.id()).unwrap();
+    until("it gets less than half a CPU", || {
+        let used = ticks();
+        std::thread::sleep(Duration::from_secs(2));
+        ticks() - used < 100
+    });
+    agent.stop_agent();
+    assert_eq!(foreign.limits(), before, "an agent that ends gives it back");
+
+    agent.spawn().unwrap();
+    until("it is limited again", || foreign.limits() != before);
+    agent.kill_nine();
+    let killed = Instant::now();
+    until("the guard restores", || foreign.limits() == before);
+    println!("restored {:?} after the kill, the lease being 2 s", killed.elapsed());
+    assert!(killed.elapsed() < patience(12));
+
+    agent.spawn().unwrap();
+    until("its quota to be cut", is_cut);
+    std::fs::write(&quota, "170000").unwrap();
+    until("the controller to yield", || decided(&agent, "yield").is_some());
+    println!("{}", decided(&agent, "yield").unwrap()["message"]);
+    let mut expected = before;
+    expected.insert(quota, "170000\n".into());
+    until("the rest to be given back", || foreign.limits() == expected);
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(foreign.limits(), expected, "what its runtime wrote is left alone");
+    drop(spinner);
+    drop(foreign);
     agent.finish();
 }

@@ -2,103 +2,16 @@
 
 mod engines;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
 use tenantry_e2e::agent::TestAgent;
+use tenantry_e2e::cgroup::{Cgroup, Held, root};
 use tenantry_e2e::host::namespace_counters;
 use tenantry_e2e::scrape::destination;
 use tenantry_e2e::{netns, patience, programs, skip_unless_possible, until};
 
 use engines::{Docker, Engine, Podman};
-
-/// A cgroup of the test's own in the hierarchies that matter, named as a runtime would.
-struct Cgroup {
-    dirs: Vec<PathBuf>,
-    /// Of those, what the test made on the way.
-    above: Vec<PathBuf>,
-    path: String,
-}
-
-impl Cgroup {
-    fn make(path: &str) -> Self {
-        Self::make_in(path, &["unified", "blkio"])
-    }
-
-    /// In these hierarchies, or in the only one.
-    fn make_in(path: &str, hierarchies: &[&str]) -> Self {
-        let (mut dirs, mut above) = (Vec::new(), Vec::new());
-        for root in hierarchies.iter().map(|name| root(name)).collect::<BTreeSet<_>>() {
-            let mut dir = root;
-            for part in path.trim_start_matches('/').split('/') {
-                dir.push(part);
-                if std::fs::create_dir(&dir).is_ok() {
-                    above.push(dir.clone());
-                }
-            }
-            dirs.push(dir);
-        }
-        Self { dirs, above, path: path.into() }
-    }
-
-    /// A shell that is in the cgroup before it executes `program`.
-    fn run(&self, program: &str) {
-        let status = self.command(program).status().unwrap();
-        assert!(status.success(), "{program}: {status}");
-    }
-
-    fn command(&self, program: &str) -> Command {
-        // Quoted, as a unit's name may hold backslashes.
-        let join = |dir: &PathBuf| format!("echo $$ > '{}/cgroup.procs'; ", dir.display());
-        let files = self.dirs.iter().map(join);
-        let script = files.collect::<String>() + "exec " + program;
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", &script]);
-        command
-    }
-
-    /// A process that stays in it.
-    fn hold(&self) -> Held {
-        Held(self.command("sleep 1000").spawn().unwrap())
-    }
-}
-
-/// A process that ends with the test.
-struct Held(std::process::Child);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Where a hierarchy is mounted: on v2 there is one for all.
-fn root(hierarchy: &str) -> PathBuf {
-    let top = std::path::Path::new("/sys/fs/cgroup");
-    match top.join("unified/cgroup.procs").exists() {
-        true => top.join(hierarchy),
-        false => top.into(),
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        for dir in self.above.iter().rev() {
-            // Dead processes leave their cgroups a little after they were waited for.
-            for _ in 0..100 {
-                match std::fs::remove_dir(dir) {
-                    Err(error) if error.raw_os_error() == Some(16) => {
-                        std::thread::sleep(std::time::Duration::from_millis(10));
-                    }
-                    _ => break,
-                }
-            }
-        }
-    }
-}
 
 fn workload(getpids: u32) -> String {
     format!("{}/tenantry-workload syscalls --getpid {getpids}", programs().display())
@@ -170,21 +83,6 @@ fn a_service_and_a_container_are_known_by_their_cgroups_alone() {
     agent.finish();
 }
 
-/// Files of limits below a cgroup, with what they say.
-fn limits(container: &Cgroup) -> BTreeMap<PathBuf, String> {
-    const FILES: [&str; 7] = [
-        "cpu.max",
-        "cpu.cfs_quota_us",
-        "cpu.shares",
-        "cpu.weight",
-        "cpu.idle",
-        "io.max",
-        "blkio.throttle.read_bps_device",
-    ];
-    let all = container.dirs.iter().flat_map(|dir| FILES.map(|file| dir.join(file)));
-    all.filter_map(|path| Some((path.clone(), std::fs::read_to_string(path).ok()?))).collect()
-}
-
 /// The guard of this agent, if one lives: its pid and its private memory in KiB.
 fn guard(agent: &TestAgent) -> Option<(u32, u64)> {
     let run_dir = agent.run_dir();
@@ -222,12 +120,12 @@ fn another_runtimes_container_is_held_and_given_back_also_when_the_agent_is_kill
     std::fs::write(&weight, "2048").unwrap();
     std::fs::write(weight.with_file_name("cpu.cfs_period_us"), "50000").unwrap();
     std::fs::write(weight.with_file_name("cpu.cfs_quota_us"), "45000").unwrap();
-    let before = limits(&container);
+    let before = container.limits();
     assert!(guard(&agent).is_none(), "nothing is held yet");
 
     let hold = |agent: &TestAgent, time: &str| {
         agent.ok(&["limit", name, "--for", time, "--cpus", "0.2", "--cpu-idle"]);
-        let now = limits(&container);
+        let now = container.limits();
         assert_eq!(now[&weight.with_file_name("cpu.cfs_quota_us")], "10000\n");
         assert_eq!(now[&weight.with_file_name("cpu.idle")], "1\n");
     };
@@ -241,7 +139,7 @@ fn another_runtimes_container_is_held_and_given_back_also_when_the_agent_is_kill
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     assert!(status.contains("Threads:\t1\n"), "{status}");
     agent.ok(&["limit", name, "--release"]);
-    assert_eq!(limits(&container), before);
+    assert_eq!(container.limits(), before);
     until("the guard ends with what it held", || guard(&agent).is_none());
 
     // Bandwidth has no way back through a file.
@@ -251,7 +149,7 @@ fn another_runtimes_container_is_held_and_given_back_also_when_the_agent_is_kill
     hold(&agent, "2s");
     agent.kill_nine();
     let killed = std::time::Instant::now();
-    until("the guard restores", || limits(&container) == before);
+    until("the guard restores", || container.limits() == before);
     println!("restored {:?} after the kill, the lease being 2 s", killed.elapsed());
     assert!(killed.elapsed() < patience(12));
     until("and ends", || guard(&agent).is_none());
@@ -268,7 +166,7 @@ fn another_runtimes_container_is_held_and_given_back_also_when_the_agent_is_kill
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         }
         agent.spawn().unwrap();
-        assert_eq!(limits(&container), before, "guard killed: {kill_guard}");
+        assert_eq!(container.limits(), before, "guard killed: {kill_guard}");
         until("nobody guards nothing", || guard(&agent).is_none());
     }
     // What its own runtime writes meanwhile stays.
@@ -278,7 +176,7 @@ fn another_runtimes_container_is_held_and_given_back_also_when_the_agent_is_kill
     agent.ok(&["limit", name, "--release"]);
     let mut expected = before;
     expected.insert(weight.with_file_name("cpu.cfs_quota_us"), "30000\n".into());
-    assert_eq!(limits(&container), expected);
+    assert_eq!(container.limits(), expected);
     drop(spinner);
     drop(container);
     agent.finish();

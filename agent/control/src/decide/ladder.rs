@@ -30,7 +30,8 @@ pub(super) fn next_step(
 ) -> Option<(Actuator, f64)> {
     let (floors, ceilings) = look.policy.bounds(culprit);
     candidates(culprit, victim, resource).into_iter().flatten().find_map(|actuator| {
-        if !look.policy.act.allow.contains(&actuator.kind()) {
+        let within_reach = !culprit.foreign || actuator.reaches_foreign();
+        if !within_reach || !look.policy.act.allow.contains(&actuator.kind()) {
             return None;
         }
         let lease = hold.and_then(|hold| hold.lease(&actuator));

@@ -184,6 +184,8 @@ fn advise(round: &mut Round, victim: &Seen, at: &SeenAt) {
             return;
         }
         Reason::VictimNotProtected
+    } else if culprit.foreign && !look.policy.limit_foreign {
+        Reason::CulpritForeign
     } else if !look.policy.may_limit(culprit) {
         Reason::CulpritNotBestEffort
     } else if look.policy.mode == Mode::Advise {

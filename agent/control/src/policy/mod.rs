@@ -27,7 +27,8 @@ pub struct Policy {
     pub mode: Mode,
     /// Containers that the policy does not call best-effort may be limited, too.
     pub limit_normal: bool,
-    /// Containers of other runtimes may be limited, too.
+    /// Containers of other runtimes may be limited, too, where a rule or their label says
+    /// best-effort: `limit_normal` does not mean them, or it would mean each service as well.
     pub limit_foreign: bool,
     /// A container that no rule matches is what its label says.
     pub trust_labels: bool,
@@ -221,12 +222,11 @@ impl Policy {
 
     /// Whether this container may be limited for somebody else's sake.
     pub fn may_limit(&self, container: &ContainerRates) -> bool {
-        let by_class = match self.standing(container).class {
+        match self.standing(container).class {
             Class::Protected => false,
-            Class::Normal => self.limit_normal,
-            Class::BestEffort => true,
-        };
-        by_class && (self.limit_foreign || !container.foreign)
+            Class::Normal => self.limit_normal && !container.foreign,
+            Class::BestEffort => self.limit_foreign || !container.foreign,
+        }
     }
 
     /// Of each objective the smallest that anybody has.
