@@ -65,7 +65,8 @@ pub struct ContainerRates {
     pub network: NetworkRates,
     #[serde(skip_serializing_if = "is_default")]
     pub pressure: Pressure,
-    /// What the container says of itself, if the policy names a metric; milliseconds.
+    /// What the container says of itself, if the policy names a metric; milliseconds. `None`
+    /// where it should say something: nobody knows, and for a while nothing changes.
     #[serde(skip_serializing_if = "is_default")]
     pub latency_ms: Option<f64>,
     /// The operator's own limits and guarantees. Absent is no wish.

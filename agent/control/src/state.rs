@@ -11,6 +11,9 @@ use crate::actuator::Actuator;
 use crate::rates::{Wish, Wishes, is_default};
 use crate::types::{Mode, Resource};
 
+/// Looks in a row at which a latency that cannot be had leaves everything as it is. After
+/// that it counts as no objective, so that nobody is held for ever for its sake.
+const MOST_BLIND_LOOKS: u32 = 60;
 /// Containers that are held at a time.
 pub const MAX_HOLDS: usize = 64;
 /// Cool-downs, marks, memories and advice, each.
@@ -60,6 +63,16 @@ pub struct Watch {
     /// Since when it has not wanted the resource; `None` if it does.
     #[serde(skip_serializing_if = "is_default")]
     pub idle_since_ms: Option<u64>,
+    /// Looks in a row at which a latency that is an objective was not known.
+    #[serde(skip_serializing_if = "is_default")]
+    pub blind_looks: u32,
+}
+
+impl Watch {
+    /// What is not known makes its victim neither well nor unwell.
+    pub(crate) fn is_blind(&self) -> bool {
+        (1..=MOST_BLIND_LOOKS).contains(&self.blind_looks)
+    }
 }
 
 /// One container that is limited at one resource: by what, and for whose sake.

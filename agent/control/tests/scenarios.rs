@@ -4,7 +4,8 @@ mod plant;
 
 use plant::{Plant, Toy, WRITES, enforce, server_and_spinners, toy, turns};
 use tenantry_control::{
-    Actuator, ContainerRates, Decision, Kind, Mode, Policy, Reason, Resource, State, Wish, decide,
+    Actuator, ContainerRates, Decision, Kind, Mode, Objective, Policy, Reason, Resource, State,
+    Wish, decide,
 };
 
 const HARD_CPU: &str = "[act]\nallow = [\"cpu.max\"]\n";
@@ -296,6 +297,52 @@ fn the_bandwidth_of_a_foreign_container_is_left_alone() {
         let decisions = plant.looks(&policy, &mut State::default(), 30);
         assert_eq!(decisions.is_empty(), foreign, "{decisions:#?}");
     }
+}
+
+/// The server's own word is its one objective, and whatever is taken is soon given back.
+fn by_latency() -> Policy {
+    enforce(
+        "[detect]\nwell_looks = 1\n[act]\nremember_seconds = 1\nturn_seconds = 1\n\
+         [[rule]]\nclass = \"protected\"\nname = [\"the-web\"]\n\
+         [rule.objectives]\nlatency_ms = 5\n[rule.metric]\nname = \"seconds\"\nport = 9100\n",
+    )
+}
+
+#[test]
+fn a_latency_that_the_container_tells_itself_is_an_objective() {
+    let mut plant = server_and_spinners(1);
+    plant.toy("web").tells = true;
+    let decisions = plant.looks(&by_latency(), &mut State::default(), 3);
+    assert_eq!(kinds(&decisions), [(Kind::Tighten, Some(Actuator::CpuWeight))]);
+    assert_eq!(decisions[0].evidence.objective, Some(Objective::LatencyMs));
+    assert!(decisions[0].to_string().contains("has a latency of"), "{}", decisions[0]);
+}
+
+#[test]
+fn a_latency_that_nobody_knows_makes_nobody_unwell() {
+    let mut plant = server_and_spinners(1);
+    assert_eq!(plant.looks(&by_latency(), &mut State::default(), 200), []);
+}
+
+#[test]
+fn a_latency_that_is_no_longer_known_changes_nothing_for_a_minute() {
+    let (policy, mut state) = (by_latency(), State::default());
+    let mut plant = server_and_spinners(1);
+    plant.toy("web").tells = true;
+    assert_eq!(plant.looks(&policy, &mut state, 3).len(), 1);
+    // The trial would end meanwhile, and so would the hold.
+    plant.toy("web").tells = false;
+    assert_eq!(plant.looks(&policy, &mut state, 60), []);
+    assert_eq!(state.leases().count(), 1);
+    let decisions = plant.looks(&policy, &mut state, 60);
+    assert_eq!(kinds(&decisions), [(Kind::Release, Some(Actuator::CpuWeight))]);
+    // A look without it now and then does no harm either.
+    let mut taken = Vec::new();
+    for look in 0..60 {
+        plant.toy("web").tells = look % 3 != 0;
+        taken.extend(plant.look(&policy, &mut state));
+    }
+    assert_eq!(taken.first().map(|taken| taken.kind), Some(Kind::Tighten), "{taken:#?}");
 }
 
 #[test]

@@ -4,14 +4,14 @@
 //! reading of their files.
 
 use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tenantry_cgroupfs::{Hierarchy, Max, Strain};
-use tenantry_container::{Engine, Limits};
+use tenantry_container::{Engine, Limits, NetworkMode};
 use tenantry_control::{
-    Actuator, Class, ContainerRates, Culprit, Device, IoKind, Objectives, Policy, Resource, Wish,
-    Wishes,
+    Actuator, Class, Culprit, Device, IoKind, Objectives, Policy, Resource, Wish, Wishes,
 };
 use tenantry_ebpf::{DiskCounters, DiskOp, Meters, Slot};
 
@@ -52,7 +52,7 @@ enum Need {
 }
 
 fn need(policy: &Policy, id: &str, counters: &Counters) -> Need {
-    let who = who(id, counters);
+    let who = counters.who(id);
     let standing = policy.standing(&who);
     if standing.class == Class::Normal {
         return Need::Name;
@@ -119,8 +119,13 @@ impl Looker {
 
     fn subjects(&self) -> Vec<Subject> {
         let ours = self.engine.list().into_iter().filter_map(|snapshot| {
-            snapshot.live.as_ref()?;
+            let live = snapshot.live.as_ref()?;
             let record = &snapshot.record;
+            let address = match record.config.network {
+                NetworkMode::Bridge => live.endpoint.as_ref().map(|own| own.address.into()),
+                NetworkMode::Host => Some(Ipv4Addr::LOCALHOST.into()),
+                NetworkMode::None => None,
+            };
             let labels = &record.config.labels;
             let ours = |(key, value): (&String, &String)| {
                 key.starts_with("tenantry.").then(|| (key.clone(), value.clone()))
@@ -133,6 +138,7 @@ impl Looker {
                     image: record.image.name.clone(),
                     labels: labels.iter().filter_map(ours).collect(),
                     wishes: wishes(&record.limits),
+                    address,
                     ..Counters::default()
                 },
                 id: record.id.clone(),
@@ -203,18 +209,6 @@ impl Looker {
             by_slot.entry(key.slot).or_default().push((device, key.op, counters));
         }
         by_slot
-    }
-}
-
-/// What a policy looks at.
-fn who(id: &str, counters: &Counters) -> ContainerRates {
-    ContainerRates {
-        id: id.to_owned(),
-        name: counters.name.clone(),
-        image: counters.image.clone(),
-        labels: counters.labels.clone(),
-        foreign: counters.foreign,
-        ..ContainerRates::default()
     }
 }
 

@@ -7,13 +7,15 @@
 //! killed leaves that to the shims, and for other runtimes' containers to the guard.
 
 mod act;
+mod exposed;
 mod journal;
 mod look;
 mod memory;
 mod reach;
 mod sample;
+mod scrape;
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,6 +32,8 @@ pub use self::look::Looker;
 use self::memory::Shortage;
 pub use self::reach::Reach;
 use self::sample::{Sample, rates};
+pub use self::scrape::Failure as ScrapeFailure;
+use self::scrape::{Scraper, targets};
 use crate::blame::Blames;
 
 /// Decisions that are kept for whoever asks later.
@@ -70,6 +74,9 @@ pub struct ControllerReport {
     pub victims: u64,
     /// Throttles that the runtime refused.
     pub failures: u64,
+    /// Pages of containers that told their latency.
+    pub scrapes: u64,
+    pub scrape_failures: HashMap<ScrapeFailure, u64>,
     /// Looks that the decision log lacks.
     pub journal_lost: u64,
 }
@@ -182,6 +189,7 @@ impl Controller {
         let mut before: Option<Sample> = None;
         let mut parties = HashSet::new();
         let mut shortage = Shortage::default();
+        let mut scraper = Scraper::default();
         loop {
             ticks.tick().await;
             let look_began = Instant::now();
@@ -197,6 +205,12 @@ impl Controller {
                     container.in_force = limits;
                 }
             }
+            for (id, latency_ms) in scraper.take() {
+                if let Some(container) = now.containers.get_mut(&id) {
+                    container.latency_ms = Some(latency_ms);
+                }
+            }
+            scraper.ask(targets(&policy, &now), self.settings.interval);
             let rates = before.as_ref().map(|before| rates(before, &now));
             before = Some(now);
             if let Some(rates) = rates {
@@ -209,6 +223,8 @@ impl Controller {
             }
             let mut seen = self.seen();
             seen.report.looks += 1;
+            seen.report.scrapes = scraper.answers;
+            seen.report.scrape_failures.clone_from(&scraper.failures);
             seen.report.seconds += look_began.elapsed().as_secs_f64();
         }
     }

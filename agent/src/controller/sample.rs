@@ -2,6 +2,7 @@
 //! controller's loop fills the samples.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tenantry_cgroupfs::sample::Pressure as Stalls;
@@ -33,6 +34,8 @@ pub struct Counters {
     pub image: String,
     pub labels: BTreeMap<String, String>,
     pub foreign: bool,
+    /// Where the host reaches it. `None` of another runtime's container.
+    pub address: Option<IpAddr>,
     /// These three only of whom the policy has a class for, of who waits for a neighbour,
     /// and of the neighbour.
     pub pace: Option<Pace>,
@@ -41,6 +44,21 @@ pub struct Counters {
     pub latency_ms: Option<f64>,
     pub wishes: Wishes,
     pub in_force: LimitsNow,
+}
+
+impl Counters {
+    /// What a policy looks at.
+    pub fn who(&self, id: &str) -> ContainerRates {
+        ContainerRates {
+            id: id.to_owned(),
+            name: self.name.clone(),
+            image: self.image.clone(),
+            labels: self.labels.clone(),
+            foreign: self.foreign,
+            running: true,
+            ..ContainerRates::default()
+        }
+    }
 }
 
 /// What its cgroup's files say.
@@ -109,12 +127,6 @@ fn container(id: &str, before: &Counters, now: &Counters, seconds: f64) -> Conta
         _ => Default::default(),
     };
     ContainerRates {
-        id: id.to_owned(),
-        name: now.name.clone(),
-        image: now.image.clone(),
-        labels: now.labels.clone(),
-        foreign: now.foreign,
-        running: true,
         cpu,
         disks,
         memory: memory(before, now, seconds),
@@ -123,6 +135,7 @@ fn container(id: &str, before: &Counters, now: &Counters, seconds: f64) -> Conta
         latency_ms: now.latency_ms,
         wishes: now.wishes.clone(),
         in_force: now.in_force.clone(),
+        ..now.who(id)
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Error;
 use tenantry_control::Mode;
 
 use super::family::Families;
+use crate::controller::ScrapeFailure;
 use crate::report::HostReport;
 
 pub(super) fn encode(f: &mut Families, report: &HostReport) -> Result<(), Error> {
@@ -64,6 +65,19 @@ pub(super) fn encode(f: &mut Families, report: &HostReport) -> Result<(), Error>
         "tenantry_controller_failures_total",
         "Throttles that the kernel or the runtime refused",
         controller.failures,
+    )?;
+    f.counter_of_host(
+        "tenantry_controller_scrapes_total",
+        "Pages of containers that held the latency that the policy goes by",
+        controller.scrapes,
+    )?;
+    f.counter(
+        "tenantry_controller_scrape_failures_total",
+        "Latencies that the policy goes by and that could not be had, by why",
+        ScrapeFailure::ALL.map(|why| {
+            let count = controller.scrape_failures.get(&why).copied().unwrap_or(0);
+            ([("reason", why.as_str())], count)
+        }),
     )?;
     f.counter_of_host(
         "tenantry_controller_log_lost_total",

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tenantry_e2e::agent::{TestAgent, json};
 use tenantry_e2e::cgroup::{Cgroup, Held, root};
 use tenantry_e2e::host::cpu_ticks;
+use tenantry_e2e::scrape::{self, Metrics};
 use tenantry_e2e::{patience, programs, skip_unless_possible, until};
 
 const POLICY: &str = r#"
@@ -206,13 +207,18 @@ fn another_runtimes_container_is_limited_where_the_policy_says_so_and_given_back
     };
     let mut agent = start(&policy(""));
     let id = "f00dfeed".repeat(8);
-    let path = format!("/{}.slice/default/{id}", agent.cgroup_parent);
+    let slice = format!("/{}.slice", agent.cgroup_parent);
+    let path = format!("{slice}/default/{id}");
     let foreign = Cgroup::make_in(&path, &["unified", "cpu", "blkio", "memory"]);
     let command =
         format!("{}/tenantry-workload spin --threads 4 --seconds 1000", programs().display());
     let spinner = Held(foreign.command(&command).spawn().unwrap());
     spin(&agent, "victim", &[], "2");
     let quota = root("cpu").join(&path[1..]).join("cpu.cfs_quota_us");
+    // Most of the machine is the culprit's and what it leaves the victim's, whatever else runs.
+    for (group, shares) in [(&slice[1..], "65536"), (&agent.cgroup_parent, "8192")] {
+        std::fs::write(root("cpu").join(group).join("cpu.shares"), shares).unwrap();
+    }
     let before = foreign.limits();
     assert_eq!(before[&quota], "-1\n");
 
@@ -262,5 +268,61 @@ fn another_runtimes_container_is_limited_where_the_policy_says_so_and_given_back
     assert_eq!(foreign.limits(), expected, "what its runtime wrote is left alone");
     drop(spinner);
     drop(foreign);
+    agent.finish();
+}
+
+/// Protected by its own word: `pulse` says on its `/metrics` how late its work was done.
+#[test]
+fn a_container_is_protected_by_the_latency_that_it_tells_itself() {
+    skip_unless_possible!();
+    let policy = |metric: &str| {
+        let own = format!("latency_ms = 30\n[rule.metric]\nname = \"{metric}\"\nport = 9100");
+        POLICY.replace("pressure_cpu = 0.2", &own)
+    };
+    let agent = start(&policy("no_such_seconds"));
+    let command = ["workload", "pulse", "9100", "--threads", "2", "--work", "2000000"];
+    agent.run_detached("victim", &[], &command).unwrap();
+    // Whatever else runs on the host gets little.
+    let weight = cpu_path(&agent, "victim", "cpu.shares", "cpu.weight");
+    let is_v1 = weight.ends_with("cpu.shares");
+    let all = weight.parent().unwrap().with_file_name(weight.file_name().unwrap());
+    std::fs::write(all, if is_v1 { "65536" } else { "6400" }).unwrap();
+    let address = format!("{}:9100", agent.address("victim")).parse().unwrap();
+    let done = |bound: &str| {
+        let page = Metrics::parse(&scrape::get(address, "/metrics").unwrap());
+        page.sum("pulse_seconds_bucket", &[("le", bound)]).unwrap()
+    };
+    // Of what was done in two seconds.
+    let in_time = || {
+        let (early, all) = (done("0.032"), done("+Inf"));
+        std::thread::sleep(Duration::from_secs(2));
+        (done("0.032") - early) / (done("+Inf") - all)
+    };
+    until("it is in time alone", || in_time() > 0.95);
+    spin(&agent, "culprit", &[], "4");
+    // A ninth is less than it needs.
+    std::fs::write(weight, if is_v1 { "128" } else { "12" }).unwrap();
+    let untouched = culprits_files(&agent);
+    until("it is late beside the culprit", || in_time() < 0.5);
+    let absent = || {
+        let labels = [("reason", "absent")];
+        agent.metrics().sum("tenantry_controller_scrape_failures_total", &labels)
+    };
+    assert!(absent() >= Some(2.0), "{:?}", absent());
+    assert!(agent.log().contains("its latency is not known"));
+    assert_eq!(decisions(&agent), Vec::<Value>::new(), "what nobody knows is no reason");
+
+    std::fs::write(policy_file(&agent), policy("pulse_seconds")).unwrap();
+    agent.ok(&["policy", "reload"]);
+    until("the culprit to be limited", || decided(&agent, "tighten").is_some());
+    let decision = decided(&agent, "tighten").unwrap();
+    println!("{}", decision["message"]);
+    let evidence = &decision["evidence"];
+    assert_eq!((&evidence["objective"], &evidence["wanted"]), (&"latency_ms".into(), &30.0.into()));
+    assert!(evidence["measured"].as_f64() > Some(30.0), "{evidence}");
+    until("it is in time again", || in_time() > 0.95);
+    assert!(agent.metrics().sum("tenantry_controller_scrapes_total", &[]) > Some(2.0));
+    agent.ok(&["rm", "-f", "victim"]);
+    until("the culprit to be let go", || culprits_files(&agent) == untouched);
     agent.finish();
 }

@@ -76,11 +76,13 @@ pub(super) fn observe<'a>(look: &Look<'a>, state: &mut State) -> Vec<Seen<'a>> {
         let protected = standing.class == Class::Protected;
         let mut victim = state.victims.remove(&container.id).unwrap_or_default();
         victim.protected = protected;
+        let blind = objectives.latency_ms.is_some() && container.latency_ms.is_none();
         let at = Resource::ALL
             .into_iter()
             .zip(worst)
+            .filter(|(_, measure)| measure.is_some() || blind)
             .filter_map(|(resource, measure)| {
-                Some(watch(look, container, resource, measure?, &mut victim))
+                watch(look, container, resource, (measure, blind), &mut victim)
             })
             .collect();
         if victim.watches.values().all(|watch| watch.bad_looks == 0) {
@@ -95,18 +97,22 @@ pub(super) fn observe<'a>(look: &Look<'a>, state: &mut State) -> Vec<Seen<'a>> {
     seen
 }
 
+/// `blind`: a latency that is an objective, too, is not known. `None` without any measure.
 fn watch<'a>(
     look: &Look<'a>,
     container: &'a ContainerRates,
     resource: Resource,
-    measure: Measure,
+    (measure, blind): (Option<Measure>, bool),
     victim: &mut Victim,
-) -> SeenAt<'a> {
+) -> Option<SeenAt<'a>> {
     let detect = &look.policy.detect;
-    let severity = measure.severity();
+    let severity = measure.map_or(0.0, |measure| measure.severity());
     let before = victim.watches.get(&resource).copied();
     let mut watch = before.unwrap_or(Watch { severity, ..Watch::default() });
-    watch.severity += detect.smoothing * (severity - watch.severity);
+    watch.blind_looks = if blind { watch.blind_looks.saturating_add(1) } else { 0 };
+    if !watch.is_blind() || severity > watch.severity {
+        watch.severity += detect.smoothing * (severity - watch.severity);
+    }
     let is_well = watch.severity < detect.well_below && severity <= 1.0;
     let blamed = match is_well {
         true => None,
@@ -118,11 +124,12 @@ fn watch<'a>(
     let is_bad = severity > 1.0 && watch.severity > 1.0 && blamed.is_some();
     watch.bad_looks = if is_bad { watch.bad_looks.saturating_add(1) } else { 0 };
     // Between well and bad nothing is changed, as long as a neighbour is in it.
-    watch.calm_looks = if blamed.is_none() { watch.calm_looks.saturating_add(1) } else { 0 };
+    let is_calm = blamed.is_none() && !watch.is_blind();
+    watch.calm_looks = if is_calm { watch.calm_looks.saturating_add(1) } else { 0 };
     let since = watch.idle_since_ms.unwrap_or(look.now_ms);
     watch.idle_since_ms = is_idle(container, resource).then_some(since);
     victim.watches.insert(resource, watch);
-    SeenAt { resource, measure, severity, blamed }
+    measure.map(|measure| SeenAt { resource, measure, severity, blamed })
 }
 
 /// Who is well and claims nothing is not remembered.
@@ -135,7 +142,7 @@ pub(super) fn forget_the_well(look: &Look, state: &mut State) {
 }
 
 /// The objective of this resource that is missed most; a latency may be any resource's
-/// doing, so it counts for each. `None` without an objective.
+/// doing, so it counts for each. `None` without an objective that can be measured.
 fn worst(
     look: &Look,
     container: &ContainerRates,
@@ -172,9 +179,9 @@ fn worst(
             None,
         ],
     };
-    let latency = measure(Objective::LatencyMs, objectives.latency_ms, || {
-        container.latency_ms.unwrap_or_default()
-    });
+    let latency = container
+        .latency_ms
+        .and_then(|known| measure(Objective::LatencyMs, objectives.latency_ms, || known));
     own.into_iter().chain([latency]).flatten().max_by(|a, b| a.severity().total_cmp(&b.severity()))
 }
 

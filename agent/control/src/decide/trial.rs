@@ -4,7 +4,7 @@
 use super::Round;
 use super::give_up::doubled;
 use crate::decision::{Kind, Reason};
-use crate::state::{Claim, CoolDown, push_bounded};
+use crate::state::{Claim, CoolDown, Watch, push_bounded};
 use crate::types::Resource;
 
 pub(super) fn judge(round: &mut Round) {
@@ -12,7 +12,8 @@ pub(super) fn judge(round: &mut Round) {
     while index < round.state.holds.len() {
         let hold = &round.state.holds[index];
         let (resource, culprit) = (hold.resource, hold.container.clone());
-        let over: Vec<bool> = hold.claims.iter().map(|claim| is_over(round, claim)).collect();
+        let is_over = |claim: &Claim| is_over(round, resource, claim);
+        let over: Vec<bool> = hold.claims.iter().map(is_over).collect();
         if !over.contains(&true) {
             index += 1;
             continue;
@@ -39,9 +40,10 @@ pub(super) fn judge(round: &mut Round) {
     }
 }
 
-/// The trial's time is up.
-fn is_over(round: &Round, claim: &Claim) -> bool {
-    claim.trial_until_ms.is_some_and(|until| until <= round.look.now_ms)
+/// The trial's time is up, and it is known how the victim does.
+fn is_over(round: &Round, resource: Resource, claim: &Claim) -> bool {
+    let is_blind = || round.state.watch(&claim.victim, resource).is_some_and(Watch::is_blind);
+    claim.trial_until_ms.is_some_and(|until| until <= round.look.now_ms) && !is_blind()
 }
 
 /// The victim is no longer bad, or by a good part less so.

@@ -33,6 +33,8 @@ pub struct Toy {
     pub memory_bytes: f64,
     /// Seconds per second that its own quota throttles it.
     pub quota: f64,
+    /// It says how long its answers take.
+    pub tells: bool,
     pub wishes: BTreeMap<Actuator, Wish>,
     pub in_force: BTreeMap<Actuator, f64>,
 }
@@ -232,6 +234,7 @@ fn container(toy: &Toy, waits: &BTreeMap<Resource, f64>) -> ContainerRates {
             memory: wait(Resource::Memory).min(1.0),
             io: (wait(Resource::Disk) / 2.0).min(1.0),
         },
+        latency_ms: toy.tells.then(|| 1.0 + 40.0 * wait(Resource::Cpu)),
         wishes: toy.wishes.clone(),
         in_force: toy.in_force.clone(),
         ..ContainerRates::default()

@@ -1,6 +1,6 @@
 //! The fixed report: one container that has everything, one that has stopped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tenantry_cgroupfs::Max;
@@ -18,7 +18,7 @@ use tenantry_ebpf::{
 use tenantry_network::LinkCounters;
 
 use crate::blame::{Party, Resource, SeriesRow, Shown, Who};
-use crate::controller::ControllerReport;
+use crate::controller::{ControllerReport, ScrapeFailure};
 use crate::destinations::{Seat, Seated};
 use crate::devices::Device;
 use crate::domains::Domains;
@@ -84,6 +84,8 @@ fn agent() -> AgentReport {
             leases: BTreeMap::from([(Resource::Disk, 1)]),
             victims: 1,
             failures: 0,
+            scrapes: 3500,
+            scrape_failures: HashMap::from([(ScrapeFailure::Timeout, 2)]),
             journal_lost: 0,
         }),
         limit_changes: LimitCounts {
