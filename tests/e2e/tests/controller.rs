@@ -228,7 +228,7 @@ fn another_runtimes_container_is_limited_where_the_policy_says_so_and_given_back
     assert_eq!(advice["reason"], "culprit_foreign");
     assert_eq!((foreign.limits(), decided(&agent, "tighten")), (before.clone(), None));
 
-    std::fs::write(policy_file(&agent), policy("limit_foreign = true")).unwrap();
+    std::fs::write(agent.policy_file(), policy("limit_foreign = true")).unwrap();
     agent.ok(&["policy", "reload"]);
     // Its neighbours are below another parent: neither weight nor idle helps the victim.
     let is_cut = || !std::fs::read_to_string(&quota).unwrap().starts_with("-1");
@@ -312,7 +312,7 @@ fn a_container_is_protected_by_the_latency_that_it_tells_itself() {
     assert!(agent.log().contains("its latency is not known"));
     assert_eq!(decisions(&agent), Vec::<Value>::new(), "what nobody knows is no reason");
 
-    std::fs::write(policy_file(&agent), policy("pulse_seconds")).unwrap();
+    std::fs::write(agent.policy_file(), policy("pulse_seconds")).unwrap();
     agent.ok(&["policy", "reload"]);
     until("the culprit to be limited", || decided(&agent, "tighten").is_some());
     let decision = decided(&agent, "tighten").unwrap();
