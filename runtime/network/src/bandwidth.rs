@@ -62,7 +62,7 @@ pub(crate) fn ifb_name(host_interface: &str) -> String {
 ///
 /// # Errors
 /// [`Error::Invalid`] before anything is written; [`Error::Gone`] if the veth
-/// is; [`Error::Mismatch`] if the kernel took something else than was written.
+/// is; [`Error::ForeignQdisc`]; [`Error::Mismatch`] if the kernel took something else than was written.
 pub(crate) fn apply(
     netlink: &mut Netlink,
     bridge: &str,
@@ -178,6 +178,10 @@ fn write_bucket(netlink: &mut Netlink, link: &Link, bucket: Option<&Bucket>) -> 
     let present = qdisc::read_root(netlink, link.index, &link.name)?;
     match bucket {
         Some(bucket) => {
+            if let Some(other) = present.as_ref().filter(|qdisc| is_somebody_elses(qdisc)) {
+                let (interface, kind) = (link.name.clone(), other.kind.clone());
+                return Err(Error::ForeignQdisc { interface, kind });
+            }
             let major = choose_major(present.as_ref(), bucket);
             qdisc::set_tbf(netlink, link.index, &link.name, major, bucket)
         }
@@ -186,6 +190,11 @@ fn write_bucket(netlink: &mut Netlink, link: &Link, bucket: Option<&Bucket>) -> 
         }
         None => Ok(()),
     }
+}
+
+/// What the kernel puts there by itself has no handle.
+fn is_somebody_elses(root: &Qdisc) -> bool {
+    root.handle != 0 && root.tbf.is_none()
 }
 
 /// The present bucket's handle changes it in place, keeping its queue. But a

@@ -35,6 +35,9 @@ pub enum Error {
     /// another name, or remove it.
     #[error("link {name:?} exists and is not this network's bridge: {found}; wanted {wanted}")]
     ForeignLink { name: String, found: String, wanted: String },
+    /// It is left alone.
+    #[error("{interface} has a queueing discipline of somebody else's: {kind}; remove it first")]
+    ForeignQdisc { interface: String, kind: String },
     #[error("{field} = {value}: allowed is {allowed}")]
     Invalid { field: &'static str, value: String, allowed: String },
     #[error("no free address in {subnet}: all {capacity} are taken")]
