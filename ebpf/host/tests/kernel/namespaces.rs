@@ -300,7 +300,8 @@ fn more_sets_than_there_are_rows_lose_no_call() {
     let Some(f) = Fixture::share() else { return };
     let container = f.container(1);
     f.meters().arm(1).unwrap();
-    const CHILDREN: usize = 140;
+    // Far more than rows: kernel 7 shows some of their calls to no program.
+    const CHILDREN: usize = 200;
     let end = Gate::new();
     let body = || {
         let done = unshare(libc::CLONE_NEWUTS);
