@@ -37,6 +37,17 @@ enum Part {
     Failures,
 }
 
+/// What a failing test said, while it is read.
+#[derive(Debug)]
+struct Panic {
+    why: String,
+    /// The message may go on in the next line.
+    open: bool,
+}
+
+/// Bytes of a panic's message after which no further line of it is taken.
+const LONGEST_WHY: usize = 400;
+
 /// Fed line by line; says of each line whether a person wants to see it.
 #[derive(Debug)]
 pub struct Reader {
@@ -48,6 +59,8 @@ pub struct Reader {
     ok: Vec<String>,
     failed: Vec<Outcome>,
     skipped: Vec<Outcome>,
+    /// What the failing test of the section said when it panicked, as far as it was read.
+    panic: Option<Panic>,
     /// Programs whose `running N tests` was seen, and whose `test result` was.
     begun: usize,
     ended: usize,
@@ -62,6 +75,7 @@ impl Default for Reader {
             ok: Vec::new(),
             failed: Vec::new(),
             skipped: Vec::new(),
+            panic: None,
             begun: 0,
             ended: 0,
         }
@@ -91,8 +105,13 @@ impl Reader {
             "failures:" => self.part = Part::Failures,
             _ if self.part == Part::Running => return self.running_line(line),
             _ => {
-                if let Some(test) = section_title(line) {
-                    self.section = Some(test.to_owned());
+                match section_title(line) {
+                    Some(test) => {
+                        self.section = Some(test.to_owned());
+                        self.panic = None;
+                    }
+                    None if self.part == Part::Failures => self.failure_line(line),
+                    None => {}
                 }
                 return self.part == Part::Failures && !line.is_empty();
             }
@@ -133,6 +152,29 @@ impl Reader {
             },
         }
         true
+    }
+
+    /// Puts the first panic's place and message in the section's outcome.
+    fn failure_line(&mut self, line: &str) {
+        let place = panic_place(line);
+        match (&mut self.panic, place) {
+            (None, Some(place)) => {
+                self.panic = Some(Panic { why: format!("{place}:"), open: true });
+            }
+            (Some(panic), None) if panic.open => {
+                panic.open = !ends_message(line) && panic.why.len() < LONGEST_WHY;
+                if !panic.open {
+                    return;
+                }
+                panic.why += &format!(" {}", line.trim());
+            }
+            _ => return,
+        }
+        let outcome =
+            self.failed.iter_mut().find(|failed| Some(&failed.test) == self.section.as_ref());
+        if let (Some(outcome), Some(panic)) = (outcome, &self.panic) {
+            outcome.why.clone_from(&panic.why);
+        }
     }
 
     fn skip(&mut self, said: &str) {
@@ -199,6 +241,24 @@ fn section_title(line: &str) -> Option<&str> {
     line.strip_prefix("---- ")?.strip_suffix(" stdout ----")
 }
 
+/// A line as it is shown while the run goes on: a test that is to be run once more has not
+/// `FAILED` before the report says so.
+pub fn provisional(line: &str) -> String {
+    match (test_line(line), line.strip_suffix("FAILED")) {
+        (Some(_), Some(rest)) => format!("{rest}failed"),
+        _ => line.to_owned(),
+    }
+}
+
+/// `thread 'NAME' (17) panicked at FILE:LINE:COLUMN:` into the place.
+fn panic_place(line: &str) -> Option<&str> {
+    line.strip_prefix("thread '")?.split_once(" panicked at ")?.1.strip_suffix(':')
+}
+
+fn ends_message(line: &str) -> bool {
+    line.is_empty() || line == "stack backtrace:" || line.starts_with("note: ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,6 +300,19 @@ mod tests {
         assert_eq!(tally.passed, 1);
         assert_eq!(tally.failed, [outcome("b", "failed")]);
         assert_eq!(tally.skipped, [outcome("c", "ignored"), outcome("d", "slow")]);
+    }
+
+    #[test]
+    fn a_failure_says_where_and_why() {
+        let tally = read(
+            "running 2 tests\ntest a ... FAILED\ntest b ... FAILED\n\nfailures:\n\n---- a stdout ----\nchatter\n\
+             thread 'a' (7) panicked at src/a.rs:9:5:\nassertion failed\n  left: 1\nstack backtrace:\n   0: x\n\
+             thread 'a' (7) panicked at src/drop.rs:1:1:\nlater\n\n---- b stdout ----\nError: no\n\n\
+             failures:\n    a\n    b\n\ntest result: FAILED. 0 passed; 2 failed\n",
+            Some("exit status: 101"),
+        );
+        let why = "src/a.rs:9:5: assertion failed left: 1";
+        assert_eq!(tally.failed, [outcome("a", why), outcome("b", "failed")]);
     }
 
     #[test]

@@ -86,7 +86,8 @@ pub fn render(suites: &[Suite]) -> String {
             suite.time.as_secs_f64()
         );
     }
-    let mut list = |title: &str, pick: fn(&Tally) -> &[Outcome]| {
+    type Entry = fn(&str, &Outcome) -> String;
+    let mut list = |title: &str, pick: fn(&Tally) -> &[Outcome], entry: Entry| {
         let entries: Vec<String> = suites
             .iter()
             .flat_map(|suite| pick(&suite.tally).iter().map(|o| entry(&suite.name, o)))
@@ -95,9 +96,9 @@ pub fn render(suites: &[Suite]) -> String {
             out += &format!("\n{title}:\n{}", entries.concat());
         }
     };
-    list("skipped", |tally| &tally.skipped);
-    list("UNSTEADY, passed when run once more", |tally| &tally.unsteady);
-    list("FAILED", |tally| &tally.failed);
+    list("skipped", |tally| &tally.skipped, entry);
+    list("UNSTEADY, passed when run once more", |tally| &tally.unsteady, entry);
+    list("FAILED", |tally| &tally.failed, failure);
     let (passed, failed, skipped) = totals(suites);
     out += &format!("\n{passed} passed, {failed} failed, {skipped} skipped\n");
     out
@@ -110,6 +111,11 @@ fn entry(suite: &str, outcome: &Outcome) -> String {
     } else {
         format!("  {suite}: {test}: {why}\n")
     }
+}
+
+/// As libtest writes it, for programs that look for that; then where and why.
+fn failure(suite: &str, outcome: &Outcome) -> String {
+    format!("test {} ... FAILED\n{}", outcome.test, entry(suite, outcome))
 }
 
 fn totals(suites: &[Suite]) -> (usize, usize, usize) {
@@ -138,6 +144,6 @@ mod tests {
         let text = render(&suites);
         assert_eq!(text.lines().last(), Some("1 passed, 1 failed, 1 skipped"));
         assert!(text.contains("  vm 6.1: no qemu\n"), "{text}");
-        assert!(text.contains("  clippy: exit status: 101\n"), "{text}");
+        assert!(text.contains("test clippy ... FAILED\n  clippy: exit status: 101\n"), "{text}");
     }
 }

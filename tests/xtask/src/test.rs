@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::cargo::{self, Programs, TestProgram};
-use crate::libtest::Reader;
+use crate::libtest::{self, Reader};
 use crate::packages::Task;
 use crate::repeat::Repeat;
 use crate::report::{self, Suite};
@@ -230,7 +230,7 @@ fn run_libtest(name: &str, command: &mut Command, follow: bool) -> Result<Suite>
     let end = supervise::run_lines(command, HOST_LIMITS, |line| {
         let show = reader.line(line);
         if show && (follow || !line.ends_with("... ok")) {
-            println!("{line}");
+            println!("{}", libtest::provisional(line));
         }
         Next::Continue
     })?;

@@ -7,6 +7,8 @@ use crate::child::{Child, End, call, pin_to, sleep_ms, spin_ms};
 use crate::fixture::{Fixture, wait_until};
 use crate::witness::{is_stopped, schedstat, stop};
 
+const SWITCH: &str = "scheduler_switch";
+
 /// A thread's voluntary and involuntary switches.
 fn switches(pid: i32) -> (u64, u64) {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -107,15 +109,21 @@ fn switches_and_migrations_are_the_kernels_own_to_the_last_one() {
     for child in &children {
         wait_until("the children to stop", || is_stopped(child.pid));
     }
-    // Stopped is what they are called a little before they leave their CPU.
-    wait_until("the accounts to rest", || (ours().0, ours().1) == (theirs().0, theirs().1));
+    // Stopped is what they are called a little before they leave their CPU. A switch that the
+    // kernel did not show us is made up for at the thread's next one: only a last one is missing.
+    let missed = || f.misses(SWITCH);
+    wait_until("the accounts to rest", || {
+        let (ours, theirs) = (ours(), theirs());
+        ours.0 + ours.1 + missed() >= theirs.0 + theirs.1
+    });
     let (ours, theirs) = (ours(), theirs());
     println!("voluntary, involuntary, migrations: ours {ours:?}, the kernel's {theirs:?}");
-    assert_eq!((ours.0, ours.1), (theirs.0, theirs.1));
+    f.assert_counted(&[SWITCH], ours.0, theirs.0);
+    f.assert_counted(&[SWITCH], ours.1, theirs.1);
     // Where a slow machine preempts a thread on its way to sleep, that sleep is no switch of its own.
     assert!(ours.0 >= 200, "each sleeps 200 times: {ours:?}");
     match theirs.2 {
-        Some(moved) => assert_eq!(ours.2, moved),
+        Some(moved) => f.assert_counted(&["scheduler_migrate"], ours.2, moved),
         None => println!("migrations not compared: this kernel shows none in /proc/PID/sched"),
     }
     if cpus > 1 {

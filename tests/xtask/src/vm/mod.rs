@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::cargo::{self, Programs, TestProgram};
-use crate::libtest::{Outcome, Tally};
+use crate::libtest::{self, Outcome, Tally};
 use crate::packages::Task;
 use crate::repeat::Repeat;
 use crate::report::Suite;
@@ -115,7 +115,7 @@ fn boot(
     let limit = Duration::from_secs(120 + PROGRAM_LIMIT_S * plan.len() as u64);
     let death = machine.run(&payload, limit, |line| match results.line(line) {
         // Another kernel's guest may speak at the same time.
-        Said::Show(text) => println!("{kernel}: {text}"),
+        Said::Show(text) => println!("{kernel}: {}", libtest::provisional(&text)),
         Said::Ended(suite) => println!("{}", suite.line()),
         Said::Nothing => {}
     })?;
