@@ -398,6 +398,7 @@ fn kill_at_random(times: u32) {
         let requests: Vec<_> = (0..6)
             .map(|_| (names[next(3) as usize], bodies[next(3) as usize].clone(), next(20)))
             .collect();
+        let (answered, answers) = std::sync::mpsc::channel();
         let client = std::thread::spawn(move || {
             for (name, body, pause_ms) in requests {
                 use std::io::{Read as _, Write as _};
@@ -413,9 +414,14 @@ fn kill_at_random(times: u32) {
                 );
                 let _ = stream.write_all(head.as_bytes());
                 let _ = stream.read_to_end(&mut Vec::new());
+                let _ = answered.send(());
             }
         });
-        std::thread::sleep(Duration::from_micros(next(150_000)));
+        // After so many answers, and a part of the time that one takes on this machine.
+        let (began, before_it) = (Instant::now(), next(6) as usize);
+        let seen = answers.iter().take(before_it).count();
+        let one = began.elapsed() / seen.max(1) as u32;
+        std::thread::sleep(one.min(patience(1)) * next(1000) as u32 / 1000);
         agent.kill_nine();
         client.join().unwrap();
         held += u32::from(before.iter().any(|(witness, files)| witness.files() != *files));
@@ -429,7 +435,8 @@ fn kill_at_random(times: u32) {
         slowest = slowest.max(took);
     }
     println!("{times} kills, {held} while something was held, restored within {slowest:?}");
-    assert!(held * 2 > times, "most kills hit nothing: {held} of {times}");
+    // Before the first answer nothing is held; afterwards most often something.
+    assert!(held * 3 > times, "most kills hit nothing: {held} of {times}");
     agent.finish();
 }
 
