@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use crate::host::HostState;
-use crate::{image, patience, programs, scrape};
+use crate::{cgroup, image, patience, programs, scrape};
 
 #[derive(Debug)]
 pub struct TestAgent {
@@ -241,6 +241,22 @@ impl TestAgent {
 
     pub fn metrics(&self) -> scrape::Metrics {
         scrape::Metrics::parse(&scrape::get(self.listen, "/metrics").expect("/metrics answers"))
+    }
+
+    /// What all its containers may have together.
+    pub fn limit_memory(&self, bytes: u64) -> Result<()> {
+        let group = cgroup::root("memory").join(&self.cgroup_parent);
+        let v1 = group.join("memory.limit_in_bytes");
+        let file = if v1.exists() { v1 } else { group.join("memory.max") };
+        std::fs::write(&file, bytes.to_string()).with_context(|| file.display().to_string())
+    }
+
+    /// From now on whatever else runs on the host gets little beside its containers.
+    pub fn outweigh_the_host(&self) -> Result<()> {
+        let group = cgroup::root("cpu").join(&self.cgroup_parent);
+        let (v1, v2) = (group.join("cpu.shares"), group.join("cpu.weight"));
+        let (file, weight) = if v1.exists() { (v1, "65536") } else { (v2, "6400") };
+        std::fs::write(&file, weight).with_context(|| file.display().to_string())
     }
 
     /// SIGKILL: the agent has no chance to say goodbye.

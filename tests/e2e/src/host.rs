@@ -102,10 +102,25 @@ pub fn namespace_counters(pid: u32, protocol: &str) -> HashMap<String, f64> {
 
 /// User and system time of a process, in clock ticks.
 pub fn cpu_ticks(pid: u32) -> Option<u64> {
+    Some(stat_field(pid, 14)? + stat_field(pid, 15)?)
+}
+
+/// Pages that a process touched for the first time, huge ones counted once.
+pub fn minor_faults(pid: u32) -> Option<u64> {
+    stat_field(pid, 10)
+}
+
+/// By its number in proc_pid_stat(5), above 2.
+fn stat_field(pid: u32, number: usize) -> Option<u64> {
     let stat = read(format!("/proc/{pid}/stat"));
     // The program's name is in parentheses and may hold anything.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+    let (_, after) = stat.rsplit_once(')')?;
+    after.split_whitespace().nth(number - 3)?.parse().ok()
+}
+
+/// What the hypervisor took from all CPUs together since the start, in clock ticks.
+pub fn steal_ticks() -> Option<u64> {
+    read("/proc/stat").lines().next()?.split_whitespace().nth(8)?.parse().ok()
 }
 
 /// The whole disk below a directory, as the limits and the meters name it. `None` for a

@@ -12,6 +12,8 @@ pub mod image;
 pub mod name_server;
 pub mod netns;
 pub mod scrape;
+pub mod uplink;
+pub mod witness;
 
 use std::path::PathBuf;
 

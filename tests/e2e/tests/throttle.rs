@@ -2,74 +2,13 @@
 //! the next agent, and by the shim alone when nobody is left. The witnesses are the kernel's
 //! own files, `tc`, and the processor time in `/proc`.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tenantry_e2e::agent::{TestAgent, json};
 use tenantry_e2e::host::cpu_ticks;
+use tenantry_e2e::witness::{Files, Witness, rate_of};
 use tenantry_e2e::{in_virtual_machine, patience, skip_unless_possible, until};
-
-/// Every file that a throttle may change, of one container, with its text.
-type Files = BTreeMap<PathBuf, String>;
-
-const FILES: [&str; 12] = [
-    "cpu.max",
-    "cpu.weight",
-    "cpu.idle",
-    "cpu.cfs_quota_us",
-    "cpu.cfs_period_us",
-    "cpu.shares",
-    "memory.high",
-    "io.max",
-    "blkio.throttle.read_bps_device",
-    "blkio.throttle.write_bps_device",
-    "blkio.throttle.read_iops_device",
-    "blkio.throttle.write_iops_device",
-];
-
-/// What one container's limits are in the kernel, found without asking the product.
-struct Witness {
-    directories: Vec<PathBuf>,
-    veth: String,
-}
-
-impl Witness {
-    fn of(agent: &TestAgent, name: &str) -> Self {
-        let native = agent.native(name);
-        let id = native["id"].as_str().unwrap();
-        let below = Path::new(&agent.cgroup_parent).join(id);
-        let mounts = ["", "cpu", "memory", "blkio"];
-        let all = mounts.iter().map(|mount| Path::new("/sys/fs/cgroup").join(mount).join(&below));
-        let veth = native["host_interface"].as_str().unwrap_or_default().to_owned();
-        Self { directories: all.filter(|dir| dir.is_dir()).collect(), veth }
-    }
-
-    fn files(&self) -> Files {
-        let all = self.directories.iter().flat_map(|dir| FILES.map(|file| dir.join(file)));
-        let mut files: Files = all
-            .filter_map(|path| Some((path.clone(), std::fs::read_to_string(path).ok()?)))
-            .collect();
-        if !self.veth.is_empty() {
-            // The rate alone: a queue that was put in anew has another handle.
-            let ifb = self.veth.replace("veth", "ifb");
-            for link in [&self.veth, &ifb] {
-                files.insert(link.into(), rate_of(link));
-            }
-        }
-        files
-    }
-}
-
-/// `20Mbit` of `tc qdisc show`; empty without a token bucket.
-fn rate_of(link: &str) -> String {
-    let output = Command::new("tc").args(["qdisc", "show", "dev", link]).output().expect("tc");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let root = text.lines().find(|line| line.contains("tbf"));
-    let rate = root.and_then(|line| line.split_once(" rate ")?.1.split(' ').next());
-    rate.unwrap_or_default().to_owned()
-}
 
 /// `major:minor` of a whole disk.
 fn disk() -> String {
@@ -154,10 +93,8 @@ fn held_for_a_while_and_released_it_uses_what_it_may() {
     hold(&agent, "spin", "10m", &all_flags(&disk()));
     let held = witness.files();
     assert_ne!(held, before);
-    let quota = held
-        .iter()
-        .find(|(path, _)| path.ends_with("cpu.max") || path.ends_with("cpu.cfs_quota_us"));
-    assert!(quota.unwrap().1.starts_with("20000"), "{quota:?}");
+    let quota = witness.quota();
+    assert!(quota.1.starts_with("20000"), "{quota:?}");
     assert_eq!(rate_of(&witness.veth), "5Mbit");
     let ratio = cpu_ratio(&agent, "spin", Duration::from_secs(3));
     println!("CPUs while held to 0.2: {ratio:.3}");
@@ -279,13 +216,7 @@ fn an_operator_s_change_wins_and_stays() {
     let witness = Witness::of(&agent, "spin");
     hold(&agent, "spin", "10m", &all_flags(&disk()));
     agent.ok(&["limit", "spin", "--cpus", "0.7", "--egress", "20mbit"]);
-    let quota = || {
-        let files = witness.files();
-        let mut found = files
-            .iter()
-            .filter(|(path, _)| path.ends_with("cpu.max") || path.ends_with("cpu.cfs_quota_us"));
-        found.next().unwrap().1.clone()
-    };
+    let quota = || witness.quota().1;
     assert!(quota().starts_with("70000"), "{}", quota());
     assert_eq!(rate_of(&witness.veth.replace("veth", "ifb")), "20Mbit");
     assert_eq!(rate_of(&witness.veth), "5Mbit", "what he did not name is still held");
