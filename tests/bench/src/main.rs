@@ -1,5 +1,5 @@
-//! `cargo xtask bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame]`: what tenantry costs,
-//! beside peers, in one run on one machine.
+//! `cargo xtask bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame] [noisy]`: what
+//! tenantry costs, beside peers, in one run on one machine; without a name all but `noisy`.
 //!
 //! Prints ratios with their spread and asserts nothing: a noisy machine makes no
 //! failure, and an absolute time proves nothing. Peers are Debian's packages.
@@ -20,7 +20,7 @@ mod syscalls;
 use std::process::ExitCode;
 
 const USAGE: &str =
-    "usage: tenantry-bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame]";
+    "usage: tenantry-bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame] [noisy]";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

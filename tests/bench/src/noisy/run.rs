@@ -1,5 +1,7 @@
 //! One run: the victim alone for a while, then the culprit beside it, then the victim gone.
 
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -8,15 +10,19 @@ use serde_json::{Value, json};
 use tenantry_e2e::agent::TestAgent;
 use tenantry_e2e::host::{self, disk_below};
 
-use super::scenario::{Scenario, Work};
+use super::disk;
+use super::scenario::{Kind, Scenario, Work};
 
-/// When the culprit begins.
-const CULPRIT_AT: u64 = 5;
+/// When the culprit begins, from the victim's first request on.
+pub const CULPRIT_AT: u64 = 2;
 /// From here on it is measured: whoever helps has had five seconds.
-const FROM: u64 = 10;
-const UNTIL: u64 = 20;
+const FROM: u64 = CULPRIT_AT + 5;
+const UNTIL: u64 = FROM + 4;
 /// How long a released limit is waited for.
 const RELEASE: Duration = Duration::from_secs(20);
+/// Where nobody is guilty: how often it is asked whether somebody is named, and for how long.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+const WINDOW: &str = "2s";
 
 #[derive(Clone, Debug)]
 pub enum Arm {
@@ -34,13 +40,23 @@ pub struct Outcome {
     pub p99_us: f64,
     pub p50_us: f64,
     pub by_second: Vec<f64>,
-    /// The culprit's work a second: cores, or bytes.
+    /// The culprits' work a second: cores, or bytes.
     pub work_per_s: f64,
     /// From the victim's end until the culprit had all its limits back.
     pub release_s: Option<f64>,
+    /// Until the victim's end.
     pub decisions: Vec<Value>,
+    /// In how long.
+    pub controlled_s: f64,
+    /// How many there were from then on: the release.
+    pub later_decisions: usize,
     /// Of one core, while the culprit ran.
     pub agent_cores: f64,
+    /// Share of all CPU time that the hypervisor took meanwhile.
+    pub steal: f64,
+    /// Answers to who is guilty, and those that named somebody.
+    pub asked: usize,
+    pub named: Vec<Value>,
 }
 
 impl Outcome {
@@ -48,93 +64,198 @@ impl Outcome {
         json!({
             "p50_us": self.p50_us, "p99_us": self.p99_us, "p99_us_by_second": self.by_second,
             "culprit_work_per_s": self.work_per_s, "release_s": self.release_s,
-            "agent_cores": self.agent_cores, "decisions": self.decisions,
+            "agent_cores": self.agent_cores, "steal": self.steal, "decisions": self.decisions,
+            "later_decisions": self.later_decisions, "asked": self.asked, "named": self.named,
         })
+    }
+
+    /// Decisions that limit somebody.
+    pub fn acted(&self) -> usize {
+        self.decisions.iter().filter(|decision| decision["kind"] == "tighten").count()
     }
 }
 
-pub fn run(scenario: &Scenario, arm: &Arm, policy: &str) -> Result<Outcome> {
+pub fn run(scenario: &Scenario, arm: &Arm) -> Result<Outcome> {
+    if scenario.work == Work::Touched {
+        disk::bytes_per_s()?;
+    }
     let agent = match arm {
-        Arm::Controlled => TestAgent::try_start_with_policy(policy, "")?,
+        Arm::Controlled => TestAgent::try_start_with_policy(&scenario.policy(), "")?,
         _ => TestAgent::try_start()?,
     };
-    let measured = measure(&agent, scenario, arm);
+    let measured = Run { agent: &agent, scenario, arm }.measure();
     agent.finish();
     measured
 }
 
-fn measure(agent: &TestAgent, scenario: &Scenario, arm: &Arm) -> Result<Outcome> {
-    if !scenario.server.is_empty() {
-        agent.run_detached("victim", &[], scenario.server)?;
-    }
-    if scenario.work == Work::Sent {
-        agent.run_detached("sink", &[], &["workload", "sink", "9000", "--tcp"])?;
-    }
-    let disk = disk_below(&agent.scratch).context("the scratch directory lies on no disk")?;
-    let disk = disk.display().to_string();
-    let fill = |words: &[&str]| -> Vec<String> {
-        let address = |name: &str| match words.iter().any(|w| w.contains(&format!("{{{name}}}"))) {
-            true => agent.address(if name == "server" { "victim" } else { name }),
-            false => String::new(),
+struct Run<'a> {
+    agent: &'a TestAgent,
+    scenario: &'a Scenario,
+    arm: &'a Arm,
+}
+
+impl Run<'_> {
+    fn measure(&self) -> Result<Outcome> {
+        let Run { agent, scenario, arm } = *self;
+        agent.outweigh_the_host()?;
+        if let Some(bytes) = scenario.memory_bytes {
+            agent.limit_memory(bytes)?;
+        }
+        if !scenario.server.is_empty() {
+            agent.run_detached("victim", scenario.server_flags, scenario.server)?;
+        }
+        if scenario.work == Work::Sent {
+            agent.run_detached("sink", &[], &["workload", "sink", "9000", "--tcp"])?;
+        }
+        let mut clients = self.clients()?;
+        let mut outcome = Outcome::default();
+        let began = Instant::now();
+        let at = |second: u64| {
+            std::thread::sleep(Duration::from_secs(second).saturating_sub(began.elapsed()));
         };
-        let (server, sink) = (address("server"), address("sink"));
-        let filled = words.iter().map(|word| word.replace("{server}", &server));
-        filled.map(|w| w.replace("{sink}", &sink).replace("{disk}", &disk)).collect()
-    };
-    let load = fill(scenario.load);
-    let load: Vec<&str> = load.iter().map(String::as_str).collect();
-    let (until, from) = (UNTIL.to_string(), FROM.to_string());
-    let tail = ["--seconds", &until, "--from", &from, "--timeline"];
-    let began = Instant::now();
-    let client = agent
-        .client(&[&["run", "--rm", "--name", "clients", "demo"], &load[..], &tail].concat())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let at = |second: u64| {
-        std::thread::sleep(Duration::from_secs(second).saturating_sub(began.elapsed()));
-    };
-    let mut outcome = Outcome::default();
-    at(CULPRIT_AT);
-    if !matches!(arm, Arm::Alone) {
+        at(CULPRIT_AT);
+        if !matches!(arm, Arm::Alone) {
+            let pids = self.start_culprits()?;
+            at(FROM);
+            let before = Counted::now(agent, scenario.work, &pids)?;
+            while began.elapsed() < Duration::from_secs(UNTIL) {
+                if scenario.kind == Kind::NobodyGuilty {
+                    self.ask(&mut outcome)?;
+                    std::thread::sleep(ASK_EVERY);
+                } else {
+                    at(UNTIL);
+                }
+            }
+            let after = Counted::now(agent, scenario.work, &pids)?;
+            let seconds = (after.at - before.at).as_secs_f64();
+            outcome.work_per_s = (after.work - before.work).max(0.0) / seconds;
+            outcome.agent_cores = (after.own_cpu - before.own_cpu) / seconds;
+            let cpus = std::thread::available_parallelism()?.get();
+            outcome.steal = (after.steal - before.steal) / seconds / cpus as f64;
+        }
+        if let Some(clients) = &mut clients {
+            clients.tell(&mut outcome)?;
+        }
+        let ended = Instant::now();
+        if matches!(arm, Arm::Controlled) {
+            outcome.decisions = decisions(agent)?;
+            outcome.controlled_s = began.elapsed().as_secs_f64() - CULPRIT_AT as f64;
+            if !scenario.server.is_empty() {
+                agent.run(&["rm", "-f", "victim"])?;
+            }
+            outcome.release_s = released_after(agent, ended);
+            outcome.later_decisions = decisions(agent)?.len() - outcome.decisions.len();
+        }
+        Ok(outcome)
+    }
+
+    /// Has made its first request.
+    fn clients(&self) -> Result<Option<Clients>> {
+        if self.scenario.load.is_empty() {
+            return Ok(None);
+        }
+        let load = self.fill(self.scenario.load)?;
+        let load: Vec<&str> = load.iter().map(String::as_str).collect();
+        let (until, from) = (UNTIL.to_string(), FROM.to_string());
+        let tail = ["--seconds", &until, "--from", &from, "--timeline"];
+        let words = [&["run", "--rm", "--name", "clients", "demo"], &load[..], &tail].concat();
+        let mut child = self
+            .agent
+            .client(&words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()?;
+        let mut said = BufReader::new(child.stdout.take().context("clients' output")?);
+        said.read_line(&mut String::new())?;
+        Ok(Some(Clients { child, said }))
+    }
+
+    /// Their first processes.
+    fn start_culprits(&self) -> Result<Vec<u32>> {
+        let Run { agent, scenario, arm } = *self;
         let seconds = (UNTIL + RELEASE.as_secs()).to_string();
-        let command = fill(scenario.culprit);
+        let command = self.fill(scenario.culprit)?;
         let mut command: Vec<&str> = command.iter().map(String::as_str).collect();
         command.extend(["--seconds", &seconds]);
         let limits = match arm {
-            Arm::Static(limits) => fill(&limits.iter().map(String::as_str).collect::<Vec<_>>()),
+            Arm::Static(limits) => {
+                self.fill(&limits.iter().map(String::as_str).collect::<Vec<_>>())?
+            }
             _ => Vec::new(),
         };
         let flags = scenario.flags.iter().copied().chain(limits.iter().map(String::as_str));
-        agent.run_detached("culprit", &flags.collect::<Vec<_>>(), &command)?;
-        let pid = agent.pid_of("culprit");
-        at(FROM);
-        let (work, own, since) =
-            (work(scenario.work, pid)?, cpu_seconds(agent.pid())?, Instant::now());
-        at(UNTIL);
-        let seconds = since.elapsed().as_secs_f64();
-        outcome.work_per_s = (self::work(scenario.work, pid)? - work) / seconds;
-        outcome.agent_cores = (cpu_seconds(agent.pid())? - own) / seconds;
-    }
-    let output = client.wait_with_output()?;
-    let ended = Instant::now();
-    let text = String::from_utf8(output.stdout)?;
-    ensure!(output.status.success(), "clients: {}", String::from_utf8_lossy(&output.stderr));
-    let felt: Value = serde_json::from_str(text.lines().last().context("clients said nothing")?)?;
-    outcome.p99_us = felt["p99_us"].as_f64().context("p99_us")?;
-    outcome.p50_us = felt["p50_us"].as_f64().context("p50_us")?;
-    let seconds = felt["p99_us_by_second"].as_array().context("p99_us_by_second")?;
-    outcome.by_second = seconds.iter().filter_map(Value::as_f64).collect();
-    if matches!(arm, Arm::Controlled) {
-        if !scenario.server.is_empty() {
-            agent.run(&["rm", "-f", "victim"])?;
+        let flags: Vec<&str> = flags.collect();
+        let names: Vec<String> = (0..scenario.culprits).map(|n| format!("culprit{n}")).collect();
+        for name in &names {
+            agent.run_detached(name, &flags, &command)?;
         }
-        outcome.release_s = released_after(agent, ended);
-        let text = agent.run(&["decisions", "--json"])?;
-        outcome.decisions = serde_json::from_str(&text)?;
+        Ok(names.iter().map(|name| agent.pid_of(name)).collect())
     }
-    Ok(outcome)
+
+    /// Whom does the agent name? Victim and clients are one application.
+    fn ask(&self, outcome: &mut Outcome) -> Result<()> {
+        let answer: Value =
+            serde_json::from_str(&self.agent.run(&["blame", "--json", "--window", WINDOW])?)?;
+        let is_own = |who: &Value| who == "victim" || who == "clients";
+        let others = |one: &&Value| !(is_own(&one["victim"]) && is_own(&one["culprit"]));
+        let culprits = answer["culprits"].as_array().context("culprits")?;
+        let named: Vec<Value> = culprits.iter().filter(others).cloned().collect();
+        outcome.asked += 1;
+        if !named.is_empty() {
+            outcome.named.push(named.into());
+        }
+        Ok(())
+    }
+
+    fn fill(&self, words: &[&str]) -> Result<Vec<String>> {
+        let agent = self.agent;
+        let below = disk_below(&agent.scratch).context("the scratch directory lies on no disk")?;
+        let filled = words.iter().map(|word| {
+            Ok(match *word {
+                "{server}:8080" => format!("{}:8080", agent.address("victim")),
+                "{sink}:9000" => format!("{}:9000", agent.address("sink")),
+                "{10%}" => (disk::bytes_per_s()? / 10).to_string(),
+                "{25%}" => (disk::bytes_per_s()? / 4).to_string(),
+                "{50%}" => (disk::bytes_per_s()? / 2).to_string(),
+                word => word.replace("{disk}", &below.display().to_string()),
+            })
+        });
+        filled.collect()
+    }
+}
+
+struct Clients {
+    child: std::process::Child,
+    said: BufReader<std::process::ChildStdout>,
+}
+
+impl Clients {
+    /// Waits for their end.
+    fn tell(&mut self, outcome: &mut Outcome) -> Result<()> {
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut self.said, &mut text)?;
+        let status = self.child.wait()?;
+        ensure!(status.success(), "clients: {status}");
+        let last = text.lines().last().context("clients said nothing")?;
+        let felt: Value = serde_json::from_str(last)?;
+        outcome.p99_us = felt["p99_us"].as_f64().context("p99_us")?;
+        outcome.p50_us = felt["p50_us"].as_f64().context("p50_us")?;
+        let seconds = felt["p99_us_by_second"].as_array().context("p99_us_by_second")?;
+        outcome.by_second = seconds.iter().filter_map(Value::as_f64).collect();
+        Ok(())
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn decisions(agent: &TestAgent) -> Result<Vec<Value>> {
+    Ok(serde_json::from_str(&agent.run(&["decisions", "--json"])?)?)
 }
 
 /// Until the controller holds nobody any more.
@@ -146,6 +267,28 @@ fn released_after(agent: &TestAgent, since: Instant) -> Option<f64> {
         std::thread::sleep(Duration::from_millis(100));
     }
     None
+}
+
+/// Counters of one moment.
+struct Counted {
+    at: Instant,
+    work: f64,
+    own_cpu: f64,
+    steal: f64,
+}
+
+impl Counted {
+    fn now(agent: &TestAgent, work: Work, culprits: &[u32]) -> Result<Self> {
+        // A culprit that the kernel has killed works no more.
+        let is_there = |pid: &&u32| Path::new(&format!("/proc/{pid}/stat")).exists();
+        let works = culprits.iter().filter(is_there).map(|pid| self::work(work, *pid));
+        Ok(Self {
+            at: Instant::now(),
+            work: works.sum::<Result<f64>>()?,
+            own_cpu: cpu_seconds(agent.pid())?,
+            steal: seconds(host::steal_ticks().context("/proc/stat")?),
+        })
+    }
 }
 
 fn work(work: Work, pid: u32) -> Result<f64> {
@@ -163,11 +306,18 @@ fn work(work: Work, pid: u32) -> Result<f64> {
             let sent = line.context("eth0")?.split_whitespace().nth(8);
             Ok(sent.context("sent bytes")?.parse()?)
         }
+        Work::Touched => {
+            let faults = host::minor_faults(pid).context("the process has ended")?;
+            Ok(faults as f64 * rustix::param::page_size() as f64)
+        }
     }
 }
 
 /// User and system time of a process.
 fn cpu_seconds(pid: u32) -> Result<f64> {
-    let ticks = host::cpu_ticks(pid).context("the process has ended")?;
-    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    Ok(seconds(host::cpu_ticks(pid).context("the process has ended")?))
+}
+
+fn seconds(ticks: u64) -> f64 {
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }

@@ -1,6 +1,7 @@
-//! Who is hurt by whom, and with which limit on the culprit an operator would help.
+//! Who is hurt by whom, and with which limit on the culprit an operator would help; and who
+//! is not hurt by anybody.
 
-/// Where the culprit's work is read, of its first process.
+/// Where a culprit's work is read, of its first process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
     /// Seconds of CPU, `/proc/PID/stat`.
@@ -9,50 +10,103 @@ pub enum Work {
     Written,
     /// Bytes out of its interface, `/proc/PID/net/dev`.
     Sent,
+    /// Bytes of memory that it touched for the first time, `/proc/PID/stat`.
+    Touched,
 }
 
+/// What is done with a scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// All arms, and the goals.
+    Culprit,
+    /// All arms; what can be done about it depends on the host.
+    Unaimed,
+    /// The controller's arm alone: nobody may be limited or named.
+    NobodyGuilty,
+}
+
+/// In commands, `{server}` and `{sink}` are the addresses of the victim's server and of a
+/// container that takes a stream, `{disk}` the disk, `{10%}` a part of its speed, bytes a
+/// second.
 #[derive(Debug)]
 pub struct Scenario {
     pub name: &'static str,
     pub what: &'static str,
+    pub kind: Kind,
     /// The victim's server, if it has one beside its load.
     pub server: &'static [&'static str],
-    /// The victim's clients; `{server}` is the server's address.
+    /// What the server is run with.
+    pub server_flags: &'static [&'static str],
+    /// The victim's clients, if there is a victim.
     pub load: &'static [&'static str],
     pub culprit: &'static [&'static str],
-    /// What it is run with.
+    /// How many containers do that: more than one is guilty together.
+    pub culprits: usize,
+    /// What each is run with.
     pub flags: &'static [&'static str],
     pub work: Work,
-    /// What an operator would try, the loosest first; `{disk}` is the disk.
+    /// What an operator would try, the loosest first.
     pub limits: &'static [&'static [&'static str]],
+    /// The victim's, in the policy.
+    pub objectives: &'static str,
+    /// What all containers together may have.
+    pub memory_bytes: Option<u64>,
 }
 
-/// The weight that four containers have, with a spinner each.
-const OF_FOUR: &[&str] = &["--cpu-shares", "4096"];
+/// A third of a core at 400 requests a second, by the rounds of hashing for each.
+const SERVER: &[&str] = &["workload", "serve", "8080", "--work", "180000"];
+const CLIENTS: &[&str] = &["workload", "load", "{server}:8080", "--rate", "400"];
 
-/// Rounds of hashing for each request: a third of a core at 400 a second.
-const REQUEST: &str = "180000";
+const T1: Scenario = Scenario {
+    name: "T1",
+    what: "a request server at 30 % of a core against four spinners",
+    kind: Kind::Culprit,
+    server: SERVER,
+    server_flags: &[],
+    load: CLIENTS,
+    culprit: &["workload", "noise", "--spin", "1"],
+    culprits: 4,
+    flags: &[],
+    work: Work::Cpu,
+    limits: CPUS,
+    objectives: "run_queue_p99_ms = 1.0\ndisk_p99_ms = 2.0",
+    memory_bytes: None,
+};
+
+/// A file that lies in memory, and a neighbour that grows until a third of it is left there,
+/// frees all and begins anew. No limit but a deadly one can be set beforehand on cgroup v1.
+const T4: Scenario = Scenario {
+    kind: Kind::Unaimed,
+    server: &[],
+    load: &[
+        "workload",
+        "randread",
+        "--cached",
+        "--path",
+        "/data/reads",
+        "--bytes",
+        "128m",
+        "--rate",
+        "400",
+    ],
+    culprits: 1,
+    work: Work::Touched,
+    limits: &[&["--memory", "128m"]],
+    objectives: "pressure_memory = 0.01",
+    memory_bytes: Some(256 << 20),
+    ..T1
+};
+
+/// Of a core, a thousandth: somebody who is there, and innocent.
+const QUIET: &[&str] = &["workload", "noise", "--spin", "1", "--on-ms", "1", "--off-ms", "1000"];
 
 pub const SCENARIOS: &[Scenario] = &[
-    Scenario {
-        name: "T1",
-        what: "a request server at 30 % of a core against four spinners",
-        server: &["workload", "serve", "8080", "--work", REQUEST],
-        load: &["workload", "load", "{server}:8080", "--rate", "400"],
-        culprit: &["workload", "noise", "--spin", "4"],
-        flags: OF_FOUR,
-        work: Work::Cpu,
-        limits: CPUS,
-    },
+    T1,
     Scenario {
         name: "T2",
         what: "the same against four spinners, 100 ms on, 400 off",
-        server: &["workload", "serve", "8080", "--work", REQUEST],
-        load: &["workload", "load", "{server}:8080", "--rate", "400"],
-        culprit: &["workload", "noise", "--spin", "4", "--on-ms", "100", "--off-ms", "400"],
-        flags: OF_FOUR,
-        work: Work::Cpu,
-        limits: CPUS,
+        culprit: &["workload", "noise", "--spin", "1", "--on-ms", "100", "--off-ms", "400"],
+        ..T1
     },
     Scenario {
         name: "T3",
@@ -69,7 +123,7 @@ pub const SCENARIOS: &[Scenario] = &[
             "200",
         ],
         culprit: &["workload", "noise", "--write", "/data/writes"],
-        flags: &[],
+        culprits: 1,
         work: Work::Written,
         limits: &[
             &["--io-write", "{disk}:400m"],
@@ -79,14 +133,32 @@ pub const SCENARIOS: &[Scenario] = &[
             &["--io-write", "{disk}:25m"],
             &["--io-write", "{disk}:12m"],
         ],
+        ..T1
+    },
+    Scenario {
+        name: "T4-10",
+        what: "reads from memory against a neighbour that grows at 10 % of the disk's speed",
+        culprit: &["workload", "noise", "--grow", "192m", "--grow-rate", "{10%}"],
+        ..T4
+    },
+    Scenario {
+        name: "T4-25",
+        what: "the same at 25 % of the disk's speed",
+        culprit: &["workload", "noise", "--grow", "192m", "--grow-rate", "{25%}"],
+        ..T4
+    },
+    Scenario {
+        name: "T4-50",
+        what: "the same at 50 % of the disk's speed",
+        culprit: &["workload", "noise", "--grow", "192m", "--grow-rate", "{50%}"],
+        ..T4
     },
     Scenario {
         name: "T5",
         what: "a request server against a bulk stream",
         server: &["workload", "serve", "8080", "--work", "2000"],
-        load: &["workload", "load", "{server}:8080", "--rate", "400"],
         culprit: &["workload", "noise", "--stream", "{sink}:9000"],
-        flags: &[],
+        culprits: 1,
         work: Work::Sent,
         limits: &[
             &["--egress", "8gbit"],
@@ -96,14 +168,56 @@ pub const SCENARIOS: &[Scenario] = &[
             &["--egress", "500mbit"],
             &["--egress", "200mbit"],
         ],
+        ..T1
+    },
+    Scenario {
+        name: "T6",
+        what: "a request server that its own quota holds back, and a spinner on the other CPU",
+        kind: Kind::NobodyGuilty,
+        server: &["taskset", "1", "workload", "serve", "8080", "--work", "180000"],
+        server_flags: &["--cpus", "0.2"],
+        load: &["taskset", "1", "workload", "load", "{server}:8080", "--rate", "400"],
+        culprit: &["taskset", "2", "workload", "noise", "--spin", "1"],
+        culprits: 1,
+        ..T1
+    },
+    Scenario {
+        name: "T7",
+        what: "a request server beside one who sleeps, with what the hypervisor takes",
+        kind: Kind::NobodyGuilty,
+        culprit: QUIET,
+        culprits: 1,
+        ..T1
+    },
+    Scenario {
+        name: "T8",
+        what: "four spinners and nobody who minds",
+        kind: Kind::NobodyGuilty,
+        server: &[],
+        load: &[],
+        ..T1
     },
 ];
 
+/// Of each of four.
 const CPUS: &[&[&str]] = &[
-    &["--cpus", "1.5"],
-    &["--cpus", "1.0"],
-    &["--cpus", "0.7"],
     &["--cpus", "0.4"],
-    &["--cpus", "0.2"],
+    &["--cpus", "0.25"],
+    &["--cpus", "0.18"],
     &["--cpus", "0.1"],
+    &["--cpus", "0.05"],
+    &["--cpus", "0.025"],
 ];
+
+impl Scenario {
+    /// Victim and clients are one application, and the culprit may be limited for its sake.
+    pub fn policy(&self) -> String {
+        format!(
+            "mode = \"enforce\"\n\
+             [[rule]]\nclass = \"protected\"\nname = [\"victim\", \"clients\"]\n\
+             [rule.objectives]\n{}\n\
+             [[rule]]\nclass = \"best-effort\"\nname = [\"culprit*\"]\n",
+            self.objectives
+        )
+    }
+}
