@@ -68,10 +68,11 @@ pub struct LimitArgs {
     /// Write operations per second, such as /dev/vda:100.
     #[arg(long, value_name = "DEVICE:RATE")]
     pub io_write_ops: Vec<String>,
-    /// What the container sends, such as 20mbit. `max` lifts the limit.
-    #[arg(long, value_name = "RATE")]
+    /// What the container sends, such as 20mbit. `max` lifts the limit. BURST is how many
+    /// bytes may pass at once after a pause (20mbit:64k); without it, 50 ms of the rate.
+    #[arg(long, value_name = "RATE[:BURST]")]
     pub egress: Option<String>,
     /// What the container receives, such as 50mbit. `max` lifts the limit.
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE[:BURST]")]
     pub ingress: Option<String>,
 }

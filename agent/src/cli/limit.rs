@@ -98,6 +98,8 @@ fn for_a_while(
         Some(None) => anyhow::bail!("{flag}: \"max\" cannot be had for a while"),
         value => Ok(value.flatten()),
     };
+    let burst = limits.egress_burst_bytes.or(limits.ingress_burst_bytes);
+    anyhow::ensure!(burst.is_none(), "a burst cannot be chosen for a while; leave out :BURST");
     anyhow::ensure!(limits.cpus != Some(None), "--cpus: \"max\" cannot be had for a while");
     Ok(ThrottleRequest {
         cpus: limits.cpus.flatten(),
@@ -116,15 +118,20 @@ fn request(args: &LimitArgs) -> anyhow::Result<LimitsRequest> {
     let cpus = args.cpus.as_deref().map(|text| units::parse_cpus_limit("--cpus", text));
     let memory = args.memory.as_deref().map(|text| units::parse_bytes_limit("--memory", text));
     let pids = args.pids.as_deref().map(|text| units::parse_count_limit("--pids", text));
-    let rate = |flag, text: &Option<String>| {
-        text.as_deref().map(|text| units::parse_bits_limit(flag, text)).transpose()
+    let bandwidth = |flag, text: &Option<String>| -> anyhow::Result<_> {
+        let parsed = text.as_deref().map(|text| units::parse_bandwidth(flag, text)).transpose()?;
+        Ok(parsed.map_or((None, None), |(rate, burst)| (Some(nullable(rate)), burst)))
     };
+    let (egress_bits_per_second, egress_burst_bytes) = bandwidth("--egress", &args.egress)?;
+    let (ingress_bits_per_second, ingress_burst_bytes) = bandwidth("--ingress", &args.ingress)?;
     Ok(LimitsRequest {
         cpus: cpus.transpose()?.map(nullable),
         memory_bytes: memory.transpose()?.map(nullable),
         pids: pids.transpose()?.map(nullable),
-        egress_bits_per_second: rate("--egress", &args.egress)?.map(nullable),
-        ingress_bits_per_second: rate("--ingress", &args.ingress)?.map(nullable),
+        egress_bits_per_second,
+        ingress_bits_per_second,
+        egress_burst_bytes,
+        ingress_burst_bytes,
         io: io(args)?,
     })
 }
@@ -183,7 +190,7 @@ mod tests {
             memory: Some("256m".into()),
             io_read: vec!["/dev/vda:10m".into()],
             io_write: vec!["/dev/vda:max".into()],
-            egress: Some("20mbit".into()),
+            egress: Some("20mbit:64k".into()),
             ingress: Some("max".into()),
             ..LimitArgs::default()
         };
@@ -192,6 +199,7 @@ mod tests {
             memory_bytes: Some(Some(256 << 20)),
             egress_bits_per_second: Some(Some(20_000_000)),
             ingress_bits_per_second: Some(None),
+            egress_burst_bytes: Some(64 << 10),
             io: vec![IoLimit {
                 device: "/dev/vda".into(),
                 read_bytes_per_second: Some(Some(10 << 20)),

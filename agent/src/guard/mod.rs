@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use nix::sys::signal::SigSet;
+use tenantry_container::{Limit, units};
 use tenantry_network::{Bandwidth, set_bandwidth_without_network};
 
 use crate::api::error::chain;
@@ -27,25 +28,25 @@ pub enum GuardVerb {
     RestoreBandwidth {
         bridge: String,
         host_interface: String,
-        /// Bits a second, or `max`.
-        #[arg(value_parser = parse_rate)]
-        egress: Rate,
-        #[arg(value_parser = parse_rate)]
-        ingress: Rate,
+        /// Bits a second, with a burst `BITS:BYTES`, or `max`.
+        egress: String,
+        ingress: String,
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate(Option<u64>);
-
-fn parse_rate(text: &str) -> Result<Rate, String> {
-    match text {
-        "max" => Ok(Rate(None)),
-        number => number
-            .parse()
-            .map(|rate| Rate(Some(rate)))
-            .map_err(|_| format!("{number:?}: allowed is a number of bits a second, or max")),
-    }
+fn bandwidth(egress: &str, ingress: &str) -> Result<Bandwidth, tenantry_container::Error> {
+    let rate = |limit| match limit {
+        Limit::Unlimited => None,
+        Limit::Value(bits) => Some(bits),
+    };
+    let (egress, egress_burst_bytes) = units::parse_bandwidth("egress", egress)?;
+    let (ingress, ingress_burst_bytes) = units::parse_bandwidth("ingress", ingress)?;
+    Ok(Bandwidth {
+        egress_bits_per_s: rate(egress),
+        ingress_bits_per_s: rate(ingress),
+        egress_burst_bytes,
+        ingress_burst_bytes,
+    })
 }
 
 /// This program's way to take bandwidth back, for `EngineConfig::restore_bandwidth`.
@@ -62,9 +63,10 @@ pub fn main(verb: GuardVerb) -> ExitCode {
     let outcome = match verb {
         GuardVerb::Keep { run_dir } => keep(&run_dir).map_err(|error| chain(&error)),
         GuardVerb::RestoreBandwidth { bridge, host_interface, egress, ingress } => {
-            let wanted = Bandwidth { egress_bits_per_s: egress.0, ingress_bits_per_s: ingress.0 };
-            set_bandwidth_without_network(&bridge, &host_interface, &wanted)
-                .map_err(|error| chain(&error))
+            bandwidth(&egress, &ingress).map_err(|error| chain(&error)).and_then(|wanted| {
+                set_bandwidth_without_network(&bridge, &host_interface, &wanted)
+                    .map_err(|error| chain(&error))
+            })
         }
     };
     match outcome {
@@ -91,11 +93,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_is_a_number_or_max() {
-        let check = |text, expected| assert_eq!(parse_rate(text).ok(), expected, "{text}");
-        check("max", Some(Rate(None)));
-        check("8000", Some(Rate(Some(8000))));
-        check("", None);
-        check("8k", None);
+    fn a_bandwidth_is_what_the_engine_tells_the_shim() {
+        let wanted = bandwidth("8000:5000", "max").unwrap();
+        let (egress, burst) = (Some(8000), Some(5000));
+        assert_eq!((wanted.egress_bits_per_s, wanted.egress_burst_bytes), (egress, burst));
+        assert_eq!((wanted.ingress_bits_per_s, wanted.ingress_burst_bytes), (None, None));
+        assert!(bandwidth("", "max").is_err());
+        assert!(bandwidth("8000", "max:1").is_err());
     }
 }

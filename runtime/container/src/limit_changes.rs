@@ -13,6 +13,7 @@ use crate::{
     held::{InForce, actuator_of},
     limits::{Limits, merge_resources},
     throttle::{Lease, Owner, bandwidth_of},
+    units,
 };
 
 /// No limit.
@@ -215,7 +216,7 @@ pub fn changes(
 
 /// Each limit that the set names. `cpu.max` is in CPUs, `cpu.weight` on cgroup v2's scale,
 /// memory in bytes, `io.max 8:0 rbps` in bytes and `riops` in operations a second, `net.egress`
-/// in bits a second.
+/// in bits a second, and behind a colon the burst in bytes where one was chosen.
 pub fn values(limits: &Limits) -> BTreeMap<String, String> {
     let mut values = BTreeMap::new();
     let mut put = |limit: &str, value: Option<String>| {
@@ -231,8 +232,10 @@ pub fn values(limits: &Limits) -> BTreeMap<String, String> {
     put(SWAP, of_max(resources.memory_swap_max_bytes));
     put("memory.high", of_max(resources.memory_high_bytes));
     put("pids.max", of_max(resources.pids_max));
-    put("net.egress", limits.bandwidth.egress_bits_per_s.map(|bits| bits.to_string()));
-    put("net.ingress", limits.bandwidth.ingress_bits_per_s.map(|bits| bits.to_string()));
+    let own = &limits.bandwidth;
+    let rate = |bits: Option<u64>, burst| bits.map(|_| units::render_bandwidth(bits, burst));
+    put("net.egress", rate(own.egress_bits_per_s, own.egress_burst_bytes));
+    put("net.ingress", rate(own.ingress_bits_per_s, own.ingress_burst_bytes));
     for io in &resources.io {
         for (rate, max) in ["rbps", "wbps", "riops", "wiops"].iter().zip(io.limits()) {
             put(&format!("io.max {}:{} {rate}", io.major, io.minor), of_max(max));

@@ -10,7 +10,7 @@ fn limits(cpu_quota: Option<u64>, weight: Option<u64>, egress: Option<u64>) -> L
     let cpu = cpu_quota.map(|quota| CpuMax { quota_usec: Some(quota), period_usec: 100_000 });
     Limits {
         resources: Resources { cpu, cpu_weight: weight, ..Resources::default() },
-        bandwidth: Bandwidth { egress_bits_per_s: egress, ingress_bits_per_s: None },
+        bandwidth: Bandwidth { egress_bits_per_s: egress, ..Bandwidth::default() },
     }
 }
 
@@ -50,6 +50,13 @@ fn a_difference_has_the_limit_s_name_and_both_values() {
     check(&own, &own, &[]);
     check(&none, &own, &[["cpu.max", "max", "0.9"], ["net.egress", "max", "50000000"]]);
     check(&own, &none, &[["cpu.max", "0.9", "max"], ["net.egress", "50000000", "max"]]);
+    let burst = |bytes| {
+        let bandwidth = Bandwidth { egress_burst_bytes: bytes, ..own.bandwidth };
+        Limits { bandwidth, ..own.clone() }
+    };
+    let [usual, chosen] = ["50000000", "50000000:65536"];
+    check(&own, &burst(Some(65_536)), &[["net.egress", usual, chosen]]);
+    check(&burst(Some(65_536)), &own, &[["net.egress", chosen, usual]]);
     check(&none, &writes(1_000_000), &[["io.max 8:0 wbps", "max", "1000000"]]);
     // To name what is so anyway changes nothing.
     check(&none, &limits(None, Some(100), None), &[]);

@@ -15,8 +15,6 @@ pub const CPU_PERIOD_USEC: u64 = 100_000;
 const SHORTEST_QUOTA_USEC: u64 = 1_000;
 /// Below this not even an empty container starts.
 pub(crate) const LEAST_MEMORY_BYTES: u64 = 6 << 20;
-const LEAST_BITS_PER_S: u64 = 8_000;
-const MOST_BITS_PER_S: u64 = 1_000_000_000_000;
 /// Bounds the record and the kernel's walk over throttle rules.
 const MOST_IO_DEVICES: usize = 64;
 
@@ -91,6 +89,12 @@ pub struct LimitsPatch {
     pub egress_bits_per_s: Option<Limit<u64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingress_bits_per_s: Option<Limit<u64>>,
+    /// What may pass at once after a pause. Only together with its rate; a rate without it
+    /// has the usual burst again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_burst_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress_burst_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -177,9 +181,12 @@ impl LimitsPatch {
             resources.io.push(io_limit(patch)?);
         }
         let bandwidth = Bandwidth {
-            egress_bits_per_s: bits("egress_bits_per_s", self.egress_bits_per_s)?,
-            ingress_bits_per_s: bits("ingress_bits_per_s", self.ingress_bits_per_s)?,
+            egress_bits_per_s: self.egress_bits_per_s.and_then(value),
+            ingress_bits_per_s: self.ingress_bits_per_s.and_then(value),
+            egress_burst_bytes: self.egress_burst_bytes,
+            ingress_burst_bytes: self.ingress_burst_bytes,
         };
+        bandwidth.validate().map_err(invalid_bandwidth)?;
         Ok(Limits { resources, bandwidth })
     }
 }
@@ -193,9 +200,11 @@ impl Limits {
         merge_resources(&mut merged.resources, &change.resources);
         if patch.egress_bits_per_s.is_some() {
             merged.bandwidth.egress_bits_per_s = change.bandwidth.egress_bits_per_s;
+            merged.bandwidth.egress_burst_bytes = change.bandwidth.egress_burst_bytes;
         }
         if patch.ingress_bits_per_s.is_some() {
             merged.bandwidth.ingress_bits_per_s = change.bandwidth.ingress_bits_per_s;
+            merged.bandwidth.ingress_burst_bytes = change.bandwidth.ingress_burst_bytes;
         }
         merged
     }
@@ -277,16 +286,20 @@ fn io_limit(patch: &IoPatch) -> Result<IoLimit, Error> {
     Ok(limit)
 }
 
-fn bits(field: &str, limit: Option<Limit<u64>>) -> Result<Option<u64>, Error> {
+fn value(limit: Limit<u64>) -> Option<u64> {
     match limit {
-        None | Some(Limit::Unlimited) => Ok(None),
-        Some(Limit::Value(bits)) if (LEAST_BITS_PER_S..=MOST_BITS_PER_S).contains(&bits) => {
-            Ok(Some(bits))
+        Limit::Unlimited => None,
+        Limit::Value(value) => Some(value),
+    }
+}
+
+/// The network's own words for what it refuses.
+fn invalid_bandwidth(error: tenantry_network::Error) -> Error {
+    match error {
+        tenantry_network::Error::Invalid { field, value, allowed } => {
+            Error::invalid(field, value, allowed)
         }
-        Some(Limit::Value(bits)) => {
-            let allowed = format!("{LEAST_BITS_PER_S} to {MOST_BITS_PER_S} bits a second, or max");
-            Err(Error::invalid(field, bits, allowed))
-        }
+        other => Error::failed("check the bandwidth", other),
     }
 }
 
@@ -347,6 +360,9 @@ mod tests {
         check(r#"{"memory_bytes":1024}"#, "memory_bytes");
         check(r#"{"pids":0}"#, "pids");
         check(r#"{"egress_bits_per_s":1}"#, "egress_bits_per_s");
+        check(r#"{"egress_burst_bytes":65536}"#, "egress_burst_bytes");
+        check(r#"{"egress_bits_per_s":"max","egress_burst_bytes":65536}"#, "egress_burst_bytes");
+        check(r#"{"ingress_bits_per_s":9000,"ingress_burst_bytes":1}"#, "ingress_burst_bytes");
         check(r#"{"io":[{"major":8,"write_ops_per_s":0}]}"#, "write_ops_per_s");
         check(r#"{"io":[{"major":8},{"major":8}]}"#, "io");
     }
@@ -373,8 +389,13 @@ mod tests {
         assert_eq!(io.len(), 1);
         assert_eq!(io[0].read_bytes_per_s, Some(Max::Value(5)));
         assert_eq!(io[0].write_bytes_per_s, Some(Max::Value(6)));
-        let third = apply(&second, r#"{"egress_bits_per_s":"max"}"#);
-        assert_eq!(third.bandwidth.egress_bits_per_s, None);
+        let third = apply(&second, r#"{"egress_bits_per_s":20000,"egress_burst_bytes":5000}"#);
+        assert_eq!(third.bandwidth.egress_burst_bytes, Some(5000));
+        let fourth = apply(&third, r#"{"egress_bits_per_s":30000}"#);
+        assert_eq!(fourth.bandwidth.egress_burst_bytes, None, "a burst is its rate's");
+        let fifth = apply(&third, r#"{"egress_bits_per_s":"max"}"#);
+        assert_eq!(fifth.bandwidth.egress_bits_per_s, None);
+        assert_eq!(fifth.bandwidth.ingress_bits_per_s, Some(8000));
     }
 
     proptest! {

@@ -239,6 +239,7 @@ pub fn tighter(operator: &Limits, wanted: &Limits) -> Limits {
                 wanted.bandwidth.ingress_bits_per_s,
                 operator.bandwidth.ingress_bits_per_s,
             ),
+            ..Bandwidth::default()
         },
     }
 }
@@ -386,11 +387,22 @@ pub fn ended_by(patch: &LimitsPatch, change: &Limits, force: &Limits) -> Limits 
     left
 }
 
-/// The operator's bandwidth where nothing is forced.
+/// The operator's bandwidth where nothing is forced. A forced rate has the usual burst: the
+/// operator's may be seconds of it.
 pub fn bandwidth_of(operator: &Bandwidth, force: &Bandwidth) -> Bandwidth {
+    let choose = |forced: Option<u64>, own: (Option<u64>, Option<u64>)| match forced {
+        Some(_) => (forced, None),
+        None => own,
+    };
+    let own = operator;
+    let egress = choose(force.egress_bits_per_s, (own.egress_bits_per_s, own.egress_burst_bytes));
+    let ingress =
+        choose(force.ingress_bits_per_s, (own.ingress_bits_per_s, own.ingress_burst_bytes));
     Bandwidth {
-        egress_bits_per_s: force.egress_bits_per_s.or(operator.egress_bits_per_s),
-        ingress_bits_per_s: force.ingress_bits_per_s.or(operator.ingress_bits_per_s),
+        egress_bits_per_s: egress.0,
+        ingress_bits_per_s: ingress.0,
+        egress_burst_bytes: egress.1,
+        ingress_burst_bytes: ingress.1,
     }
 }
 

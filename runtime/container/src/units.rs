@@ -51,6 +51,27 @@ pub fn parse_bits_limit(field: &str, text: &str) -> Result<Limit<u64>, Error> {
     })
 }
 
+/// A rate as [`parse_bits_limit`] reads it, and after a colon, if there is one, the burst as
+/// [`parse_bytes`] does: `20mbit`, `20mbit:64k`, `max`.
+pub fn parse_bandwidth(field: &str, text: &str) -> Result<(Limit<u64>, Option<u64>), Error> {
+    let Some((rate, burst)) = text.split_once(':') else {
+        return Ok((parse_bits_limit(field, text)?, None));
+    };
+    match parse_bits_limit(field, rate)? {
+        Limit::Unlimited => Err(Error::invalid(field, text, "max without a burst, or RATE:BURST")),
+        limit => Ok((limit, Some(parse_bytes(field, burst)?))),
+    }
+}
+
+/// What [`parse_bandwidth`] reads: bits a second, `BITS:BYTES`, or `max`.
+pub fn render_bandwidth(bits_per_s: Option<u64>, burst_bytes: Option<u64>) -> String {
+    match (bits_per_s, burst_bytes) {
+        (None, _) => "max".to_owned(),
+        (Some(bits), None) => bits.to_string(),
+        (Some(bits), Some(burst)) => format!("{bits}:{burst}"),
+    }
+}
+
 /// `0.5`, `2`, `max`.
 pub fn parse_cpus_limit(field: &str, text: &str) -> Result<Limit<f64>, Error> {
     parse_limit(text, |text| {
@@ -173,6 +194,31 @@ mod tests {
         check("max", Some(Limit::Unlimited));
         check("20mb", None);
         check("fast", None);
+    }
+
+    #[test]
+    fn a_burst_stands_behind_its_rate() {
+        let check = |text: &str, expected: Option<(Option<u64>, Option<u64>)>| {
+            let parsed = parse_bandwidth("--egress", text).ok();
+            let parsed = parsed.map(|(limit, burst)| match limit {
+                Limit::Unlimited => (None, burst),
+                Limit::Value(bits) => (Some(bits), burst),
+            });
+            assert_eq!(parsed, expected, "{text:?}");
+            if let Some((bits, burst)) = expected {
+                let again = render_bandwidth(bits, burst);
+                assert_eq!(parse_bandwidth("", &again).ok(), parse_bandwidth("", text).ok());
+            }
+        };
+        check("20mbit", Some((Some(20_000_000), None)));
+        check("20mbit:64k", Some((Some(20_000_000), Some(65_536))));
+        check("8000:5000", Some((Some(8000), Some(5000))));
+        check("max", Some((None, None)));
+        for wrong in ["max:64k", "20mbit:", ":64k", "20mbit:max", "20mbit:64k:1", "20mbit:fast"] {
+            check(wrong, None);
+        }
+        let error = parse_bandwidth("--egress", "20mbit:fast").unwrap_err().to_string();
+        assert!(error.contains("--egress") && error.contains("fast"), "{error}");
     }
 
     #[test]

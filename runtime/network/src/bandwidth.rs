@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::link;
 use crate::netlink::Netlink;
 use crate::qdisc;
-use crate::rate::{Bucket, render_rate, validate_rate};
+use crate::rate::{Bucket, render_rate, validate_burst, validate_rate};
 
 /// Major numbers of the token buckets' handles, by which the meters know that who waits there
 /// waits for nobody else: they know them under the same name.
@@ -26,14 +26,37 @@ pub const BANDWIDTH_MAJORS: [u16; 2] = [0x7e41, 0x7e42];
 pub struct Bandwidth {
     pub egress_bits_per_s: Option<u64>,
     pub ingress_bits_per_s: Option<u64>,
+    /// How much may pass at once after a pause; `None`: what takes 50 ms, and at least what
+    /// one long packet needs. Nothing without the rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_burst_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress_burst_bytes: Option<u64>,
 }
 
 impl Bandwidth {
     /// # Errors
-    /// [`Error::Invalid`] for a rate below 8 kbit/s or above 100 Gbit/s.
+    /// [`Error::Invalid`] for a rate below 8 kbit/s or above 100 Gbit/s, and for a burst
+    /// below 4 KiB, above 16 MiB or what the rate takes a minute for, or without a rate.
     pub fn validate(&self) -> Result<()> {
-        self.egress_bits_per_s.map_or(Ok(()), |r| validate_rate("egress_bits_per_s", r))?;
-        self.ingress_bits_per_s.map_or(Ok(()), |r| validate_rate("ingress_bits_per_s", r))
+        let check =
+            |names: [&'static str; 2], rate: Option<u64>, burst: Option<u64>| match (rate, burst) {
+                (None, None) => Ok(()),
+                (Some(rate), None) => validate_rate(names[0], rate),
+                (Some(rate), Some(burst)) => {
+                    validate_rate(names[0], rate)?;
+                    validate_burst(names[1], burst, rate)
+                }
+                (None, Some(burst)) => Err(Error::Invalid {
+                    field: names[1],
+                    value: format!("{burst} bytes"),
+                    allowed: format!("a burst together with {}", names[0]),
+                }),
+            };
+        let egress = ["egress_bits_per_s", "egress_burst_bytes"];
+        let ingress = ["ingress_bits_per_s", "ingress_burst_bytes"];
+        check(egress, self.egress_bits_per_s, self.egress_burst_bytes)?;
+        check(ingress, self.ingress_bits_per_s, self.ingress_burst_bytes)
     }
 }
 
@@ -42,7 +65,7 @@ impl Bandwidth {
 pub struct Applied {
     pub resource: String,
     pub actuator: String,
-    /// `20mbit`, or `none`.
+    /// `20mbit`, `20mbit burst 65536` (bytes) where one was chosen, or `none`.
     pub written: String,
     pub read_back: String,
 }
@@ -74,8 +97,8 @@ pub(crate) fn apply(
         .ok_or_else(|| Error::Gone(host_interface.to_owned()))?;
     let before = read(netlink, &veth)?;
     let buckets = Buckets {
-        egress: wanted.egress_bits_per_s.map(Bucket::for_rate),
-        ingress: wanted.ingress_bits_per_s.map(Bucket::for_rate),
+        egress: wanted.egress_bits_per_s.map(|r| Bucket::new(r, wanted.egress_burst_bytes)),
+        ingress: wanted.ingress_bits_per_s.map(|r| Bucket::new(r, wanted.ingress_burst_bytes)),
     };
     let outcome = write(netlink, bridge, &veth, &buckets)
         .and_then(|()| compare(&veth.name, &buckets, &read(netlink, &veth)?));
@@ -215,9 +238,7 @@ fn compare(host_interface: &str, written: &Buckets, read: &Buckets) -> Result<Ve
     let ifb = ifb_name(host_interface);
     let row = |resource: &str, actuator, written: Option<Bucket>, read: Option<Bucket>| {
         let same = match (written, read) {
-            (Some(w), Some(r)) => {
-                w.rate_bytes_per_s == r.rate_bytes_per_s && w.queue_bytes == r.queue_bytes
-            }
+            (Some(w), Some(r)) => r.is_kept_as(&w),
             (w, r) => w == r,
         };
         let (written, read_back) = (render(written), render(read));
@@ -243,7 +264,13 @@ fn compare(host_interface: &str, written: &Buckets, read: &Buckets) -> Result<Ve
 }
 
 fn render(bucket: Option<Bucket>) -> String {
-    bucket.map_or_else(|| "none".to_owned(), |b| render_rate(b.bits_per_s()))
+    let Some(bucket) = bucket else { return "none".to_owned() };
+    let rate = render_rate(bucket.bits_per_s());
+    // Only one that somebody chose is worth telling.
+    match bucket.is_kept_as(&Bucket::for_rate(bucket.bits_per_s())) {
+        true => rate,
+        false => format!("{rate} burst {}", bucket.burst_bytes),
+    }
 }
 
 #[cfg(test)]
@@ -258,6 +285,15 @@ mod tests {
             slow.validate().unwrap_err().to_string(),
             "ingress_bits_per_s = 1 bit/s: allowed is 8kbit .. 100gbit"
         );
+        let alone = Bandwidth { egress_burst_bytes: Some(65_536), ..Bandwidth::default() };
+        assert_eq!(
+            alone.validate().unwrap_err().to_string(),
+            "egress_burst_bytes = 65536 bytes: allowed is a burst together with egress_bits_per_s"
+        );
+        let both = Bandwidth { egress_bits_per_s: Some(20_000_000), ..alone };
+        assert!(both.validate().is_ok());
+        let short = Bandwidth { egress_burst_bytes: Some(1), ..both };
+        assert!(short.validate().unwrap_err().to_string().starts_with("egress_burst_bytes = 1 b"));
     }
 
     #[test]
@@ -298,6 +334,9 @@ mod tests {
         assert_eq!(rows[0].written, "20mbit");
         assert_eq!(rows[0].actuator, "tbf on ifb1 (redirected from veth1)");
         assert_eq!((rows[1].written.as_str(), rows[1].read_back.as_str()), ("none", "none"));
+        let chosen = Buckets { egress: Some(Bucket::new(20_000_000, Some(65_536))), ..wanted };
+        assert_eq!(compare("veth1", &chosen, &chosen).unwrap()[0].written, "20mbit burst 65536");
+        assert!(compare("veth1", &chosen, &wanted).is_err());
         let other = Buckets { egress: b(10_000_000), ingress: None };
         assert_eq!(
             compare("veth1", &wanted, &other).unwrap_err().to_string(),

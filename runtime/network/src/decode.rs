@@ -31,7 +31,7 @@ const TCA_ACT_OPTIONS: u16 = 2;
 const TCA_MIRRED_PARMS: u16 = 2;
 const AF_INET: u8 = 2;
 /// The kernel's packet scheduler counts time in 64 ns ticks.
-const NS_PER_TICK: u64 = 64;
+pub(crate) const NS_PER_TICK: u64 = 64;
 
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_ne_bytes([bytes[at], bytes[at + 1]])

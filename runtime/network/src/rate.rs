@@ -8,6 +8,7 @@
 
 use std::fmt::Write as _;
 
+use crate::decode::NS_PER_TICK;
 use crate::error::{Error, Result};
 
 /// Slower, and one full frame would take longer than 1.5 s.
@@ -22,6 +23,8 @@ const SUPER_PACKET_BYTES: u64 = 68 * 1024;
 const LEAST_BURST_BYTES: u64 = 4 * 1024;
 const MOST_BURST_BYTES: u64 = 16 << 20;
 const MOST_QUEUE_BYTES: u64 = 64 << 20;
+/// The kernel keeps a burst as the time that it takes, of which it can count 274 s.
+const LONGEST_BURST_S: u64 = 60;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("rate {0:?}: expected a whole number of bits per second with kbit, mbit, gbit or bit")]
@@ -69,6 +72,22 @@ pub(crate) fn validate_rate(field: &'static str, bits_per_s: u64) -> Result<()> 
     })
 }
 
+/// A burst that somebody chose, for a rate that is valid.
+///
+/// # Errors
+/// [`Error::Invalid`] naming field, value and what is allowed at this rate.
+pub(crate) fn validate_burst(field: &'static str, burst_bytes: u64, bits_per_s: u64) -> Result<()> {
+    let most = (bits_per_s / 8 * LONGEST_BURST_S).min(MOST_BURST_BYTES);
+    if (LEAST_BURST_BYTES..=most).contains(&burst_bytes) {
+        return Ok(());
+    }
+    Err(Error::Invalid {
+        field,
+        value: format!("{burst_bytes} bytes"),
+        allowed: format!("{LEAST_BURST_BYTES} .. {most} bytes at {}", render_rate(bits_per_s)),
+    })
+}
+
 /// A token bucket as TBF wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bucket {
@@ -93,6 +112,23 @@ impl Bucket {
         let burst = (rate / 20).clamp(least, MOST_BURST_BYTES);
         let queue = (rate / 10).clamp(2 * burst, MOST_QUEUE_BYTES);
         Bucket { rate_bytes_per_s: rate, burst_bytes: burst as u32, queue_bytes: queue as u32 }
+    }
+
+    /// With a burst that somebody chose instead, both validated. The queue stays: it is how
+    /// long a packet may wait, which a burst does not change.
+    pub fn new(bits_per_s: u64, burst_bytes: Option<u64>) -> Bucket {
+        let bucket = Bucket::for_rate(bits_per_s);
+        let burst_bytes = burst_bytes.map_or(bucket.burst_bytes, |bytes| bytes as u32);
+        Bucket { burst_bytes, ..bucket }
+    }
+
+    /// Whether the kernel keeps `self` when it was given `other`: a burst as a time in ticks,
+    /// which may be one tick's worth less, rounded.
+    pub fn is_kept_as(&self, other: &Bucket) -> bool {
+        let tick_bytes = self.rate_bytes_per_s * NS_PER_TICK / 1_000_000_000 + 2;
+        self.rate_bytes_per_s == other.rate_bytes_per_s
+            && self.queue_bytes == other.queue_bytes
+            && u64::from(self.burst_bytes.abs_diff(other.burst_bytes)) <= tick_bytes
     }
 
     pub fn bits_per_s(&self) -> u64 {
@@ -151,6 +187,28 @@ mod tests {
             Bucket::for_rate(20_000_000),
             Bucket { rate_bytes_per_s: 2_500_000, burst_bytes: 125_000, queue_bytes: 250_000 }
         );
+    }
+
+    #[test]
+    fn a_burst_is_bounded_by_what_its_rate_takes_a_minute_for() {
+        #[track_caller]
+        fn check(burst: u64, rate: u64, allowed: Option<&str>) {
+            let refused = validate_burst("egress_burst_bytes", burst, rate).err();
+            let expected = allowed
+                .map(|allowed| format!("egress_burst_bytes = {burst} bytes: allowed is {allowed}"));
+            assert_eq!(refused.map(|e| e.to_string()), expected);
+        }
+        check(64 << 10, 20_000_000, None);
+        check(4096, 8_000, None);
+        check(4095, 20_000_000, Some("4096 .. 16777216 bytes at 20mbit"));
+        check((16 << 20) + 1, 20_000_000, Some("4096 .. 16777216 bytes at 20mbit"));
+        check(60_000, 8_000, None);
+        check(60_001, 8_000, Some("4096 .. 60000 bytes at 8kbit"));
+        let chosen = Bucket::new(20_000_000, Some(64 << 10));
+        assert_eq!(chosen, Bucket { burst_bytes: 65_536, ..Bucket::for_rate(20_000_000) });
+        assert!(chosen.is_kept_as(&Bucket { burst_bytes: 65_535, ..chosen }));
+        assert!(!chosen.is_kept_as(&Bucket { burst_bytes: 60_000, ..chosen }));
+        assert!(!chosen.is_kept_as(&Bucket { queue_bytes: 1, ..chosen }));
     }
 
     proptest! {

@@ -49,10 +49,10 @@ impl Witness {
             .filter_map(|path| Some((path.clone(), std::fs::read_to_string(path).ok()?)))
             .collect();
         if !self.veth.is_empty() {
-            // The rate alone: a queue that was put in anew has another handle.
+            // Rate and burst alone: a queue that was put in anew has another handle.
             let ifb = self.veth.replace("veth", "ifb");
             for link in [&self.veth, &ifb] {
-                files.insert(link.into(), rate_of(link));
+                files.insert(link.into(), bucket_of(link));
             }
         }
         files
@@ -68,11 +68,16 @@ impl Witness {
     }
 }
 
-/// `20Mbit` of `tc qdisc show`; empty without a token bucket.
-pub fn rate_of(link: &str) -> String {
+/// `20Mbit burst 125Kb` of `tc qdisc show`; empty without a token bucket.
+fn bucket_of(link: &str) -> String {
     let output = Command::new("tc").args(["qdisc", "show", "dev", link]).output().expect("tc");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let root = text.lines().find(|line| line.contains("tbf"));
-    let rate = root.and_then(|line| line.split_once(" rate ")?.1.split(' ').next());
-    rate.unwrap_or_default().to_owned()
+    let bucket = root.and_then(|line| line.split_once(" rate ")?.1.split_once(" lat "));
+    bucket.map(|(bucket, _)| bucket.to_owned()).unwrap_or_default()
+}
+
+/// `20Mbit`, the bucket's rate.
+pub fn rate_of(link: &str) -> String {
+    bucket_of(link).split(' ').next().unwrap_or_default().to_owned()
 }

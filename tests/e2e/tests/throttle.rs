@@ -144,7 +144,7 @@ fn a_lease_that_nobody_renews_ends_by_itself() {
 fn an_agent_that_is_killed_leaves_nobody_throttled() {
     skip_unless_possible!();
     let mut agent = TestAgent::start();
-    spin(&agent, "limited", &["--cpus", "0.8", "--egress", "50mbit"]);
+    spin(&agent, "limited", &["--cpus", "0.8", "--egress", "50mbit:1m"]);
     spin(&agent, "free", &[]);
     let names = ["limited", "free"];
     let before: Vec<_> = names

@@ -4,6 +4,8 @@
 //! is not there is refused by name; a field at its default is let pass, because
 //! the stock client sends all of them.
 
+use std::collections::HashMap;
+
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Query, State};
@@ -53,9 +55,13 @@ pub fn request_of(name: Option<String>, body: ContainerCreateBody) -> ApiResult<
     }
     let labels = body.labels.unwrap_or_default();
     let security = Security::parse(host.security_opt.as_deref().unwrap_or_default())?;
+    let (egress_bits_per_s, egress_burst_bytes) = bandwidth(EGRESS_LABEL, &labels)?;
+    let (ingress_bits_per_s, ingress_burst_bytes) = bandwidth(INGRESS_LABEL, &labels)?;
     let limits = LimitsPatch {
-        egress_bits_per_s: bandwidth(EGRESS_LABEL, labels.get(EGRESS_LABEL))?,
-        ingress_bits_per_s: bandwidth(INGRESS_LABEL, labels.get(INGRESS_LABEL))?,
+        egress_bits_per_s,
+        ingress_bits_per_s,
+        egress_burst_bytes,
+        ingress_burst_bytes,
         ..limits_of(&host)?
     };
     let config = ContainerConfig {
@@ -184,8 +190,13 @@ fn io_patches(host: &HostConfig) -> ApiResult<Vec<IoPatch>> {
     Ok(patches)
 }
 
-fn bandwidth(label: &str, text: Option<&String>) -> ApiResult<Option<Limit<u64>>> {
-    Ok(text.map(|text| units::parse_bits_limit(label, text)).transpose()?)
+fn bandwidth(
+    label: &str,
+    labels: &HashMap<String, String>,
+) -> ApiResult<(Option<Limit<u64>>, Option<u64>)> {
+    let text = labels.get(label);
+    let parsed = text.map(|text| units::parse_bandwidth(label, text)).transpose()?;
+    Ok(parsed.map_or((None, None), |(limit, burst)| (Some(limit), burst)))
 }
 
 fn restart_policy(host: &HostConfig) -> ApiResult<RestartPolicy> {
@@ -283,7 +294,7 @@ mod tests {
     fn what_docker_run_sends_becomes_a_request() {
         let request = parse(json!({
             "Image": "demo", "Cmd": ["/bin/true"], "Env": ["A=b"], "Tty": false,
-            "Labels": { "tenantry.egress": "20mbit" },
+            "Labels": { "tenantry.egress": "20mbit:64k" },
             "HostConfig": {
                 "NetworkMode": "default", "RestartPolicy": { "Name": "on-failure", "MaximumRetryCount": 3 },
                 "NanoCpus": 500_000_000, "Memory": 67_108_864, "MemorySwap": 67_108_864,
@@ -300,6 +311,7 @@ mod tests {
         assert_eq!(request.limits.cpus, Some(Limit::Value(0.5)));
         assert_eq!(request.limits.memory_swap_bytes, Some(Limit::Value(64 << 20)));
         assert_eq!(request.limits.egress_bits_per_s, Some(Limit::Value(20_000_000)));
+        assert_eq!(request.limits.egress_burst_bytes, Some(64 << 10));
     }
 
     #[test]

@@ -66,6 +66,8 @@ fn patch(request: &LimitsRequest) -> ApiResult<LimitsPatch> {
         pids: request.pids.map(limit),
         egress_bits_per_s: request.egress_bits_per_second.map(limit),
         ingress_bits_per_s: request.ingress_bits_per_second.map(limit),
+        egress_burst_bytes: request.egress_burst_bytes,
+        ingress_burst_bytes: request.ingress_burst_bytes,
         io: request.io.iter().map(io_patch).collect::<ApiResult<_>>()?,
         ..LimitsPatch::default()
     })

@@ -30,6 +30,12 @@ pub struct LimitsRequest {
     #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
     pub ingress_bits_per_second: Option<Option<u64>>,
+    /// What may pass at once after a pause; only together with the rate. A rate that comes
+    /// without it has the usual burst: 50 ms of the rate, and at least one long packet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_burst_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress_burst_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io: Vec<IoLimit>,
 }

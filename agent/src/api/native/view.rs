@@ -88,6 +88,8 @@ pub fn limits(limits: &Limits) -> LimitsRequest {
         pids: value(resources.pids_max.as_ref()).map(Some),
         egress_bits_per_second: limits.bandwidth.egress_bits_per_s.map(Some),
         ingress_bits_per_second: limits.bandwidth.ingress_bits_per_s.map(Some),
+        egress_burst_bytes: limits.bandwidth.egress_burst_bytes,
+        ingress_burst_bytes: limits.bandwidth.ingress_burst_bytes,
         io: resources.io.iter().map(io_limit).collect(),
     }
 }

@@ -86,8 +86,8 @@ pub struct EngineConfig {
     /// Where user namespaces are mapped to, 65,536 ids from here.
     pub user_namespace_base: u32,
     /// A program and its first arguments that a shim runs when an agent that throttled
-    /// bandwidth is gone: bridge, host interface, egress and ingress (bits a second, or
-    /// `max`) are appended. Empty: bandwidth cannot be throttled.
+    /// bandwidth is gone: bridge, host interface, egress and ingress (bits a second,
+    /// `BITS:BYTES` with a burst, or `max`) are appended. Empty: bandwidth cannot be throttled.
     pub restore_bandwidth: Vec<String>,
     /// Where each change of a limit is told.
     pub limit_history: Arc<LimitHistory>,

@@ -31,6 +31,7 @@ use crate::{
     limits::{Applied, Limits, LimitsPatch},
     record::ThrottleNote,
     throttle::{self, Actuator, Lease, Owner, Throttle},
+    units,
 };
 
 /// How much later than the agent the shim acts: an agent that lives does it in order.
@@ -274,12 +275,12 @@ impl Step<'_> {
         let is_held = force.bandwidth != Bandwidth::default();
         let endpoint = self.running.live.endpoint.as_ref().filter(|_| is_held);
         let command = endpoint.map(|endpoint| {
-            let rate = |rate: Option<u64>| rate.map_or("max".to_owned(), |rate| rate.to_string());
-            let Bandwidth { egress_bits_per_s, ingress_bits_per_s } = self.operator.bandwidth;
+            let own = &self.operator.bandwidth;
             let bridge = self.shared.network.config().bridge.clone();
             let mut command = self.shared.config.restore_bandwidth.clone();
             command.extend([bridge, endpoint.host_interface.clone()]);
-            command.extend([rate(egress_bits_per_s), rate(ingress_bits_per_s)]);
+            command.push(units::render_bandwidth(own.egress_bits_per_s, own.egress_burst_bytes));
+            command.push(units::render_bandwidth(own.ingress_bits_per_s, own.ingress_burst_bytes));
             command
         });
         let lease_ms = (lease + SHIM_GRACE).as_millis() as u64;
