@@ -5,7 +5,8 @@ mod support;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use support::{Container, datagram_rate, links, on_a_host, open, receive_rate, run, try_run};
+use support::flow::{Flow, Window, judge};
+use support::{Container, links, on_a_host, open, run, try_run};
 use tenantry_network::{Bandwidth, Endpoint, Error, Network};
 
 /// Measurements share two CPUs: one at a time.
@@ -17,10 +18,14 @@ fn alone() -> MutexGuard<'static, ()> {
 
 /// The first losses leave the receiver with megabits that it had, out of order,
 /// before the window and hands over within it.
-const WARM_UP_MS: u64 = 2500;
+const WARM_UP: Duration = Duration::from_millis(2500);
 
 fn both(egress: u64, ingress: u64) -> Bandwidth {
-    Bandwidth { egress_bits_per_s: Some(egress), ingress_bits_per_s: Some(ingress) }
+    Bandwidth {
+        egress_bits_per_s: Some(egress),
+        ingress_bits_per_s: Some(ingress),
+        ..Bandwidth::default()
+    }
 }
 
 struct Pair {
@@ -40,13 +45,16 @@ async fn pair() -> Pair {
 }
 
 impl Pair {
-    /// TCP payload that arrives from, and at, the limited container, in bits
-    /// per second.
-    fn measure(&self, warm_up_ms: u64, window_ms: u64) -> (f64, f64) {
-        let (w, d) = (Duration::from_millis(warm_up_ms), Duration::from_millis(window_ms));
-        let out = receive_rate(&self.limited, &self.other, self.other_end.address, w, d);
-        let into = receive_rate(&self.other, &self.limited, self.limited_end.address, w, d);
-        (out, into)
+    /// From the limited container.
+    fn outward(&self) -> Flow {
+        let end = &self.other_end;
+        Flow::tcp(&self.limited, &self.other, end.address, &end.host_interface)
+    }
+
+    /// To the limited container.
+    fn inward(&self) -> Flow {
+        let end = &self.limited_end;
+        Flow::tcp(&self.other, &self.limited, end.address, &end.host_interface)
     }
 
     async fn set(&self, bandwidth: Bandwidth) -> Vec<tenantry_network::Applied> {
@@ -58,11 +66,70 @@ impl Pair {
     }
 }
 
+type Begin = fn(&Pair) -> Flow;
+
 #[track_caller]
-fn assert_within_5_percent(what: &str, measured: f64, limit: u64) {
-    let ratio = measured / limit as f64;
-    println!("{what} at {} Mbit/s: payload {:.2} %", limit / 1_000_000, ratio * 100.0);
-    assert!((0.95..=1.05).contains(&ratio), "{what}: {measured:.0} bit/s of {limit}");
+fn assert_within_5_percent(what: &str, flow: &Flow, limit: u64) {
+    std::thread::sleep(WARM_UP);
+    let windows = flow.windows(limit, 5);
+    for window in &windows {
+        let [passed, payload] = [window.passed, window.payload].map(|r| r / limit as f64 * 100.0);
+        let mbits = limit / 1_000_000;
+        println!("{what} at {mbits} Mbit/s: passed {passed:.2} %, payload {payload:.2} %");
+    }
+    judge(&windows, limit).unwrap_or_else(|why| panic!("{what}: {why}"));
+}
+
+/// What stood in the queue of a limit that is removed is lost, and TCP sends it again when it
+/// has waited for it: hundreds of milliseconds.
+#[track_caller]
+fn assert_not_limited(what: &str, flow: &Flow) {
+    let mut rates = vec![];
+    while rates.last().is_none_or(|rate| *rate < 200e6) {
+        assert!(rates.len() < 20, "{what}: {rates:?}");
+        rates.push(flow.window(Duration::from_millis(500)).payload);
+    }
+    let mbits: Vec<f64> = rates.iter().map(|rate| (rate / 1e6).round()).collect();
+    println!("{what}, not limited: {mbits:?} Mbit/s in half seconds");
+}
+
+#[test]
+fn a_judgement_is_about_the_shaper_and_not_about_the_machine() {
+    let check = |windows: &[(f64, f64)], expected: &str| {
+        let windows: Vec<Window> = windows
+            .iter()
+            .map(|(passed, payload)| Window { passed: passed * 1e6, payload: payload * 1e6 })
+            .collect();
+        let judged = judge(&windows, 50_000_000).err().unwrap_or_default();
+        assert!(judged.starts_with(expected), "{windows:?}: {judged}");
+        assert_eq!(judged.is_empty(), expected.is_empty(), "{windows:?}: {judged}");
+    };
+    check(&[], "too slow");
+    check(&[(50.0, 48.5)], "");
+    // The machine stood still, then went on.
+    check(&[(40.0, 38.0), (51.2, 50.0)], "");
+    check(&[(40.0, 38.0), (46.8, 45.0)], "too slow");
+    // The receiver had stood still: what it takes at last had passed before.
+    check(&[(45.0, 40.0), (45.0, 50.0)], "too slow");
+    check(&[(50.0, 50.0), (53.0, 50.0)], "too fast");
+}
+
+#[test]
+fn a_wrong_rate_is_seen_as_one() {
+    let _alone = alone();
+    on_a_host(async || {
+        let pair = pair().await;
+        pair.set(both(45_000_000, 56_000_000)).await;
+        let begin: [(Begin, &str); 2] = [(Pair::outward, "too slow"), (Pair::inward, "too fast")];
+        for (begin, expected) in begin {
+            let flow = begin(&pair);
+            std::thread::sleep(WARM_UP);
+            let judged = judge(&flow.windows(50_000_000, 2), 50_000_000).unwrap_err();
+            assert!(judged.starts_with(expected), "{judged}");
+            flow.end();
+        }
+        pair.network.close().await.unwrap();
+    });
 }
 
 #[test]
@@ -70,6 +137,9 @@ fn both_directions_are_within_5_percent_and_follow_a_live_change_and_a_removal()
     let _alone = alone();
     on_a_host(async || {
         let pair = pair().await;
+        // One connection each way that sees all of it.
+        let out = pair.outward();
+        assert_not_limited("egress", &out);
         let applied = pair.set(both(20_000_000, 50_000_000)).await;
         let rows: Vec<_> = applied
             .iter()
@@ -86,24 +156,26 @@ fn both_directions_are_within_5_percent_and_follow_a_live_change_and_a_removal()
         assert!(run(&format!("tc qdisc show dev {ifb}")).contains("rate 20Mbit burst 12"));
         let filter = run(&format!("tc filter show dev {veth} ingress"));
         assert!(filter.contains(&format!("Egress Redirect to device {ifb}")), "{filter}");
+        assert_within_5_percent("egress", &out, 20_000_000);
+        pair.set(both(50_000_000, 50_000_000)).await;
+        assert_within_5_percent("egress", &out, 50_000_000);
+        pair.set(Bandwidth::default()).await;
+        assert_not_limited("egress", &out);
+        out.end();
 
-        let (out, into) = pair.measure(WARM_UP_MS, 3000);
-        assert_within_5_percent("egress", out, 20_000_000);
-        assert_within_5_percent("ingress", into, 50_000_000);
-
-        pair.set(both(50_000_000, 20_000_000)).await;
-        let (out, into) = pair.measure(WARM_UP_MS, 3000);
-        assert_within_5_percent("egress", out, 50_000_000);
-        assert_within_5_percent("ingress", into, 20_000_000);
-
+        let into = pair.inward();
+        assert_not_limited("ingress", &into);
+        pair.set(both(20_000_000, 50_000_000)).await;
+        assert_within_5_percent("ingress", &into, 50_000_000);
+        pair.set(both(20_000_000, 20_000_000)).await;
+        assert_within_5_percent("ingress", &into, 20_000_000);
         let applied = pair.set(Bandwidth::default()).await;
         assert!(applied.iter().all(|a| a.written == "none" && a.read_back == "none"));
         assert!(!links().contains(&ifb));
         let witness = run(&format!("tc qdisc show dev {veth}"));
         assert!(!witness.contains("tbf") && !witness.contains("ingress"), "{witness}");
-        let (out, into) = pair.measure(100, 500);
-        println!("not limited: out {:.0}, in {:.0} Mbit/s", out / 1e6, into / 1e6);
-        assert!(out > 200e6 && into > 200e6, "{out} {into}");
+        assert_not_limited("ingress", &into);
+        into.end();
         pair.network.close().await.unwrap();
     });
 }
@@ -114,10 +186,54 @@ fn udp_is_within_5_percent_too() {
     on_a_host(async || {
         let pair = pair().await;
         pair.set(both(20_000_000, 20_000_000)).await;
-        let out = datagram_rate(&pair.limited, &pair.other, pair.other_end.address);
-        assert_within_5_percent("UDP egress", out, 20_000_000);
-        let into = datagram_rate(&pair.other, &pair.limited, pair.limited_end.address);
-        assert_within_5_percent("UDP ingress", into, 20_000_000);
+        let (limited, other) = (&pair.limited, &pair.other);
+        for (what, from, to, end) in [
+            ("UDP egress", limited, other, &pair.other_end),
+            ("UDP ingress", other, limited, &pair.limited_end),
+        ] {
+            let flow = Flow::udp(from, to, end.address, &end.host_interface, 40_000_000);
+            assert_within_5_percent(what, &flow, 20_000_000);
+            flow.end();
+        }
+        pair.network.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_burst_that_was_chosen_passes_at_once_and_changes_no_rate() {
+    let _alone = alone();
+    on_a_host(async || {
+        let pair = pair().await;
+        let bursts = |egress, ingress| Bandwidth {
+            egress_burst_bytes: Some(egress),
+            ingress_burst_bytes: Some(ingress),
+            ..both(20_000_000, 20_000_000)
+        };
+        let applied = pair.set(bursts(16 << 10, 4 << 20)).await;
+        let read: Vec<_> = applied.iter().map(|a| a.read_back.as_str()).collect();
+        assert_eq!(read, ["20mbit burst 16384", "20mbit burst 4194304"]);
+        let (veth, ifb) = (&pair.limited_end.host_interface, pair.ifb());
+        let shown = run(&format!("tc qdisc show dev {ifb}"));
+        assert!(shown.contains("burst 16Kb") || shown.contains("burst 16383b"), "{shown}");
+        let shown = run(&format!("tc qdisc show dev {veth}"));
+        assert!(shown.contains("burst 4Mb") || shown.contains("burst 4095Kb"), "{shown}");
+        // 32 Mbit pass before the rate holds: more than the rate's own second, and then it.
+        let into = pair.inward();
+        let first = into.window(Duration::from_secs(1)).passed;
+        println!("first second with 4 MiB of burst at 20 Mbit/s: {:.1} Mbit/s", first / 1e6);
+        assert!(first > 35e6, "{first}");
+        assert_within_5_percent("ingress", &into, 20_000_000);
+        into.end();
+        // Long packets are cut into frames, and 6.5 ms late is too late already: it flows.
+        let out = pair.outward();
+        std::thread::sleep(WARM_UP);
+        let rate = out.window(Duration::from_secs(2));
+        println!("egress with 16 KiB of burst at 20 Mbit/s: {rate:?}");
+        assert!(rate.passed < 21e6 && rate.payload > 15e6, "{rate:?}");
+        out.end();
+        // A rate that comes without one has the usual one again.
+        pair.set(both(20_000_000, 20_000_000)).await;
+        assert!(run(&format!("tc qdisc show dev {veth}")).contains("burst 12"));
         pair.network.close().await.unwrap();
     });
 }
@@ -127,31 +243,19 @@ fn a_change_under_load_to_a_bucket_smaller_than_the_queued_packets_goes_on_flowi
     let _alone = alone();
     on_a_host(async || {
         let pair = pair().await;
-        pair.set(both(50_000_000, 50_000_000)).await;
-        let (network, end) = (&pair.network, &pair.limited_end);
-        let slow = both(400_000, 400_000);
-        let change = async {
-            tokio::time::sleep(Duration::from_millis(700)).await;
-            network.set_bandwidth(end, &slow).await.unwrap()
-        };
-        let (limited, other) = (&pair.limited, &pair.other);
-        let (to, from) = (pair.other_end.address, pair.limited_end.address);
-        let measure = |sender: &Container, receiver: &Container, address| {
-            let (w, d) = (Duration::from_millis(3000), Duration::from_millis(4000));
-            receive_rate(sender, receiver, address, w, d)
-        };
-        // The measuring blocks its thread; the change runs on another.
-        let (out, _) = std::thread::scope(|s| {
-            let out = s.spawn(|| measure(limited, other, to));
-            let runtime = tokio::runtime::Handle::current();
-            let changed = tokio::task::block_in_place(|| runtime.block_on(change));
-            (out.join().unwrap(), changed)
-        });
-        println!("egress changed from 50 Mbit/s under load to 400 kbit/s: {out:.0} bit/s payload");
-        assert!((200_000.0..600_000.0).contains(&out), "{out}");
-        let into = measure(other, limited, from);
-        println!("ingress at 400 kbit/s: {into:.0} bit/s payload");
-        assert!((200_000.0..600_000.0).contains(&into), "{into}");
+        let wait = |ms| std::thread::sleep(Duration::from_millis(ms));
+        let begin: [(Begin, &str); 2] = [(Pair::outward, "egress"), (Pair::inward, "ingress")];
+        for (begin, what) in begin {
+            pair.set(both(50_000_000, 50_000_000)).await;
+            let flow = begin(&pair);
+            wait(700);
+            pair.set(both(400_000, 400_000)).await;
+            wait(2300);
+            let rate = flow.window(Duration::from_secs(4)).payload;
+            println!("{what} changed from 50 Mbit/s under load to 400 kbit/s: {rate:.0} bit/s");
+            assert!((200_000.0..600_000.0).contains(&rate), "{what}: {rate}");
+            flow.end();
+        }
         pair.network.close().await.unwrap();
     });
 }

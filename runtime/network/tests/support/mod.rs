@@ -4,8 +4,9 @@
 //! The real host's links, routes and rules are never touched.
 #![allow(dead_code)] // Each test binary uses its part.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+pub mod flow;
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -180,93 +181,4 @@ pub fn source_seen(from: &Container, to: &Container, address: Ipv4Addr) -> Ipv4A
         Ok(SocketAddr::V4(source)) => *source.ip(),
         other => panic!("nothing arrived at {address}: {other:?}"),
     }
-}
-
-/// What a TCP receiver saw, in payload bits per second, over `window` after
-/// `warm_up`, while `from` sends as fast as it can.
-#[track_caller]
-pub fn receive_rate(
-    from: &Container,
-    to: &Container,
-    address: Ipv4Addr,
-    warm_up: Duration,
-    window: Duration,
-) -> f64 {
-    let (ready, bound) = channel();
-    let answer = to.start(move || {
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-        ready.send(listener.local_addr().unwrap().port()).unwrap();
-        count_received(&mut listener.accept().unwrap().0, warm_up, window)
-    });
-    let port = bound.recv().unwrap();
-    let sender = from.start(move || {
-        let mut stream = TcpStream::connect((address, port)).unwrap();
-        stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
-        let block = vec![0u8; 128 * 1024];
-        // Ends when the receiver has closed.
-        while stream.write_all(&block).is_ok() {}
-    });
-    let rate = answer.recv_timeout(Duration::from_secs(60)).expect("the receiver panicked");
-    sender.recv_timeout(Duration::from_secs(60)).expect("the sender panicked");
-    rate
-}
-
-fn count_received(stream: &mut TcpStream, warm_up: Duration, window: Duration) -> f64 {
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let mut buffer = vec![0u8; 256 * 1024];
-    let begin = Instant::now();
-    let (mut counted, mut since) = (0usize, None::<Instant>);
-    loop {
-        let n = stream.read(&mut buffer).expect("traffic goes on");
-        assert!(n > 0, "the sender went away");
-        match since {
-            None if begin.elapsed() >= warm_up => since = Some(Instant::now()),
-            None => {}
-            Some(t) => {
-                counted += n;
-                let elapsed = t.elapsed();
-                if elapsed >= window {
-                    return counted as f64 * 8.0 / elapsed.as_secs_f64();
-                }
-            }
-        }
-    }
-}
-
-/// What a UDP receiver saw, in payload bits per second, over 2 s after 1 s,
-/// while `from` sends full packets at twice 20 Mbit/s.
-#[track_caller]
-pub fn datagram_rate(from: &Container, to: &Container, address: Ipv4Addr) -> f64 {
-    let (ready, bound) = channel();
-    let answer = to.start(move || {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        ready.send(socket.local_addr().unwrap().port()).unwrap();
-        let mut buffer = [0; 2048];
-        let begin = Instant::now();
-        while begin.elapsed() < Duration::from_secs(1) {
-            socket.recv(&mut buffer).expect("traffic goes on");
-        }
-        let (begin, mut counted) = (Instant::now(), 0);
-        while begin.elapsed() < Duration::from_secs(2) {
-            counted += socket.recv(&mut buffer).expect("traffic goes on");
-        }
-        counted as f64 * 8.0 / begin.elapsed().as_secs_f64()
-    });
-    let port = bound.recv().unwrap();
-    let sender = from.start(move || {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-        let (begin, mut sent) = (Instant::now(), 0u64);
-        while begin.elapsed() < Duration::from_millis(3500) {
-            // Blocks where the queue holds all that the socket may have on its way.
-            let _ = socket.send_to(&[0; 1472], (address, port));
-            sent += 1;
-            if sent * 1472 * 8 > begin.elapsed().as_micros() as u64 * 40 {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-    });
-    let rate = answer.recv_timeout(Duration::from_secs(30)).expect("the receiver panicked");
-    sender.recv_timeout(Duration::from_secs(30)).expect("the sender panicked");
-    rate
 }
