@@ -251,14 +251,6 @@ impl TestAgent {
         std::fs::write(&file, bytes.to_string()).with_context(|| file.display().to_string())
     }
 
-    /// From now on whatever else runs on the host gets little beside its containers.
-    pub fn outweigh_the_host(&self) -> Result<()> {
-        let group = cgroup::root("cpu").join(&self.cgroup_parent);
-        let (v1, v2) = (group.join("cpu.shares"), group.join("cpu.weight"));
-        let (file, weight) = if v1.exists() { (v1, "65536") } else { (v2, "6400") };
-        std::fs::write(&file, weight).with_context(|| file.display().to_string())
-    }
-
     /// SIGKILL: the agent has no chance to say goodbye.
     pub fn kill_nine(&mut self) {
         let mut child = self.child.take().expect("the agent runs");

@@ -64,8 +64,9 @@ pub fn run() -> Result<()> {
     let mut raw = Vec::new();
     for (name, measure) in chosen {
         raw.push(measure(rounds).context(name)?);
+        // What follows may fail.
+        std::fs::write(RAW, serde_json::to_vec_pretty(&raw)?)?;
     }
-    std::fs::write(RAW, serde_json::to_vec_pretty(&raw)?)?;
     println!("raw data: {RAW}");
     Ok(())
 }

@@ -39,7 +39,6 @@ impl Limited {
              [act]\nlease_seconds = {LEASE_S}\n"
         );
         let agent = TestAgent::try_start_with_policy(&policy, "")?;
-        agent.outweigh_the_host()?;
         for (name, threads) in [("victim", "2"), ("culprit", "4")] {
             let command = ["workload", "spin", "--seconds", "600", "--threads", threads];
             agent.run_detached(name, &[], &command)?;
