@@ -1,9 +1,11 @@
-//! `cargo xtask bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame] [noisy]`: what
-//! tenantry costs, beside peers, in one run on one machine; without a name all but `noisy`.
+//! `cargo xtask bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame] [bandwidth]
+//! [noisy]`: what tenantry costs, beside peers, in one run on one machine; without a name all
+//! but `noisy`.
 //!
 //! Prints ratios with their spread and asserts nothing: a noisy machine makes no
 //! failure, and an absolute time proves nothing. Peers are Debian's packages.
 
+mod bandwidth;
 mod blame;
 mod idle;
 mod launch;
@@ -19,8 +21,7 @@ mod syscalls;
 
 use std::process::ExitCode;
 
-const USAGE: &str =
-    "usage: tenantry-bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame] [noisy]";
+const USAGE: &str = "usage: tenantry-bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame] [bandwidth] [noisy]";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -30,7 +31,9 @@ fn main() -> ExitCode {
         ["measure-getpid", rest @ ..] => {
             syscalls::measure_getpid(rest.first().copied()).map(|nanos| println!("{nanos}"))
         }
-        [] => run(&["launch", "syscalls", "sched", "redis", "idle", "scrape", "blame"]),
+        [] => {
+            run(&["launch", "syscalls", "sched", "redis", "idle", "scrape", "blame", "bandwidth"])
+        }
         names => run(names),
     };
     match outcome {
@@ -59,6 +62,7 @@ fn run(names: &[&str]) -> anyhow::Result<()> {
             "scrape" => scrape::run()?,
             "noisy" => noisy::run()?,
             "blame" => blame::run()?,
+            "bandwidth" => bandwidth::run()?,
             other => anyhow::bail!("no such benchmark: {other}\n{USAGE}"),
         }
         println!();
