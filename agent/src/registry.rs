@@ -116,6 +116,11 @@ impl Registry {
         self.lock().taken.get(&slot).map(|taken| taken.holder.clone())
     }
 
+    /// Slots of those that the agent itself runs in.
+    pub fn agents_slots(&self) -> Vec<Slot> {
+        self.foreign.as_ref().map(|foreign| foreign.agents_slots()).unwrap_or_default()
+    }
+
     pub fn slot(&self, id: &str) -> Option<Slot> {
         self.lock().slots.get(id).copied()
     }

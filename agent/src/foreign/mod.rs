@@ -9,6 +9,7 @@ pub mod classify;
 mod links;
 mod names;
 mod oci;
+mod own;
 mod process;
 mod table;
 pub mod throttle;
@@ -31,6 +32,7 @@ use self::classify::{Subject, classify};
 pub use self::links::Links;
 pub use self::names::Sources;
 use self::oci::Description;
+use self::own::Own;
 use self::process::Process;
 pub use self::table::Entry;
 use self::table::Table;
@@ -81,6 +83,7 @@ pub struct Foreign {
     settings: Settings,
     /// What the next agent cannot find out.
     ledger: Ledger,
+    own: Own,
     table: Mutex<Table>,
     asking: Semaphore,
     /// Containers for which there was no slot at all.
@@ -118,6 +121,7 @@ impl Foreign {
             hierarchy,
             settings,
             ledger,
+            own: Own::read(),
             table: Mutex::new(Table::new(free)),
             asking: Semaphore::new(ASKED_AT_ONCE),
             refused: AtomicU64::new(0),
@@ -162,6 +166,12 @@ impl Foreign {
     /// All that run now.
     pub fn list(&self) -> Vec<Entry> {
         self.lock().entries().cloned().collect()
+    }
+
+    /// Slots of those that the agent itself runs in.
+    pub fn agents_slots(&self) -> Vec<Slot> {
+        let table = self.lock();
+        table.entries().filter(|entry| entry.holds_agent).map(|entry| entry.slot).collect()
     }
 
     /// By name, id, the id's beginning, or cgroup.
@@ -299,7 +309,8 @@ impl Foreign {
             table.add_id(slot, tree, id);
             return None;
         }
-        let entry = Entry::new(slot, subject, ids(tree, id));
+        let holds_agent = self.own.is_in(&subject.cgroup);
+        let entry = Entry { holds_agent, ..Entry::new(slot, subject, ids(tree, id)) };
         tracing::info!(slot, cgroup = %entry.subject.cgroup, runtime = %entry.origin.runtime, "foreign container");
         table.insert(entry.clone());
         Some(entry)

@@ -19,6 +19,8 @@ use crate::registry::Holder;
 pub struct Entry {
     pub slot: Slot,
     pub subject: Subject,
+    /// The agent itself runs in it or below: it may be metered, and never limited.
+    pub holds_agent: bool,
     /// The beginning of the id until the runtime told the name.
     pub name: String,
     pub image: String,
@@ -42,6 +44,7 @@ impl Entry {
         Self {
             slot,
             subject,
+            holds_agent: false,
             name,
             image: String::new(),
             origin,

@@ -49,7 +49,7 @@ impl Throttles {
     /// As `Engine::throttle`, for CPU, memory and disk. Blocks.
     ///
     /// # Errors
-    /// As there; [`Error::Unsupported`] for bandwidth.
+    /// As there; [`Error::Unsupported`] for bandwidth, and where the agent itself would be held.
     pub fn set(
         &self,
         entry: &Entry,
@@ -61,6 +61,10 @@ impl Throttles {
         if literal.bandwidth != tenantry_network::Bandwidth::default() {
             let what = "throttling the bandwidth of another runtime's container".to_owned();
             return Err(Error::Unsupported { what, why: "its interfaces are not ours".to_owned() });
+        }
+        if entry.holds_agent && !wanted.is_empty() {
+            let what = format!("throttling {cgroup}");
+            return Err(Error::Unsupported { what, why: "this agent runs in it".to_owned() });
         }
         let mut all = self.lock();
         self.forget_lapsed(&mut all);
