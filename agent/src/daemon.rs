@@ -283,6 +283,11 @@ async fn assemble(
                 engine.list().iter().map(|container| container.record.id.clone()).collect();
             registry.opened(|id| known.contains(id));
             let samplers = Arc::new(Samplers::new(collect::max_descriptors()));
+            let blames = Arc::new(Blames::new(
+                Arc::clone(&meters),
+                Arc::clone(&registry),
+                config.blame_pairs,
+            ));
             let looker = Looker {
                 engine: engine.clone(),
                 reach: Reach::new(
@@ -291,20 +296,14 @@ async fn assemble(
                     Arc::clone(&foreign_throttles),
                 ),
                 meters: Arc::clone(&meters),
+                blames: Arc::clone(&blames),
                 registry: Arc::clone(&registry),
                 hierarchy: hierarchy.clone(),
                 samplers: Arc::clone(&samplers),
                 cgroup_parent: config.cgroup_parent.clone(),
                 cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
             };
-            let blames = Arc::new(Blames::new(
-                Arc::clone(&meters),
-                Arc::clone(&registry),
-                config.blame_pairs,
-            ));
-            let controller =
-                Controller::new(config.control.clone(), policy, looker, Arc::clone(&blames));
-            let controller = Arc::new(controller);
+            let controller = Arc::new(Controller::new(config.control.clone(), policy, looker));
             let collector = Collector {
                 engine: engine.clone(),
                 meters: Arc::clone(&meters),

@@ -1,7 +1,9 @@
 //! Who keeps whom waiting: the kernel's shares of each wait, by container, second by second.
 //!
 //! [`Blames`] reads the kernel's table once a second, which is a handful of system calls
-//! however many containers there are, and keeps what grew: nothing while nobody waits. Waits
+//! however many containers there are, and keeps what grew: nothing while nobody waits. The
+//! controller's readings are these, too: it looks when it wants to, and then nobody else has
+//! to. Waits
 //! for memory are not in that table: the controller shares them out and adds them. A
 //! container is named when its waits are read, so that a slot's next holder is never
 //! blamed for the last one's doings. [`History`] answers for a window of time, [`Series`]
@@ -13,10 +15,11 @@ mod history;
 mod series;
 mod verdict;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tenantry_ebpf::{Blame, BlamedResource, Culprit, MapError, Meters};
+use tenantry_ebpf::{Blame, BlamedResource, Culprit, MapError, Meters, Slot};
 
 use crate::registry::Registry;
 
@@ -28,6 +31,8 @@ pub use verdict::{Verdict, verdicts};
 
 /// Between two readings.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Another reader may be so late.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// Questions make no reading when the last one is as young as this.
 const FRESH: Duration = Duration::from_millis(100);
 
@@ -87,7 +92,7 @@ pub fn contested(resource: BlamedResource) -> Resource {
 
 /// Rows of several sources as one table, longest wait first; the same pair's are added up.
 pub fn merge(sources: impl IntoIterator<Item = Row>) -> Vec<Row> {
-    let mut sums = std::collections::HashMap::new();
+    let mut sums = HashMap::new();
     for Row { victim, culprit, resource, seconds } in sources {
         *sums.entry((victim, culprit, resource)).or_insert(0.0) += seconds;
     }
@@ -124,14 +129,22 @@ impl Blames {
         Self { meters, registry, began: Instant::now(), kept: Mutex::new(kept) }
     }
 
-    /// For as long as the agent lives.
+    /// For as long as the agent lives: reads where nobody else has read for an interval.
     pub async fn run(&self) {
         loop {
-            if let Err(error) = self.look() {
-                tracing::warn!(%error, "waits are blamed on nobody any more");
-                return;
-            }
-            tokio::time::sleep(INTERVAL).await;
+            let last = self.lock().history.last();
+            let age = last.map(|last| self.began.elapsed().saturating_sub(last));
+            let wait = match age {
+                Some(age) if age < INTERVAL => INTERVAL + PATIENCE - age,
+                _ => {
+                    if let Err(error) = self.read() {
+                        tracing::warn!(%error, "waits are blamed on nobody any more");
+                        return;
+                    }
+                    INTERVAL
+                }
+            };
+            tokio::time::sleep(wait).await;
         }
     }
 
@@ -143,7 +156,7 @@ impl Blames {
         let is_fresh = |last: Duration| self.began.elapsed().saturating_sub(last) < FRESH;
         let last = self.lock().history.last();
         if !last.is_some_and(is_fresh) {
-            self.look()?;
+            self.read()?;
         }
         Ok(self.lock().history.window(length))
     }
@@ -162,8 +175,12 @@ impl Blames {
         series.shown()
     }
 
-    fn look(&self) -> Result<(), MapError> {
-        let read = self.meters.read_blame()?;
+    /// The kernel's table as it is now. Blame of what the agent itself runs in is the host's.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read(&self) -> Result<Vec<Blame>, MapError> {
+        let read = of_hosts(self.meters.read_blame()?, &self.registry.agents_slots());
         let mut kept = self.lock();
         let Kept { history, series } = &mut *kept;
         let grown = history.add(self.began.elapsed(), &read, |slot| {
@@ -171,7 +188,7 @@ impl Blames {
             Some(Arc::new(Party { id: holder.id, name: holder.name }))
         });
         series.add(grown);
-        Ok(())
+        Ok(read)
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
@@ -180,10 +197,32 @@ impl Blames {
     }
 }
 
+/// With these slots as the host: what they did is added to what it did.
+fn of_hosts(rows: Vec<Blame>, slots: &[Slot]) -> Vec<Blame> {
+    let is_hosts = |culprit: Culprit| match culprit {
+        Culprit::Slot(slot) => slots.contains(&slot),
+        other => other == Culprit::Host,
+    };
+    if slots.is_empty() {
+        return rows;
+    }
+    let mut of_host: HashMap<(Slot, BlamedResource), u64> = HashMap::new();
+    let mut rest = rows;
+    rest.retain(|row| {
+        if is_hosts(row.culprit) {
+            *of_host.entry((row.victim, row.resource)).or_default() += row.ns;
+        }
+        !is_hosts(row.culprit)
+    });
+    let row = |((victim, resource), ns)| Blame { victim, culprit: Culprit::Host, resource, ns };
+    rest.extend(of_host.into_iter().map(row));
+    rest
+}
+
 /// The kernel's word for it, with names. `None` for a victim that nobody knows any more.
 fn named(
     blame: &Blame,
-    holder: &mut impl FnMut(tenantry_ebpf::Slot) -> Option<Arc<Party>>,
+    holder: &mut impl FnMut(Slot) -> Option<Arc<Party>>,
 ) -> Option<(Arc<Party>, Who, Resource)> {
     let victim = holder(blame.victim)?;
     let culprit = match blame.culprit {
@@ -209,6 +248,16 @@ mod tests {
     #[test]
     fn the_meters_know_a_containers_own_bandwidth_by_its_queue() {
         assert_eq!(tenantry_ebpf::BANDWIDTH_MAJORS, tenantry_network::BANDWIDTH_MAJORS);
+    }
+
+    #[test]
+    fn what_holds_the_agent_is_the_host() {
+        let row = |culprit, ns| Blame { victim: 1, culprit, resource: BlamedResource::Cpu, ns };
+        let (noise, agent) = (row(Culprit::Slot(7), 5), row(Culprit::Slot(9), 30));
+        let rows = vec![noise, agent, row(Culprit::Host, 2), row(Culprit::Quota, 1)];
+        assert_eq!(of_hosts(rows.clone(), &[]), rows);
+        let found = of_hosts(rows, &[9]);
+        assert_eq!(found, [noise, row(Culprit::Quota, 1), row(Culprit::Host, 32)]);
     }
 
     #[test]

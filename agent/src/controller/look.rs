@@ -10,14 +10,12 @@ use std::time::Duration;
 
 use tenantry_cgroupfs::{Hierarchy, Max, Strain};
 use tenantry_container::{Engine, Limits, NetworkMode};
-use tenantry_control::{
-    Actuator, Class, Culprit, Device, IoKind, Objectives, Policy, Resource, Wish, Wishes,
-};
+use tenantry_control::{Actuator, Class, Device, IoKind, Objectives, Policy, Wish, Wishes};
 use tenantry_ebpf::{DiskCounters, DiskOp, Meters, Slot};
 
 use super::reach::Reach;
-use super::sample::{Counters, FromFiles, Sample};
-use crate::blame::contested;
+use super::sample::{Counters, FromFiles, Pair, Sample};
+use crate::blame::Blames;
 use crate::registry::Registry;
 use crate::samplers::Samplers;
 
@@ -26,6 +24,7 @@ pub struct Looker {
     pub engine: Engine,
     pub reach: Reach,
     pub meters: Arc<Meters>,
+    pub blames: Arc<Blames>,
     pub registry: Arc<Registry>,
     pub hierarchy: Hierarchy,
     pub samplers: Arc<Samplers>,
@@ -80,19 +79,16 @@ impl Looker {
         is_short: bool,
     ) -> Sample {
         let subjects = self.subjects();
-        let names: HashMap<Slot, &str> =
-            subjects.iter().map(|subject| (subject.slot, subject.id.as_str())).collect();
-        let blame = self.blame(&names);
+        let holders = subjects.iter().map(|one| (one.slot, one.id.clone())).collect();
+        let blame = self.blame();
         let steal_seconds = crate::host::read_steal_seconds().unwrap_or_default();
         let needs: HashMap<Slot, Need> =
             subjects.iter().map(|one| (one.slot, need(policy, &one.id, &one.counters))).collect();
         // Who takes memory is found among all that are watched.
         let all_files = needs.values().any(|need| *need == Need::EverybodysFiles);
         let is_watched = |one: &Subject| needs[&one.slot] > Need::Name || parties.contains(&one.id);
-        let mut disks = match subjects.iter().any(is_watched) {
-            true => self.disks(),
-            false => HashMap::new(),
-        };
+        let is_disks = needs.values().any(|need| *need >= Need::Files);
+        let mut disks = (is_disks || !parties.is_empty()).then(|| self.disks());
         let containers = subjects
             .into_iter()
             .map(|one| {
@@ -104,7 +100,7 @@ impl Looker {
                 let Subject { id, slot, cgroup, counters } = one;
                 let counters = Counters {
                     pace: self.meters.read_pace(slot).ok(),
-                    disks: disks.remove(&slot).unwrap_or_default(),
+                    disks: disks.as_mut().map(|all| all.remove(&slot).unwrap_or_default()),
                     files: (reads_files || parties.contains(&id))
                         .then(|| self.files(&cgroup))
                         .flatten(),
@@ -114,7 +110,7 @@ impl Looker {
                 (id, counters)
             })
             .collect();
-        Sample { at, cpus: self.cpus, steal_seconds, containers, blame }
+        Sample { at, cpus: self.cpus, steal_seconds, containers, holders, blame }
     }
 
     fn subjects(&self) -> Vec<Subject> {
@@ -152,6 +148,7 @@ impl Looker {
                 name: entry.name,
                 image: entry.image,
                 foreign: true,
+                holds_agent: entry.holds_agent,
                 ..Counters::default()
             },
             id: entry.subject.id,
@@ -174,32 +171,16 @@ impl Looker {
         Some(FromFiles {
             memory_usage_bytes: memory.usage_bytes.unwrap_or(0),
             memory_limit_bytes: memory.limit_bytes.and_then(|limit| limit.value()),
+            memory_limit_hits: memory.failcnt,
             refaults: stat.workingset_refault_anon.unwrap_or(0)
                 + stat.workingset_refault_file.unwrap_or(0),
             pressure,
         })
     }
 
-    fn blame(&self, names: &HashMap<Slot, &str>) -> HashMap<(String, Culprit, Resource), u64> {
-        let mut sums = HashMap::new();
-        for row in self.meters.read_blame().unwrap_or_default() {
-            let Some(victim) = names.get(&row.victim) else { continue };
-            let culprit = match row.culprit {
-                tenantry_ebpf::Culprit::Slot(slot) => match names.get(&slot) {
-                    Some(id) => Culprit::Container((*id).to_owned()),
-                    // It has just ended: nobody who could be asked to leave room.
-                    None => Culprit::Unexplained,
-                },
-                tenantry_ebpf::Culprit::Itself => Culprit::Itself,
-                tenantry_ebpf::Culprit::Host => Culprit::Host,
-                tenantry_ebpf::Culprit::Quota => Culprit::Quota,
-                tenantry_ebpf::Culprit::Steal => Culprit::Steal,
-                tenantry_ebpf::Culprit::Unexplained => Culprit::Unexplained,
-            };
-            let key = ((*victim).to_owned(), culprit, contested(row.resource));
-            *sums.entry(key).or_default() += row.ns;
-        }
-        sums
+    fn blame(&self) -> HashMap<Pair, u64> {
+        let rows = self.blames.read().unwrap_or_default();
+        rows.into_iter().map(|row| ((row.victim, row.culprit, row.resource), row.ns)).collect()
     }
 
     fn disks(&self) -> HashMap<Slot, Vec<(Device, DiskOp, DiskCounters)>> {

@@ -9,8 +9,6 @@ use tenantry_control::{Blame, Culprit, Rates, Resource};
 
 use crate::blame::{Part, Party, Who};
 
-/// At this share of its own limit a container's stalls are its limit's.
-const AT_LIMIT: f64 = 0.95;
 const PAGE_BYTES: f64 = 4096.0;
 
 /// What one container did about memory in an interval.
@@ -19,8 +17,11 @@ pub struct Taken<'a> {
     pub id: &'a str,
     /// Share of the time in which some thread of it stood still for memory.
     pub stalled: f64,
-    pub usage_bytes: f64,
-    pub limit_bytes: Option<f64>,
+    /// What it takes is the host's doing: the agent runs in it.
+    pub of_host: bool,
+    /// The kernel held it back at a limit of its own, now or lately. How much it uses tells
+    /// less: reclaim at the limit frees some, so that a look finds it below as often as not.
+    pub hit_limit: bool,
     /// Bytes by which its use grew, a second; 0 if it fell.
     pub growth_per_s: f64,
     /// Pages that it had to read again, a second.
@@ -28,21 +29,18 @@ pub struct Taken<'a> {
 }
 
 impl Taken<'_> {
-    /// Bytes that it made the kernel find, a second.
+    /// Bytes that it made the kernel find among everybody's, a second. Who came to a limit of
+    /// its own took what it grew by; what it reads again it takes from itself.
     fn demand(&self) -> f64 {
-        self.growth_per_s.max(0.0) + self.refaults_per_s * PAGE_BYTES
-    }
-
-    fn is_at_limit(&self) -> bool {
-        self.limit_bytes.is_some_and(|limit| self.usage_bytes >= AT_LIMIT * limit)
+        let read_again = if self.hit_limit { 0.0 } else { self.refaults_per_s * PAGE_BYTES };
+        self.growth_per_s.max(0.0) + read_again
     }
 }
 
-/// The rows of all who stalled; those of one victim add up to its stall. Who is at a limit of
-/// its own takes nothing from others: it reclaims from itself.
+/// The rows of all who stalled; those of one victim add up to its stall. Who came to a limit of
+/// its own stood still for that.
 pub fn blame(all: &[Taken]) -> Vec<Blame> {
-    let takers: Vec<&Taken> = all.iter().filter(|taken| !taken.is_at_limit()).collect();
-    let demand: f64 = takers.iter().map(|taken| taken.demand()).sum();
+    let demand: f64 = all.iter().map(Taken::demand).sum();
     let rows_of = |victim: &Taken| -> Vec<Blame> {
         let row = |culprit: Culprit, share: f64| Blame {
             victim: victim.id.to_owned(),
@@ -50,15 +48,16 @@ pub fn blame(all: &[Taken]) -> Vec<Blame> {
             resource: Resource::Memory,
             seconds_per_second: victim.stalled * share,
         };
-        if victim.is_at_limit() {
+        if victim.hit_limit {
             return vec![row(Culprit::Quota, 1.0)];
         }
         if demand <= 0.0 {
             return vec![row(Culprit::Unexplained, 1.0)];
         }
-        let shares = takers.iter().filter(|taker| taker.demand() > 0.0).map(|taker| {
+        let shares = all.iter().filter(|taker| taker.demand() > 0.0).map(|taker| {
             let culprit = match taker.id == victim.id {
                 true => Culprit::Itself,
+                false if taker.of_host => Culprit::Host,
                 false => Culprit::Container(taker.id.to_owned()),
             };
             row(culprit, taker.demand() / demand)
@@ -128,10 +127,8 @@ mod tests {
 
     use super::*;
 
-    const GIB: f64 = (1u64 << 30) as f64;
-
     fn taken(id: &str, stalled: f64, growth_per_s: f64) -> Taken<'_> {
-        Taken { id, stalled, usage_bytes: GIB, growth_per_s, ..Taken::default() }
+        Taken { id, stalled, growth_per_s, ..Taken::default() }
     }
 
     #[test]
@@ -148,15 +145,24 @@ mod tests {
     }
 
     #[test]
-    fn who_is_at_its_own_limit_blames_nobody_and_is_not_blamed() {
-        let full = |id, stalled| Taken {
-            limit_bytes: Some(GIB),
-            refaults_per_s: 1000.0,
-            ..taken(id, stalled, 0.0)
+    fn who_came_to_its_own_limit_blames_nobody_and_is_blamed_for_its_growth_alone() {
+        let full =
+            |growth| Taken { hit_limit: true, refaults_per_s: 1000.0, ..taken("web", 0.5, growth) };
+        let check = |growth, expected: Culprit| {
+            let rows = blame(&[full(growth), taken("other", 0.2, 0.0)]);
+            assert_eq!((rows.len(), &rows[0].culprit), (2, &Culprit::Quota));
+            assert_eq!((rows[1].seconds_per_second, &rows[1].culprit), (0.2, &expected));
         };
-        let rows = blame(&[full("web", 0.5), taken("other", 0.2, 0.0)]);
-        assert_eq!(rows[0].culprit, Culprit::Quota);
-        assert_eq!(rows[1].culprit, Culprit::Unexplained);
+        check(0.0, Culprit::Unexplained);
+        check(5e6, Culprit::Container("web".into()));
+    }
+
+    #[test]
+    fn what_holds_the_agent_is_blamed_as_the_host() {
+        let agent = Taken { of_host: true, ..taken("tenantry.service", 0.1, 1e6) };
+        let rows = blame(&[agent, taken("web", 0.2, 0.0)]);
+        let culprits: Vec<&Culprit> = rows.iter().map(|row| &row.culprit).collect();
+        assert_eq!(culprits, [&Culprit::Itself, &Culprit::Host]);
     }
 
     #[test]

@@ -34,7 +34,6 @@ pub use self::reach::Reach;
 use self::sample::{Sample, rates};
 pub use self::scrape::Failure as ScrapeFailure;
 use self::scrape::{Scraper, targets};
-use crate::blame::Blames;
 
 /// Decisions that are kept for whoever asks later.
 const REMEMBERED: usize = 1024;
@@ -85,8 +84,6 @@ pub struct ControllerReport {
 pub struct Controller {
     settings: Settings,
     looker: Looker,
-    /// Told of waits for memory, which the kernel's table does not have.
-    blames: Arc<Blames>,
     policy: Mutex<Arc<Policy>>,
     seen: Mutex<Seen>,
     journal: Mutex<Journal>,
@@ -128,12 +125,11 @@ pub fn read_policy(path: &Path) -> Result<Policy, PolicyFileError> {
 
 impl Controller {
     /// `policy`: what the settings' file says.
-    pub fn new(settings: Settings, policy: Policy, looker: Looker, blames: Arc<Blames>) -> Self {
+    pub fn new(settings: Settings, policy: Policy, looker: Looker) -> Self {
         Self {
             journal: Mutex::new(Journal::new(settings.journal.clone())),
             settings,
             looker,
-            blames,
             policy: Mutex::new(Arc::new(policy)),
             seen: Mutex::default(),
             throttled: tokio::sync::Mutex::new(Some(BTreeMap::new())),
@@ -210,12 +206,16 @@ impl Controller {
                     container.latency_ms = Some(latency_ms);
                 }
             }
+            if let Some(before) = &before {
+                now.follow(before);
+            }
             scraper.ask(targets(&policy, &now), self.settings.interval);
             let rates = before.as_ref().map(|before| rates(before, &now));
             before = Some(now);
             if let Some(rates) = rates {
                 parties = concerned(&policy, &rates);
-                self.blames.add(memory::parts(&rates));
+                // Waits for memory are not in the kernel's table.
+                self.looker.blames.add(memory::parts(&rates));
                 self.decide(&policy, &rates);
                 let held = |hold: &Hold| hold.container.clone();
                 parties.extend(self.seen().state.holds.iter().map(held));

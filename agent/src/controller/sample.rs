@@ -10,9 +10,12 @@ use tenantry_control::{
     Blame, ContainerRates, CpuRates, Culprit, Device, DiskRates, LimitsNow, MemoryRates,
     NetworkRates, Pressure, Rates, Resource, Wishes,
 };
-use tenantry_ebpf::{DiskCounters, DiskOp, Histogram, Pace};
+use tenantry_ebpf::{
+    BlamedResource, Culprit as ByKernel, DiskCounters, DiskOp, Histogram, Pace, Slot,
+};
 
 use super::memory;
+use crate::blame::contested;
 
 /// One moment. What is not known of a container is zero or absent, and so are its rates.
 #[derive(Clone, Debug, Default)]
@@ -23,9 +26,14 @@ pub struct Sample {
     /// Of all CPUs.
     pub steal_seconds: f64,
     pub containers: HashMap<String, Counters>,
-    /// Nanoseconds by victim's id.
-    pub blame: HashMap<(String, Culprit, Resource), u64>,
+    /// Whose slot it is: an id.
+    pub holders: HashMap<Slot, String>,
+    /// Nanoseconds that the first waited because of the second. Most of them stand still, so
+    /// they are called by name where they have grown.
+    pub blame: HashMap<Pair, u64>,
 }
+
+pub type Pair = (Slot, ByKernel, BlamedResource);
 
 /// One container's.
 #[derive(Clone, Debug, Default)]
@@ -34,16 +42,49 @@ pub struct Counters {
     pub image: String,
     pub labels: BTreeMap<String, String>,
     pub foreign: bool,
+    /// The agent runs in it: whatever it does is the host's doing, and nobody may limit it.
+    pub holds_agent: bool,
     /// Where the host reaches it. `None` of another runtime's container.
     pub address: Option<IpAddr>,
     /// These three only of whom the policy has a class for, of who waits for a neighbour,
     /// and of the neighbour.
     pub pace: Option<Pace>,
-    pub disks: Vec<(Device, DiskOp, DiskCounters)>,
+    /// And only while a disk may matter to anybody.
+    pub disks: Option<Vec<(Device, DiskOp, DiskCounters)>>,
     pub files: Option<FromFiles>,
+    /// When a look found that the kernel had held it back at its own memory limit.
+    pub limit_hit_at: Option<Duration>,
     pub latency_ms: Option<f64>,
     pub wishes: Wishes,
     pub in_force: LimitsNow,
+}
+
+impl Sample {
+    /// Notes who came to its own memory limit since `before`, or did so earlier.
+    pub fn follow(&mut self, before: &Sample) {
+        for (id, now) in &mut self.containers {
+            let Some(was) = before.containers.get(id) else { continue };
+            let files = was.files.as_ref().zip(now.files.as_ref());
+            let is_hit = files.is_some_and(|(was, now)| now.came_to_limit(was));
+            now.limit_hit_at = if is_hit { Some(self.at) } else { was.limit_hit_at };
+        }
+    }
+}
+
+/// At this share of its limit a container is taken for at it, where nobody counts.
+const AT_LIMIT: f64 = 0.95;
+
+impl FromFiles {
+    fn came_to_limit(&self, before: &FromFiles) -> bool {
+        match (before.memory_limit_hits, self.memory_limit_hits) {
+            // v1's file says 0 for ever where the kernel no longer counts: seen on 6.18.
+            (Some(0), Some(0)) | (None, _) | (_, None) => {
+                let limit = self.memory_limit_bytes.map(|limit| AT_LIMIT * limit as f64);
+                limit.is_some_and(|limit| self.memory_usage_bytes as f64 >= limit)
+            }
+            (Some(before), Some(now)) => now > before,
+        }
+    }
 }
 
 impl Counters {
@@ -66,6 +107,8 @@ impl Counters {
 pub struct FromFiles {
     pub memory_usage_bytes: u64,
     pub memory_limit_bytes: Option<u64>,
+    /// Times that the kernel held it back at its own memory limit. `None`: it does not tell.
+    pub memory_limit_hits: Option<u64>,
     pub refaults: u64,
     pub pressure: Stalls,
 }
@@ -81,10 +124,19 @@ pub fn rates(before: &Sample, now: &Sample) -> Rates {
         .filter_map(|(id, now)| Some(container(id, before.containers.get(id)?, now, seconds)))
         .collect();
     containers.sort_by(|a, b| a.id.cmp(&b.id));
-    for row in &mut containers {
-        row.cpu.quota = blamed(before, now, &row.id, &Culprit::Quota) / seconds;
+    let waits = waits(before, now);
+    for (id, ns) in waits.iter().filter_map(quota) {
+        if let Ok(at) = containers.binary_search_by(|row| row.id.as_str().cmp(id)) {
+            containers[at].cpu.quota = ns as f64 / 1e9 / seconds;
+        }
     }
-    let of_memory = memory::blame(&takers(before, &containers, seconds));
+    let blame = |((victim, resource, culprit), ns): (Wait, u64)| Blame {
+        victim: victim.to_owned(),
+        culprit,
+        resource,
+        seconds_per_second: ns as f64 / 1e9 / seconds,
+    };
+    let of_memory = memory::blame(&takers(before, now, &containers, seconds));
     Rates {
         at_ms: millis(now.at),
         interval_ms: millis(interval),
@@ -93,25 +145,72 @@ pub fn rates(before: &Sample, now: &Sample) -> Rates {
             / (seconds * f64::from(now.cpus.max(1))))
         .clamp(0.0, 1.0),
         containers,
-        blame: blame(before, now, seconds).into_iter().chain(of_memory).collect(),
+        blame: waits.into_iter().map(blame).chain(of_memory).collect(),
     }
 }
+
+/// A victim's id, what it waited for, and because of whom.
+type Wait<'a> = (&'a str, Resource, Culprit);
+
+/// Nanoseconds that were waited between the two; pairs that did not wait are left out.
+fn waits<'a>(before: &Sample, now: &'a Sample) -> BTreeMap<Wait<'a>, u64> {
+    let mut waits = BTreeMap::new();
+    for (pair, ns) in &now.blame {
+        let (victim, culprit, resource) = pair;
+        // What the slot's holder before had is none of this one's.
+        let is_anothers = |slot: &Slot| {
+            let id = now.holders.get(slot);
+            id.is_some() && before.holders.get(slot) != id
+        };
+        let (culprit, is_new) = match culprit {
+            ByKernel::Slot(slot) => match now.holders.get(slot) {
+                Some(id) => (Culprit::Container(id.clone()), is_anothers(slot)),
+                // It has just ended: nobody who could be asked to leave room.
+                None => (Culprit::Unexplained, false),
+            },
+            ByKernel::Itself => (Culprit::Itself, false),
+            ByKernel::Host => (Culprit::Host, false),
+            ByKernel::Quota => (Culprit::Quota, false),
+            ByKernel::Steal => (Culprit::Steal, false),
+            ByKernel::Unexplained => (Culprit::Unexplained, false),
+        };
+        let had = before.blame.get(pair).filter(|_| !is_new && !is_anothers(victim));
+        let waited = ns.saturating_sub(had.copied().unwrap_or(0));
+        if let Some(victim) = now.holders.get(victim).filter(|_| waited > 0) {
+            *waits.entry((victim.as_str(), contested(*resource), culprit)).or_default() += waited;
+        }
+    }
+    waits
+}
+
+/// The wait's victim, if its own quota made it wait for a CPU.
+fn quota<'a>((wait, ns): (&Wait<'a>, &u64)) -> Option<(&'a str, u64)> {
+    let (victim, resource, culprit) = wait;
+    ((resource, culprit) == (&Resource::Cpu, &Culprit::Quota)).then_some((*victim, *ns))
+}
+
+/// What was reclaimed at a limit is missed, and read again, for a while.
+const LIMIT_LASTS: Duration = Duration::from_secs(5);
 
 /// Of those whose cgroup's files were read: the others neither stall nor take, as far as is
 /// known.
 fn takers<'a>(
-    before: &Sample,
+    before: &'a Sample,
+    now: &'a Sample,
     containers: &'a [ContainerRates],
     seconds: f64,
 ) -> Vec<memory::Taken<'a>> {
+    let files = |sample: &'a Sample, id: &str| sample.containers.get(id)?.files.as_ref();
     let taken = |row: &'a ContainerRates| {
-        let had = before.containers.get(&row.id)?.files.as_ref()?.memory_usage_bytes as f64;
+        let (had, has) = (files(before, &row.id)?, files(now, &row.id)?);
+        let grown = has.memory_usage_bytes.saturating_sub(had.memory_usage_bytes);
+        let counters = now.containers.get(&row.id)?;
         Some(memory::Taken {
             id: &row.id,
             stalled: row.pressure.memory,
-            usage_bytes: row.memory.usage_bytes,
-            limit_bytes: row.memory.limit_bytes,
-            growth_per_s: ((row.memory.usage_bytes - had) / seconds).max(0.0),
+            of_host: counters.holds_agent,
+            hit_limit: counters.limit_hit_at.is_some_and(|at| now.at <= at + LIMIT_LASTS),
+            growth_per_s: grown as f64 / seconds,
             refaults_per_s: row.memory.refaults_per_s,
         })
     };
@@ -185,8 +284,9 @@ fn pressure(before: &Counters, now: &Counters, seconds: f64) -> Pressure {
 /// Each device that the container asked for something.
 fn disks(before: &Counters, now: &Counters, seconds: f64) -> Vec<DiskRates> {
     let mut by_device: BTreeMap<Device, (DiskRates, Histogram, Histogram)> = BTreeMap::new();
-    for (device, op, counters) in &now.disks {
-        let had = before.disks.iter().find(|(d, o, _)| (d, o) == (device, op));
+    let (Some(before), Some(now)) = (&before.disks, &now.disks) else { return Vec::new() };
+    for (device, op, counters) in now {
+        let had = before.iter().find(|(d, o, _)| (d, o) == (device, op));
         let had = had.map(|(_, _, counters)| counters.clone()).unwrap_or_default();
         let bytes = counters.bytes.saturating_sub(had.bytes) as f64 / seconds;
         let operations = counters.operations.saturating_sub(had.operations) as f64 / seconds;
@@ -223,33 +323,6 @@ fn still(device: Device) -> DiskRates {
         write_ops_per_s: 0.0,
         p99_us: None,
     }
-}
-
-fn blame(before: &Sample, now: &Sample, seconds: f64) -> Vec<Blame> {
-    let mut rows: Vec<Blame> = now
-        .blame
-        .iter()
-        .filter_map(|(key, ns)| {
-            let (victim, culprit, resource) = key;
-            let waited = ns.saturating_sub(before.blame.get(key).copied().unwrap_or(0));
-            (waited > 0).then(|| Blame {
-                victim: victim.clone(),
-                culprit: culprit.clone(),
-                resource: *resource,
-                seconds_per_second: waited as f64 / 1e9 / seconds,
-            })
-        })
-        .collect();
-    rows.sort_by(|a, b| {
-        (&a.victim, a.resource, &a.culprit).cmp(&(&b.victim, b.resource, &b.culprit))
-    });
-    rows
-}
-
-fn blamed(before: &Sample, now: &Sample, victim: &str, culprit: &Culprit) -> f64 {
-    let key = (victim.to_owned(), culprit.clone(), Resource::Cpu);
-    let of = |sample: &Sample| sample.blame.get(&key).copied().unwrap_or(0);
-    of(now).saturating_sub(of(before)) as f64 / 1e9
 }
 
 /// What was added to a histogram.
@@ -297,6 +370,8 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use tenantry_cgroupfs::sample::{Stall, StallTime};
+
     use super::*;
 
     fn histogram(buckets: &[(usize, u64)], sum_ns: u64) -> Histogram {
@@ -319,15 +394,17 @@ mod tests {
         check(&[(10, 98), (20, 2)], Some(786.0));
     }
 
-    fn sample(at_s: u64, counters: Counters, blame: &[(Culprit, u64)]) -> Sample {
-        let row = |(culprit, ns): &(Culprit, u64)| {
-            (("web".to_owned(), culprit.clone(), Resource::Cpu), *ns)
-        };
+    const WEB: Slot = 1;
+    const NOISE: Slot = 2;
+
+    fn sample(at_s: u64, counters: Counters, blame: &[(ByKernel, u64)]) -> Sample {
+        let row = |(culprit, ns): &(ByKernel, u64)| ((WEB, *culprit, BlamedResource::Cpu), *ns);
         Sample {
             at: Duration::from_secs(at_s),
             cpus: 2,
             steal_seconds: at_s as f64 / 10.0,
             containers: HashMap::from([("web".to_owned(), counters)]),
+            holders: HashMap::from([(WEB, "web".to_owned()), (NOISE, "noise".to_owned())]),
             blame: blame.iter().map(row).collect(),
         }
     }
@@ -343,10 +420,10 @@ mod tests {
         pace.network.tx_bytes = 2_500;
         pace.run_queue = histogram(&[(10, 5), (20, 4)], 4_005_000);
         let now = Counters { pace: Some(pace), ..Counters::default() };
-        let noise = Culprit::Container("noise".into());
-        let first = sample(10, before, &[(noise.clone(), 100)]);
-        let second =
-            sample(12, now, &[(noise.clone(), 3_000_100), (Culprit::Quota, 2_000_000_000)]);
+        let noise = ByKernel::Slot(NOISE);
+        let first = sample(10, before, &[(noise, 100), (ByKernel::Host, 7)]);
+        let waits = [(noise, 3_000_100), (ByKernel::Host, 7), (ByKernel::Quota, 2_000_000_000)];
+        let second = sample(12, now, &waits);
         let rates = rates(&first, &second);
         assert_eq!((rates.at_ms, rates.interval_ms, rates.cpus), (12_000, 2_000, 2));
         assert!((rates.steal - 0.05).abs() < 1e-9);
@@ -357,15 +434,34 @@ mod tests {
         assert_eq!(web.network.egress_bytes_per_s, 1000.0);
         assert!(web.cpu.wait_p99_us.is_some_and(|us| (524.0..=1049.0).contains(&us)));
         assert_eq!(rates.blame.len(), 2);
-        assert_eq!(rates.blame[0].culprit, noise);
+        assert_eq!(rates.blame[0].culprit, Culprit::Container("noise".into()));
         assert_eq!(rates.blame[0].seconds_per_second, 0.0015);
         assert!(rates.is_sane());
     }
 
     #[test]
+    fn a_slots_next_holder_is_not_compared_with_the_last_and_one_that_ended_is_nobody() {
+        let waited = |holder: Option<&str>| {
+            let first = sample(1, Counters::default(), &[(ByKernel::Slot(NOISE), 50)]);
+            let mut second = sample(2, Counters::default(), &[(ByKernel::Slot(NOISE), 90)]);
+            match holder {
+                Some(id) => second.holders.insert(NOISE, id.to_owned()),
+                None => second.holders.remove(&NOISE),
+            };
+            let all: Vec<(Culprit, u64)> =
+                waits(&first, &second).into_iter().map(|((_, _, who), ns)| (who, ns)).collect();
+            all
+        };
+        let container = |id: &str| Culprit::Container(id.into());
+        assert_eq!(waited(Some("noise")), [(container("noise"), 40)]);
+        assert_eq!(waited(Some("next")), [(container("next"), 90)]);
+        assert_eq!(waited(None), [(Culprit::Unexplained, 40)]);
+    }
+
+    #[test]
     fn who_has_just_come_or_was_reset_has_no_rates() {
         let empty = Sample { at: Duration::from_secs(1), cpus: 2, ..Sample::default() };
-        let full = sample(2, Counters::default(), &[(Culprit::Host, 5)]);
+        let full = sample(2, Counters::default(), &[(ByKernel::Host, 5)]);
         assert!(rates(&empty, &full).containers.is_empty());
         assert!(rates(&full, &empty).containers.is_empty());
         let mut pace = Pace::default();
@@ -380,6 +476,42 @@ mod tests {
     }
 
     #[test]
+    fn who_came_to_its_limit_waits_for_that_for_a_while() {
+        let files = |at_s: u64, hits: Option<u64>, usage: u64| {
+            let mut files = FromFiles {
+                memory_usage_bytes: usage,
+                memory_limit_bytes: Some(100),
+                memory_limit_hits: hits,
+                ..FromFiles::default()
+            };
+            let some = StallTime { total_usec: at_s * 100_000, ..StallTime::default() };
+            files.pressure.memory = Some(Stall { some, full: None });
+            sample(at_s, Counters { files: Some(files), ..Counters::default() }, &[])
+        };
+        let mut before = files(0, Some(3), 0);
+        let mut check = |at_s, hits, usage, expected: Culprit| {
+            let mut now = files(at_s, hits, usage);
+            now.follow(&before);
+            let rates = rates(&before, &now);
+            assert_eq!(rates.blame.len(), 1, "at {at_s}");
+            assert_eq!(rates.blame[0].culprit, expected, "at {at_s}");
+            before = now;
+        };
+        // What was before the first look says nothing.
+        check(1, Some(3), 100, Culprit::Itself);
+        check(2, Some(4), 90, Culprit::Quota);
+        check(3, Some(4), 90, Culprit::Quota);
+        check(7, Some(4), 90, Culprit::Quota);
+        check(8, Some(4), 90, Culprit::Unexplained);
+        // Where nobody counts, what is used must tell.
+        check(9, Some(0), 90, Culprit::Unexplained);
+        check(10, Some(0), 95, Culprit::Quota);
+        check(11, None, 90, Culprit::Quota);
+        check(16, None, 90, Culprit::Unexplained);
+        check(17, None, 96, Culprit::Quota);
+    }
+
+    #[test]
     fn reads_and_writes_of_a_device_are_told_apart() {
         let device = Device { major: 8, minor: 0 };
         let row = |op, operations, bytes| {
@@ -388,10 +520,10 @@ mod tests {
         };
         let pace = Some(Pace::default());
         let disks = vec![row(DiskOp::Read, 10, 4096)];
-        let before = Counters { pace: pace.clone(), disks, ..Counters::default() };
+        let before = Counters { pace: pace.clone(), disks: Some(disks), ..Counters::default() };
         let now = Counters {
             pace,
-            disks: vec![row(DiskOp::Read, 30, 8192), row(DiskOp::Write, 5, 1 << 20)],
+            disks: Some(vec![row(DiskOp::Read, 30, 8192), row(DiskOp::Write, 5, 1 << 20)]),
             ..Counters::default()
         };
         let rates = rates(&sample(1, before, &[]), &sample(3, now, &[]));

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use crate::cgroup::Cgroup;
 use crate::host::HostState;
 use crate::{cgroup, image, patience, programs, scrape};
 
@@ -104,14 +105,23 @@ impl TestAgent {
 
     /// Starts, or starts again, the agent and waits until it is ready.
     pub fn spawn(&mut self) -> Result<()> {
+        self.spawn_as(self.configured_command())
+    }
+
+    /// The same, in a cgroup that is somebody else's.
+    pub fn spawn_in(&mut self, cgroup: &Cgroup) -> Result<()> {
+        let command = self.configured_command();
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let words: Vec<&str> = words.filter_map(|word| word.to_str()).collect();
+        self.spawn_as(cgroup.command(&words.join(" ")))
+    }
+
+    fn spawn_as(&mut self, mut command: Command) -> Result<()> {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.scratch.join("agent.log"))?;
-        let mut child = self
-            .agent_command()
-            .arg("--config")
-            .arg(self.scratch.join("agent.toml"))
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -133,6 +143,12 @@ impl TestAgent {
         }
         self.child = Some(child);
         Ok(())
+    }
+
+    fn configured_command(&self) -> Command {
+        let mut command = self.agent_command();
+        command.arg("--config").arg(self.scratch.join("agent.toml"));
+        command
     }
 
     /// `tenantry agent` with this agent's directories, not started.

@@ -271,6 +271,68 @@ fn another_runtimes_container_is_limited_where_the_policy_says_so_and_given_back
     agent.finish();
 }
 
+/// The agent in a service that a rule calls best-effort, as one of all services would.
+#[test]
+fn the_agents_own_service_is_never_limited_whatever_the_rules_say() {
+    skip_unless_possible!();
+    if !root("cpu").join("cpu.shares").exists() {
+        println!("SKIPPED: the files that are looked at here are v1's");
+        return;
+    }
+    let policy = POLICY.replace("mode =", "limit_foreign = true\nmode =");
+    let policy = policy.replace("\"culprit\"", "\"mine-*.service\"");
+    let mut agent = start(&policy);
+    agent.stop_agent();
+    let slice = format!("{}.slice", agent.cgroup_parent);
+    let make = |name: &str| {
+        let hierarchies = ["unified", "cpu", "blkio", "memory"];
+        Cgroup::make_in(&format!("/{slice}/mine-{name}.service"), &hierarchies)
+    };
+    let (own, other) = (make("agent"), make("other"));
+    agent.spawn_in(&own).unwrap();
+    let spinner = |cgroup: &Cgroup| {
+        let program = format!("{}/tenantry-workload", programs().display());
+        Held(cgroup.command(&format!("{program} spin --threads 4 --seconds 1000")).spawn().unwrap())
+    };
+    let untouched = own.limits();
+    let beside_agent = spinner(&own);
+    spin(&agent, "victim", &[], "2");
+    for (group, shares) in [(&slice, "65536"), (&agent.cgroup_parent, "8192")] {
+        std::fs::write(root("cpu").join(group).join("cpu.shares"), shares).unwrap();
+    }
+    let blamed = |kind: &str| {
+        let answer = json(&agent.ok(&["blame", "--json", "--window", "5s"]));
+        let waits = answer["waits"].as_array().unwrap().iter();
+        let of_kind = waits.filter(|w| w["victim"] == "victim" && w["culprit_kind"] == kind);
+        of_kind.map(|wait| wait["ratio"].as_f64().unwrap()).sum::<f64>()
+    };
+    until("the host to be blamed", || blamed("host") > 0.5);
+    std::thread::sleep(patience(8));
+    assert_eq!((decisions(&agent), own.limits()), (vec![], untouched.clone()));
+    assert!(blamed("container") < 0.1 * blamed("host"), "{}", agent.ok(&["blame"]));
+    // Metered it is, like any service.
+    let labels = [("name", "mine-agent.service")];
+    assert!(agent.metrics().sum("tenantry_run_queue_seconds_count", &labels) > Some(0.0));
+    // Nor may somebody ask for it by hand.
+    let hold = ["limit", "mine-agent.service", "--for", "1h", "--cpus", "0.2"];
+    let (_, error) = agent.fails(&hold);
+    assert!(error.contains("this agent runs in it"), "{error}");
+    drop(beside_agent);
+
+    let beside = spinner(&other);
+    until("the other service to be limited", || decided(&agent, "tighten").is_some());
+    println!("{}", decided(&agent, "tighten").unwrap()["message"]);
+    assert!(decisions(&agent).iter().all(|d| d["container_name"] == "mine-other.service"));
+    assert_eq!(own.limits(), untouched);
+    drop(beside);
+    // Its shims are in its service, too.
+    agent.clear().unwrap();
+    agent.stop_agent();
+    drop((other, own));
+    agent.spawn().unwrap();
+    agent.finish();
+}
+
 /// Protected by its own word: `pulse` says on its `/metrics` how late its work was done.
 #[test]
 fn a_container_is_protected_by_the_latency_that_it_tells_itself() {
