@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 use tenantry_e2e::agent::TestAgent;
 use tenantry_e2e::host::{self, disk_below};
@@ -18,8 +18,9 @@ pub const CULPRIT_AT: u64 = 2;
 /// From here on it is measured: whoever helps has had five seconds.
 const FROM: u64 = CULPRIT_AT + 5;
 const UNTIL: u64 = FROM + 4;
-/// A host that is too busy to start the culprits in time measures nothing.
-const LATEST_S: f64 = 3.0;
+/// With culprits so late nobody's work would be measured, and nobody's harm.
+const LATEST_S: f64 = 2.0;
+const TRIES: usize = 3;
 /// How long a released limit is waited for.
 const RELEASE: Duration = Duration::from_secs(20);
 /// Where nobody is guilty: how often it is asked whether somebody is named, and for how long.
@@ -79,17 +80,25 @@ impl Outcome {
     }
 }
 
+/// Again where the host was too busy to begin in time.
 pub fn run(scenario: &Scenario, arm: &Arm) -> Result<Outcome> {
     if scenario.work == Work::Touched {
         disk::bytes_per_s()?;
     }
-    let agent = match arm {
-        Arm::Controlled => TestAgent::try_start_with_policy(&scenario.policy(), "")?,
-        _ => TestAgent::try_start()?,
-    };
-    let measured = Run { agent: &agent, scenario, arm }.measure();
-    agent.finish();
-    measured
+    for _ in 0..TRIES {
+        let agent = match arm {
+            Arm::Controlled => TestAgent::try_start_with_policy(&scenario.policy(), "")?,
+            _ => TestAgent::try_start()?,
+        };
+        let measured = Run { agent: &agent, scenario, arm }.measure();
+        agent.finish();
+        let outcome = measured?;
+        if outcome.late_s < LATEST_S {
+            return Ok(outcome);
+        }
+        println!("  left out: culprits began {:.1} s late", outcome.late_s);
+    }
+    bail!("the host is too busy: culprits began late {TRIES} times in a row")
 }
 
 struct Run<'a> {
@@ -120,8 +129,9 @@ impl Run<'_> {
         if !matches!(arm, Arm::Alone) {
             let pids = self.start_culprits()?;
             outcome.late_s = began.elapsed().as_secs_f64() - CULPRIT_AT as f64;
-            // Else it would be nobody's work that is measured, and nobody's harm.
-            ensure!(outcome.late_s < LATEST_S, "culprits began {:.1} s late", outcome.late_s);
+            if outcome.late_s >= LATEST_S {
+                return Ok(outcome);
+            }
             at(FROM);
             let before = Counted::now(agent, scenario.work, &pids)?;
             while began.elapsed() < Duration::from_secs(UNTIL) {
