@@ -162,7 +162,7 @@ fn begin() -> Option<MutexGuard<'static, ()>> {
     }
 }
 
-/// Fails the test after ten seconds.
+/// Fails the test after a minute.
 pub fn wait_until(what: &str, done: impl FnMut() -> bool) {
     assert!(poll(done), "waited for {what}");
 }

@@ -11,7 +11,11 @@ use std::process::Command;
 use crate::disk::folder_on_disk;
 
 const CONFIGURE: u64 = 0x4c0a;
+const ADD: u64 = 0x4c80;
+const REMOVE: u64 = 0x4c81;
 const GET_FREE: u64 = 0x4c82;
+/// Of devices that are added: nobody counts so far.
+const FIRST_ADDED: i32 = 1000;
 const AUTOCLEAR: u32 = 4;
 const DIRECT_IO: u32 = 16;
 
@@ -32,6 +36,41 @@ pub struct LoopDevice {
     pub path: PathBuf,
     pub backing: tempfile::NamedTempFile,
     device: File,
+    /// Behind `device`: what is open is not removed.
+    _added: Option<Added>,
+}
+
+/// A loop device that was not there before. With cgroup v2 the kernel remembers whose writes
+/// go to a device for as long as that exists, and charges the next test's to the last one's
+/// group, dead as it is.
+struct Added {
+    control: File,
+    number: i32,
+}
+
+impl Added {
+    fn create(control: &File) -> Option<Added> {
+        if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+            return None;
+        }
+        let is_there = |number: &i32| Path::new(&format!("/sys/block/loop{number}")).exists();
+        let number = (FIRST_ADDED..).find(|number| !is_there(number))?;
+        let control = control.try_clone().ok()?;
+        // SAFETY: takes a number.
+        let done = unsafe { libc::ioctl(control.as_raw_fd(), ADD, number) };
+        (done == number).then_some(Added { control, number })
+    }
+}
+
+impl Drop for Added {
+    fn drop(&mut self) {
+        // SAFETY: takes a number.
+        let removed = || unsafe { libc::ioctl(self.control.as_raw_fd(), REMOVE, self.number) } == 0;
+        // Whoever looks at new devices may still have it open.
+        if !crate::fixture::poll(removed) {
+            eprintln!("loop{} stays: {}", self.number, io::Error::last_os_error());
+        }
+    }
 }
 
 /// `/sys/block/NAME/stat`: kernel documentation, block/stat.rst.
@@ -65,10 +104,14 @@ impl LoopDevice {
         }
         let both = OpenOptions::new().read(true).write(true).clone();
         let control = both.open("/dev/loop-control").map_err(|e| format!("loop-control: {e}"))?;
+        let added = Added::create(&control);
         // Somebody else may take the free one first.
         for _ in 0..16 {
-            // SAFETY: this request has no argument.
-            let number = unsafe { libc::ioctl(control.as_raw_fd(), GET_FREE) };
+            let number = match &added {
+                Some(added) => added.number,
+                // SAFETY: this request has no argument.
+                None => unsafe { libc::ioctl(control.as_raw_fd(), GET_FREE) },
+            };
             if number < 0 {
                 return Err(format!("LOOP_CTL_GET_FREE: {}", io::Error::last_os_error()));
             }
@@ -86,7 +129,7 @@ impl LoopDevice {
             // SAFETY: reads a configuration of its own size.
             let done = unsafe { libc::ioctl(device.as_raw_fd(), CONFIGURE, &raw const config) };
             if done == 0 {
-                return Ok(LoopDevice { path, backing, device });
+                return Ok(LoopDevice { path, backing, device, _added: added });
             }
         }
         Err(format!("LOOP_CONFIGURE: {}", io::Error::last_os_error()))

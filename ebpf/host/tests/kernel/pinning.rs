@@ -78,9 +78,11 @@ fn other_options_or_a_missing_pin_start_anew() {
 #[test]
 fn unpinning_leaves_nothing() {
     let Some(mut f) = Fixture::load(|_| ()) else { return };
-    let pins = fs::read_dir(&f.options.pin_dir).unwrap();
+    // Maps and links have numbers of their own, which are those of other programs.
+    let pins = fs::read_dir(&f.options.pin_dir).unwrap().map(|pin| pin.unwrap());
+    let pins = pins.filter(|pin| pin.file_name().as_encoded_bytes().starts_with(b"prog_"));
     let programs: HashSet<u32> =
-        pins.filter_map(|pin| Some(ProgramInfo::from_pin(pin.ok()?.path()).ok()?.id())).collect();
+        pins.map(|pin| ProgramInfo::from_pin(pin.path()).unwrap().id()).collect();
     assert!(programs.len() >= 15, "{programs:?}");
     f.meters().unpin().unwrap();
     assert!(!f.options.pin_dir.exists());
