@@ -1,7 +1,9 @@
 //! What is recorded replays to the same decisions, and another policy can be run over it.
 //!
 //! `tests/logs/synthetic-*.jsonl` are recorded on the toy host of `tests/plant`, not on a
-//! kernel. `UPDATE_GOLDEN=1 cargo test -p tenantry-control --test log` rewrites them.
+//! kernel. `UPDATE_GOLDEN=1 cargo test -p tenantry-control --test log` rewrites them. The others
+//! are from runs on a host (6.18, two CPUs): a protected container beside a spinner of four
+//! threads, and one that reads 4 KiB at random beside a sequential writer.
 
 mod plant;
 
@@ -9,7 +11,8 @@ use std::path::Path;
 
 use plant::{Plant, Toy, enforce, server_and_spinners, toy};
 use tenantry_control::{
-    Actuator, Kind, LogError, Policy, Recorder, State, Wish, decide, replay, simulate,
+    Actuator, Decision, Entry, Kind, LogError, Policy, Reason, Recorder, State, Wish, decide,
+    replay, simulate,
 };
 
 /// A host that is recorded while it runs.
@@ -180,7 +183,7 @@ fn the_same_policy_simulates_to_what_was_recorded() {
 fn another_policy_shows_what_it_would_do_otherwise() {
     let recorded = two_episodes();
     let harder = simulate(&enforce("[act]\nallow = [\"cpu.max\"]"), recorded.text.lines()).unwrap();
-    let all = |decisions: &[tenantry_control::Decision], actuator| {
+    let all = |decisions: &[Decision], actuator| {
         decisions.iter().all(|decision| decision.actuator == Some(actuator))
     };
     assert!(all(&harder.added, Actuator::CpuMax) && !harder.added.is_empty());
@@ -236,12 +239,59 @@ fn the_logs_in_the_repository_replay() {
     }
 }
 
+/// What each run on a host is for: how it ends.
+const REAL: [(&str, Kind, Reason); 2] =
+    [("cpu", Kind::Release, Reason::CulpritGone), ("disk", Kind::Release, Reason::CulpritGone)];
+
+fn real(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/logs/{name}.jsonl"));
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn decisions(text: &str) -> Vec<Decision> {
+    let entries = text.lines().map(|line| serde_json::from_str::<Entry>(line).unwrap());
+    let looks = entries.filter_map(|entry| match entry {
+        Entry::Look(look) => Some(look.decisions.into_owned()),
+        _ => None,
+    });
+    looks.flatten().collect()
+}
+
+#[test]
+fn what_was_recorded_on_a_host_replays_to_the_same_decisions() {
+    for (name, kind, reason) in REAL {
+        let text = real(name);
+        let report = replay(text.lines()).unwrap();
+        assert_eq!((report.difference, report.cut), (None, false), "{name}");
+        let decisions = decisions(&text);
+        assert_eq!(report.decisions, decisions.len(), "{name}");
+        assert!(decisions.iter().any(|one| one.kind == Kind::Tighten), "{name}");
+        let is_end = |one: &Decision| (one.kind, one.reason) == (kind, reason);
+        assert!(decisions.iter().any(is_end), "{name}: {decisions:#?}");
+    }
+}
+
+#[test]
+fn a_decision_that_was_changed_in_a_recorded_log_is_found() {
+    for (name, _, _) in REAL {
+        let text = real(name);
+        let lines: Vec<&str> = text.lines().collect();
+        let at = lines.iter().position(|line| line.contains("\"kind\":\"tighten\"")).unwrap();
+        let changed = lines[at].replacen("\"kind\":\"tighten\"", "\"kind\":\"loosen\"", 1);
+        let mut other = lines.clone();
+        other[at] = &changed;
+        let difference = replay(&other).unwrap().difference.unwrap();
+        assert_eq!(difference.line, at + 1, "{name}");
+        assert_eq!(difference.decided.unwrap().kind, Kind::Tighten, "{name}");
+    }
+}
+
 #[test]
 fn the_synthetic_logs_hold_what_they_are_for() {
     let kinds = |recorded: Recorded| {
         let (mut state, mut kinds) = (State::default(), Vec::new());
         for line in recorded.text.lines() {
-            if let tenantry_control::Entry::Look(look) = serde_json::from_str(line).unwrap() {
+            if let Entry::Look(look) = serde_json::from_str(line).unwrap() {
                 let (next, decisions) = decide(&recorded.policy, &state, &look.rates, look.now_ms);
                 state = next;
                 kinds.extend(decisions.into_iter().map(|decision| decision.kind));
