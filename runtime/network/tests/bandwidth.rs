@@ -5,7 +5,7 @@ mod support;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use support::flow::{Flow, Window, judge};
+use support::flow::{Flow, Window, judge, passed_bytes};
 use support::{Container, links, on_a_host, open, run, try_run};
 use tenantry_network::{Bandwidth, Endpoint, Error, Network};
 
@@ -218,10 +218,12 @@ fn a_burst_that_was_chosen_passes_at_once_and_changes_no_rate() {
         let shown = run(&format!("tc qdisc show dev {veth}"));
         assert!(shown.contains("burst 4Mb") || shown.contains("burst 4095Kb"), "{shown}");
         // 32 Mbit pass before the rate holds: more than the rate's own second, and then it.
+        let before = passed_bytes(veth);
         let into = pair.inward();
-        let first = into.window(Duration::from_secs(1)).passed;
-        println!("first second with 4 MiB of burst at 20 Mbit/s: {:.1} Mbit/s", first / 1e6);
-        assert!(first > 35e6, "{first}");
+        std::thread::sleep(Duration::from_secs(1));
+        let first = (passed_bytes(veth) - before) * 8;
+        println!("first second with 4 MiB of burst at 20 Mbit/s: {first} bits");
+        assert!(first > 45_000_000, "{first}");
         assert_within_5_percent("ingress", &into, 20_000_000);
         into.end();
         // Long packets are cut into frames, and 6.5 ms late is too late already: it flows.
@@ -251,9 +253,14 @@ fn a_change_under_load_to_a_bucket_smaller_than_the_queued_packets_goes_on_flowi
             wait(700);
             pair.set(both(400_000, 400_000)).await;
             wait(2300);
-            let rate = flow.window(Duration::from_secs(4)).payload;
-            println!("{what} changed from 50 Mbit/s under load to 400 kbit/s: {rate:.0} bit/s");
-            assert!((200_000.0..600_000.0).contains(&rate), "{what}: {rate}");
+            // Of what was queued most is lost, and TCP takes seconds to send it again.
+            let mut windows = vec![];
+            while windows.last().is_none_or(|w: &Window| w.payload < 200_000.0) {
+                assert!(windows.len() < 5, "{what}: {windows:?}");
+                windows.push(flow.window(Duration::from_secs(4)));
+            }
+            println!("{what} changed from 50 Mbit/s under load to 400 kbit/s: {windows:?}");
+            assert!(windows.iter().all(|w| w.passed < 600_000.0), "{what}: {windows:?}");
             flow.end();
         }
         pair.network.close().await.unwrap();

@@ -131,7 +131,8 @@ impl Flow {
     }
 
     pub fn window(&self, length: Duration) -> Window {
-        let read = || (Instant::now(), self.passed_bytes(), self.received.load(Ordering::Relaxed));
+        let received = || self.received.load(Ordering::Relaxed);
+        let read = || (Instant::now(), passed_bytes(&self.interface), received());
         let before = read();
         std::thread::sleep(length);
         let after = read();
@@ -149,18 +150,26 @@ impl Flow {
         windows
     }
 
-    /// The calling thread's namespace has another `/proc/net` than its process.
-    fn passed_bytes(&self) -> u64 {
-        let text = run("cat /proc/thread-self/net/dev");
-        let mut lines = text.lines().filter_map(|line| line.trim_start().split_once(':'));
-        let (_, counters) = lines.find(|(name, _)| *name == self.interface).expect("the veth");
-        counters.split_whitespace().nth(8).unwrap().parse().unwrap()
-    }
-
     pub fn end(self) {
         self.is_over.store(true, Ordering::Relaxed);
-        for thread in self.threads {
+        for thread in &self.threads {
             thread.recv_timeout(Duration::from_secs(30)).expect("an end of the flow panicked");
         }
+    }
+}
+
+/// What went to the other end of this veth. The calling thread's namespace has another
+/// `/proc/net` than its process.
+pub fn passed_bytes(interface: &str) -> u64 {
+    let text = run("cat /proc/thread-self/net/dev");
+    let mut lines = text.lines().filter_map(|line| line.trim_start().split_once(':'));
+    let (_, counters) = lines.find(|(name, _)| *name == interface).expect("the veth");
+    counters.split_whitespace().nth(8).unwrap().parse().unwrap()
+}
+
+/// A test that fails drops its containers, which wait for their threads.
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
     }
 }
