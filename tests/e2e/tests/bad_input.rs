@@ -32,7 +32,7 @@ fn a_wrong_wish_is_refused_by_name_and_with_what_is_allowed() {
     check(&["run", "--user", "nobody-here", IMAGE, "true"], &["nobody-here"]);
     check(&["run", "--io-read", "/dev/null:1m", IMAGE, "true"], &["/dev/null", "block device"]);
     check(&["limit", "web", "--egress", "20parsec"], &["--egress", "20parsec", "mbit"]);
-    check(&["limit", "web", "--egress", "1bit"], &["egress", "8000"]);
+    check(&["limit", "web", "--egress", "1bit"], &["egress", "1 bit/s", "8kbit"]);
     check(&["limit", "nobody", "--cpus", "1"], &["nobody"]);
     check(&["exec", "nobody", "true"], &["nobody"]);
     check(&["kill", "-s", "SIGNOPE", "web"], &["SIGNOPE"]);
