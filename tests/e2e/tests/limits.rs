@@ -224,7 +224,15 @@ fn a_disk_s_limit_holds_what_the_page_cache_writes_later() {
     // The first seconds of it passed faster: 1.35 of the limit in the first ten (6.1).
     std::thread::sleep(WINDOW);
     let wanted = disk_limit() as f64 / 1e6;
-    assert_near("MB/s written later", wanted, || disk.rates(WINDOW)[1]);
+    // How much there is to be written is the kernel's choice, and a slow machine's; what was
+    // not written in one window may be in the next.
+    let mut shares: Vec<f64> = vec![];
+    let mean = |shares: &[f64]| shares.iter().sum::<f64>() / shares.len() as f64;
+    while !(0.95..=1.05).contains(&mean(&shares)) {
+        assert!(shares.len() < 8, "of the limit was written later: {shares:.3?}");
+        shares.push(disk.rates(WINDOW)[1] / wanted);
+    }
+    println!("of the limit was written later: {shares:.3?}");
     agent.ok(&["limit", "writer", "--io-write", &format!("{}:max", disk.device)]);
     std::thread::sleep(SETTLING);
     let free = disk.rates(WINDOW)[1];
