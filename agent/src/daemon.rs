@@ -302,6 +302,7 @@ async fn assemble(
                 samplers: Arc::clone(&samplers),
                 cgroup_parent: config.cgroup_parent.clone(),
                 cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
+                known: Default::default(),
             };
             let controller = Arc::new(Controller::new(config.control.clone(), policy, looker));
             let collector = Collector {

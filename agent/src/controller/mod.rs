@@ -8,6 +8,7 @@
 
 mod act;
 mod exposed;
+mod identity;
 mod journal;
 mod look;
 mod memory;
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use tenantry_container::{Cause, Lease, Owner, Throttle};
 use tenantry_control::{
-    Actuator, Decision, Hold, Kind, LimitsNow, Mode, Policy, Rates, Resource, State, decide,
+    Actuator, Decision, Kind, LimitsNow, Mode, Policy, Rates, Resource, State, decide,
 };
 use tokio::sync::broadcast;
 use tokio::time::MissedTickBehavior;
@@ -197,19 +198,19 @@ impl Controller {
                 self.looker.look(at, &policy, &parties, is_short)
             });
             for (id, limits) in in_force {
-                if let Some(container) = now.containers.get_mut(&id) {
+                if let Some(container) = now.container_mut(&id) {
                     container.in_force = limits;
                 }
             }
             for (id, latency_ms) in scraper.take() {
-                if let Some(container) = now.containers.get_mut(&id) {
+                if let Some(container) = now.container_mut(&id) {
                     container.latency_ms = Some(latency_ms);
                 }
             }
             if let Some(before) = &before {
                 now.follow(before);
             }
-            scraper.ask(targets(&policy, &now), self.settings.interval);
+            scraper.ask(targets(&now), self.settings.interval);
             let rates = before.as_ref().map(|before| rates(before, &now));
             before = Some(now);
             if let Some(rates) = rates {
@@ -217,8 +218,7 @@ impl Controller {
                 // Waits for memory are not in the kernel's table.
                 self.looker.blames.add(memory::parts(&rates));
                 self.decide(&policy, &rates);
-                let held = |hold: &Hold| hold.container.clone();
-                parties.extend(self.seen().state.holds.iter().map(held));
+                parties.extend(self.followed());
                 self.act(&policy).await;
             }
             let mut seen = self.seen();
@@ -227,6 +227,13 @@ impl Controller {
             seen.report.scrape_failures.clone_from(&scraper.failures);
             seen.report.seconds += look_began.elapsed().as_secs_f64();
         }
+    }
+
+    /// Who is held, and for whom; who was not well.
+    fn followed(&self) -> Vec<String> {
+        let state = &self.seen().state;
+        let held = state.holds.iter().map(|hold| &hold.container);
+        held.chain(state.victims.keys()).cloned().collect()
     }
 
     /// What the kernel says of the limits that the controller holds, and of those that it

@@ -2,7 +2,7 @@
 //! controller's loop fills the samples.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tenantry_cgroupfs::sample::Pressure as Stalls;
@@ -14,6 +14,7 @@ use tenantry_ebpf::{
     BlamedResource, Culprit as ByKernel, DiskCounters, DiskOp, Histogram, Pace, Slot,
 };
 
+use super::identity::Identity;
 use super::memory;
 use crate::blame::contested;
 
@@ -25,9 +26,8 @@ pub struct Sample {
     pub cpus: u32,
     /// Of all CPUs.
     pub steal_seconds: f64,
-    pub containers: HashMap<String, Counters>,
-    /// Whose slot it is: an id.
-    pub holders: HashMap<Slot, String>,
+    /// By the slots that they hold.
+    pub containers: HashMap<Slot, Counters>,
     /// Nanoseconds that the first waited because of the second. Most of them stand still, so
     /// they are called by name where they have grown.
     pub blame: HashMap<Pair, u64>,
@@ -38,32 +38,39 @@ pub type Pair = (Slot, ByKernel, BlamedResource);
 /// One container's.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
-    pub name: String,
-    pub image: String,
-    pub labels: BTreeMap<String, String>,
-    pub foreign: bool,
-    /// The agent runs in it: whatever it does is the host's doing, and nobody may limit it.
-    pub holds_agent: bool,
-    /// Where the host reaches it. `None` of another runtime's container.
-    pub address: Option<IpAddr>,
-    /// These three only of whom the policy has a class for, of who waits for a neighbour,
-    /// and of the neighbour.
+    pub identity: Arc<Identity>,
+    /// These only of whom the policy has a class for, of who waits for a neighbour, and of
+    /// the neighbour.
     pub pace: Option<Pace>,
     /// And only while a disk may matter to anybody.
     pub disks: Option<Vec<(Device, DiskOp, DiskCounters)>>,
     pub files: Option<FromFiles>,
+    /// What another runtime gave it; ours are in the identity.
+    pub wishes: Option<Wishes>,
     /// When a look found that the kernel had held it back at its own memory limit.
     pub limit_hit_at: Option<Duration>,
     pub latency_ms: Option<f64>,
-    pub wishes: Wishes,
     pub in_force: LimitsNow,
 }
 
 impl Sample {
+    pub fn container_mut(&mut self, id: &str) -> Option<&mut Counters> {
+        self.containers.values_mut().find(|counters| counters.identity.id == id)
+    }
+
+    fn id(&self, slot: Slot) -> Option<&str> {
+        self.containers.get(&slot).map(|counters| counters.identity.id.as_str())
+    }
+
+    /// That container's, and not those of the slot's last holder.
+    fn counters(&self, slot: Slot, id: &str) -> Option<&Counters> {
+        self.containers.get(&slot).filter(|counters| counters.identity.id == id)
+    }
+
     /// Notes who came to its own memory limit since `before`, or did so earlier.
     pub fn follow(&mut self, before: &Sample) {
-        for (id, now) in &mut self.containers {
-            let Some(was) = before.containers.get(id) else { continue };
+        for (slot, now) in &mut self.containers {
+            let Some(was) = before.counters(*slot, &now.identity.id) else { continue };
             let files = was.files.as_ref().zip(now.files.as_ref());
             let is_hit = files.is_some_and(|(was, now)| now.came_to_limit(was));
             now.limit_hit_at = if is_hit { Some(self.at) } else { was.limit_hit_at };
@@ -87,21 +94,6 @@ impl FromFiles {
     }
 }
 
-impl Counters {
-    /// What a policy looks at.
-    pub fn who(&self, id: &str) -> ContainerRates {
-        ContainerRates {
-            id: id.to_owned(),
-            name: self.name.clone(),
-            image: self.image.clone(),
-            labels: self.labels.clone(),
-            foreign: self.foreign,
-            running: true,
-            ..ContainerRates::default()
-        }
-    }
-}
-
 /// What its cgroup's files say.
 #[derive(Clone, Debug, Default)]
 pub struct FromFiles {
@@ -113,30 +105,44 @@ pub struct FromFiles {
     pub pressure: Stalls,
 }
 
-/// What everybody did between two samples. A container that is in one of them alone has no
-/// rates yet, or none any more.
+/// What everybody did between two samples who was looked at closely, waited or was waited for.
+/// A container that is in one of them alone has no rates yet, or none any more.
 pub fn rates(before: &Sample, now: &Sample) -> Rates {
     let interval = now.at.saturating_sub(before.at);
     let seconds = interval.as_secs_f64().max(1e-3);
-    let mut containers: Vec<ContainerRates> = now
-        .containers
-        .iter()
-        .filter_map(|(id, now)| Some(container(id, before.containers.get(id)?, now, seconds)))
-        .collect();
-    containers.sort_by(|a, b| a.id.cmp(&b.id));
     let waits = waits(before, now);
-    for (id, ns) in waits.iter().filter_map(quota) {
-        if let Ok(at) = containers.binary_search_by(|row| row.id.as_str().cmp(id)) {
-            containers[at].cpu.quota = ns as f64 / 1e9 / seconds;
+    let mut named: HashMap<&str, u64> = HashMap::new();
+    for ((victim, resource, culprit), ns) in &waits {
+        let is_quota = (resource, culprit) == (&Resource::Cpu, &Culprit::Quota);
+        *named.entry(victim).or_default() += if is_quota { *ns } else { 0 };
+        if let Some(id) = culprit.container() {
+            named.entry(id).or_default();
         }
     }
+    let mut containers: Vec<ContainerRates> = Vec::new();
+    let mut takers: Vec<memory::Taken> = Vec::new();
+    for (slot, counters) in &now.containers {
+        let id = counters.identity.id.as_str();
+        let is_idle = counters.pace.is_none() && counters.files.is_none();
+        let Some(had) = before.counters(*slot, id) else { continue };
+        let quota_ns = named.get(id).copied();
+        if is_idle && quota_ns.is_none() {
+            continue;
+        }
+        let mut row = container(had, counters, seconds);
+        row.cpu.quota = quota_ns.unwrap_or(0) as f64 / 1e9 / seconds;
+        takers.extend(taken(now.at, had, counters, &row, seconds));
+        containers.push(row);
+    }
+    containers.sort_by(|a, b| a.id.cmp(&b.id));
+    takers.sort_by_key(|taken| taken.id);
     let blame = |((victim, resource, culprit), ns): (Wait, u64)| Blame {
         victim: victim.to_owned(),
         culprit,
         resource,
         seconds_per_second: ns as f64 / 1e9 / seconds,
     };
-    let of_memory = memory::blame(&takers(before, now, &containers, seconds));
+    let of_memory = memory::blame(&takers);
     Rates {
         at_ms: millis(now.at),
         interval_ms: millis(interval),
@@ -159,12 +165,12 @@ fn waits<'a>(before: &Sample, now: &'a Sample) -> BTreeMap<Wait<'a>, u64> {
         let (victim, culprit, resource) = pair;
         // What the slot's holder before had is none of this one's.
         let is_anothers = |slot: &Slot| {
-            let id = now.holders.get(slot);
-            id.is_some() && before.holders.get(slot) != id
+            let id = now.id(*slot);
+            id.is_some() && before.id(*slot) != id
         };
         let (culprit, is_new) = match culprit {
-            ByKernel::Slot(slot) => match now.holders.get(slot) {
-                Some(id) => (Culprit::Container(id.clone()), is_anothers(slot)),
+            ByKernel::Slot(slot) => match now.id(*slot) {
+                Some(id) => (Culprit::Container(id.to_owned()), is_anothers(slot)),
                 // It has just ended: nobody who could be asked to leave room.
                 None => (Culprit::Unexplained, false),
             },
@@ -176,48 +182,38 @@ fn waits<'a>(before: &Sample, now: &'a Sample) -> BTreeMap<Wait<'a>, u64> {
         };
         let had = before.blame.get(pair).filter(|_| !is_new && !is_anothers(victim));
         let waited = ns.saturating_sub(had.copied().unwrap_or(0));
-        if let Some(victim) = now.holders.get(victim).filter(|_| waited > 0) {
-            *waits.entry((victim.as_str(), contested(*resource), culprit)).or_default() += waited;
+        if let Some(victim) = now.id(*victim).filter(|_| waited > 0) {
+            *waits.entry((victim, contested(*resource), culprit)).or_default() += waited;
         }
     }
     waits
 }
 
-/// The wait's victim, if its own quota made it wait for a CPU.
-fn quota<'a>((wait, ns): (&Wait<'a>, &u64)) -> Option<(&'a str, u64)> {
-    let (victim, resource, culprit) = wait;
-    ((resource, culprit) == (&Resource::Cpu, &Culprit::Quota)).then_some((*victim, *ns))
-}
-
 /// What was reclaimed at a limit is missed, and read again, for a while.
 const LIMIT_LASTS: Duration = Duration::from_secs(5);
 
-/// Of those whose cgroup's files were read: the others neither stall nor take, as far as is
-/// known.
-fn takers<'a>(
-    before: &'a Sample,
-    now: &'a Sample,
-    containers: &'a [ContainerRates],
+/// What it did about memory; `None` where its cgroup's files were not read: it neither stalls
+/// nor takes, as far as is known.
+fn taken<'a>(
+    at: Duration,
+    before: &Counters,
+    now: &'a Counters,
+    row: &ContainerRates,
     seconds: f64,
-) -> Vec<memory::Taken<'a>> {
-    let files = |sample: &'a Sample, id: &str| sample.containers.get(id)?.files.as_ref();
-    let taken = |row: &'a ContainerRates| {
-        let (had, has) = (files(before, &row.id)?, files(now, &row.id)?);
-        let grown = has.memory_usage_bytes.saturating_sub(had.memory_usage_bytes);
-        let counters = now.containers.get(&row.id)?;
-        Some(memory::Taken {
-            id: &row.id,
-            stalled: row.pressure.memory,
-            of_host: counters.holds_agent,
-            hit_limit: counters.limit_hit_at.is_some_and(|at| now.at <= at + LIMIT_LASTS),
-            growth_per_s: grown as f64 / seconds,
-            refaults_per_s: row.memory.refaults_per_s,
-        })
-    };
-    containers.iter().filter_map(taken).collect()
+) -> Option<memory::Taken<'a>> {
+    let (had, has) = (before.files.as_ref()?, now.files.as_ref()?);
+    let grown = has.memory_usage_bytes.saturating_sub(had.memory_usage_bytes);
+    Some(memory::Taken {
+        id: &now.identity.id,
+        stalled: row.pressure.memory,
+        of_host: now.identity.holds_agent,
+        hit_limit: now.limit_hit_at.is_some_and(|hit| at <= hit + LIMIT_LASTS),
+        growth_per_s: grown as f64 / seconds,
+        refaults_per_s: row.memory.refaults_per_s,
+    })
 }
 
-fn container(id: &str, before: &Counters, now: &Counters, seconds: f64) -> ContainerRates {
+fn container(before: &Counters, now: &Counters, seconds: f64) -> ContainerRates {
     let (cpu, network, disks) = match (&before.pace, &now.pace) {
         (Some(was), Some(is)) => {
             let (cpu, network) = pace(was, is, seconds);
@@ -232,9 +228,9 @@ fn container(id: &str, before: &Counters, now: &Counters, seconds: f64) -> Conta
         network,
         pressure: pressure(before, now, seconds),
         latency_ms: now.latency_ms,
-        wishes: now.wishes.clone(),
+        wishes: now.wishes.as_ref().unwrap_or(&now.identity.wishes).clone(),
         in_force: now.in_force.clone(),
-        ..now.who(id)
+        ..now.identity.who()
     }
 }
 
@@ -397,14 +393,21 @@ mod tests {
     const WEB: Slot = 1;
     const NOISE: Slot = 2;
 
+    fn called(id: &str, counters: Counters) -> Counters {
+        let identity = Arc::new(Identity { id: id.to_owned(), ..Identity::default() });
+        Counters { identity, ..counters }
+    }
+
     fn sample(at_s: u64, counters: Counters, blame: &[(ByKernel, u64)]) -> Sample {
         let row = |(culprit, ns): &(ByKernel, u64)| ((WEB, *culprit, BlamedResource::Cpu), *ns);
         Sample {
             at: Duration::from_secs(at_s),
             cpus: 2,
             steal_seconds: at_s as f64 / 10.0,
-            containers: HashMap::from([("web".to_owned(), counters)]),
-            holders: HashMap::from([(WEB, "web".to_owned()), (NOISE, "noise".to_owned())]),
+            containers: HashMap::from([
+                (WEB, called("web", counters)),
+                (NOISE, called("noise", Counters::default())),
+            ]),
             blame: blame.iter().map(row).collect(),
         }
     }
@@ -427,7 +430,9 @@ mod tests {
         let rates = rates(&first, &second);
         assert_eq!((rates.at_ms, rates.interval_ms, rates.cpus), (12_000, 2_000, 2));
         assert!((rates.steal - 0.05).abs() < 1e-9);
-        let web = &rates.containers[0];
+        let names: Vec<&str> = rates.containers.iter().map(|one| one.id.as_str()).collect();
+        assert_eq!(names, ["noise", "web"], "and not who is idle");
+        let web = &rates.containers[1];
         assert_eq!(web.cpu.used_cores, 0.5);
         assert_eq!(web.cpu.wait, 0.002);
         assert_eq!(web.cpu.quota, 1.0);
@@ -445,8 +450,8 @@ mod tests {
             let first = sample(1, Counters::default(), &[(ByKernel::Slot(NOISE), 50)]);
             let mut second = sample(2, Counters::default(), &[(ByKernel::Slot(NOISE), 90)]);
             match holder {
-                Some(id) => second.holders.insert(NOISE, id.to_owned()),
-                None => second.holders.remove(&NOISE),
+                Some(id) => second.containers.insert(NOISE, called(id, Counters::default())),
+                None => second.containers.remove(&NOISE),
             };
             let all: Vec<(Culprit, u64)> =
                 waits(&first, &second).into_iter().map(|((_, _, who), ns)| (who, ns)).collect();
@@ -463,6 +468,7 @@ mod tests {
         let empty = Sample { at: Duration::from_secs(1), cpus: 2, ..Sample::default() };
         let full = sample(2, Counters::default(), &[(ByKernel::Host, 5)]);
         assert!(rates(&empty, &full).containers.is_empty());
+        assert!(rates(&full, &full).containers.is_empty(), "who is idle");
         assert!(rates(&full, &empty).containers.is_empty());
         let mut pace = Pace::default();
         pace.scheduler.on_cpu_ns = 7;

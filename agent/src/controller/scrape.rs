@@ -14,12 +14,12 @@ use futures_util::future::{Either, select};
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use tenantry_control::{ContainerRates, Metric, Policy};
+use tenantry_control::Metric;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::exposed::Exposed;
-use super::sample::Sample;
+use super::sample::{Counters, Sample};
 
 const MOST_BYTES: usize = 4 << 20;
 /// Containers that are asked at a look.
@@ -87,18 +87,14 @@ pub struct Scraper {
 }
 
 /// The containers whose rule names a metric.
-pub fn targets(policy: &Policy, sample: &Sample) -> Vec<Target> {
-    if policy.rules.iter().all(|rule| rule.metric.is_none()) {
-        return Vec::new();
-    }
-    let target = |who: &ContainerRates, address: Option<_>| {
-        let metric = policy.standing(who).rule?.metric.clone()?;
-        let address = address.map(|address| SocketAddr::new(address, metric.port));
-        Some(Target { id: who.id.clone(), address, metric })
+pub fn targets(sample: &Sample) -> Vec<Target> {
+    let target = |counters: &Counters| {
+        let identity = &counters.identity;
+        let metric = identity.metric.clone()?;
+        let address = identity.address.map(|address| SocketAddr::new(address, metric.port));
+        Some(Target { id: identity.id.clone(), address, metric })
     };
-    let all = sample.containers.iter();
-    let mut targets: Vec<Target> =
-        all.filter_map(|(id, of)| target(&of.who(id), of.address)).collect();
+    let mut targets: Vec<Target> = sample.containers.values().filter_map(target).collect();
     // The same ones each time, if there are too many.
     targets.sort_by(|a, b| a.id.cmp(&b.id));
     targets
