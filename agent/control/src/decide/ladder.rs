@@ -13,6 +13,9 @@ const SMALL_REQUEST_BYTES: f64 = 16_384.0;
 /// Two values so near are one: the kernel rounds what is written.
 const SAME_PART: f64 = 0.05;
 const SAME_WEIGHT: f64 = 1.0;
+const LEAST_WEIGHT: f64 = 1.0;
+/// So many times too long: then there is no time to try the weight.
+const SEVERE: f64 = 2.0;
 /// Memory below this part of what was used is somebody's working set.
 const LEAST_MEMORY: f64 = 0.5;
 const PAGE_BYTES: f64 = 4096.0;
@@ -29,7 +32,7 @@ pub(super) fn next_step(
     severity: f64,
 ) -> Option<(Actuator, f64)> {
     let (floors, ceilings) = look.policy.bounds(culprit);
-    candidates(culprit, victim, resource).into_iter().flatten().find_map(|actuator| {
+    candidates(culprit, victim, resource, severity).into_iter().flatten().find_map(|actuator| {
         let within_reach = !culprit.foreign || actuator.reaches_foreign();
         if !within_reach || !look.policy.act.allow.contains(&actuator.kind()) {
             return None;
@@ -38,8 +41,10 @@ pub(super) fn next_step(
         let floor = bound(&floors, &actuator);
         let ceiling = bound(&ceilings, &actuator);
         let value = match actuator {
+            // Among those who run when nobody else wants to, the kernel knows no weight.
+            Actuator::CpuWeight if is_idle(culprit, hold) => None,
             Actuator::CpuWeight => {
-                let weight = floor.unwrap_or(1.0);
+                let weight = floor.unwrap_or(LEAST_WEIGHT);
                 let guarantee = culprit.wish(&actuator).guarantee.unwrap_or(0.0);
                 let value = weight.max(guarantee);
                 let now = in_effect(culprit, &actuator, lease);
@@ -50,14 +55,20 @@ pub(super) fn next_step(
                 let promised = [Actuator::CpuWeight, Actuator::CpuMax]
                     .iter()
                     .any(|actuator| culprit.wish(actuator).guarantee.is_some());
-                let already = in_effect(culprit, &actuator, lease) > 0.0;
-                let refused = culprit.wish(&actuator).guarantee.is_some();
-                (!promised && !already && !refused).then_some(1.0)
+                // Nor can anybody keep a weight then.
+                let keeps = floors.cpu_weight.is_some_and(|weight| weight > LEAST_WEIGHT);
+                let refused = keeps || culprit.wish(&actuator).guarantee.is_some();
+                (!promised && !is_idle(culprit, hold) && !refused).then_some(1.0)
             }
             _ => cut(look, culprit, &actuator, lease, floor, ceiling, severity),
         };
         value.map(|value| (actuator, value))
     })
+}
+
+fn is_idle(culprit: &ContainerRates, hold: Option<&Hold>) -> bool {
+    let lease = hold.and_then(|hold| hold.lease(&Actuator::CpuIdle));
+    in_effect(culprit, &Actuator::CpuIdle, lease) > 0.0
 }
 
 /// A part of what is used now, the smaller the worse the victim is.
@@ -97,13 +108,18 @@ pub(super) fn in_effect(
     }
 }
 
-/// The resource's actuators, the gentlest first.
+/// The resource's actuators, the gentlest first. A victim that waits [`SEVERE`] times as long as
+/// it should is spared the trial of the weight, with which the culprit still has its turns.
 fn candidates(
     culprit: &ContainerRates,
     victim: &ContainerRates,
     resource: Resource,
+    severity: f64,
 ) -> [Option<Actuator>; 3] {
     match resource {
+        Resource::Cpu if severity >= SEVERE => {
+            [Actuator::CpuIdle, Actuator::CpuWeight, Actuator::CpuMax].map(Some)
+        }
         Resource::Cpu => [Actuator::CpuWeight, Actuator::CpuIdle, Actuator::CpuMax].map(Some),
         Resource::Memory => [Some(Actuator::MemoryHigh), None, None],
         Resource::Disk => [busiest_disk(culprit, victim), None, None],
