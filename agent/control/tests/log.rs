@@ -187,7 +187,7 @@ fn another_policy_shows_what_it_would_do_otherwise() {
         decisions.iter().all(|decision| decision.actuator == Some(actuator))
     };
     assert!(all(&harder.added, Actuator::CpuMax) && !harder.added.is_empty());
-    assert!(all(&harder.removed, Actuator::CpuWeight) && harder.removed.len() == 8);
+    assert!(all(&harder.removed, Actuator::CpuIdle) && harder.removed.len() == 8);
     // Nobody touched its limits behind its back: the recorded ones are not its own.
     assert!(harder.added.iter().all(|decision| decision.kind != Kind::Yield));
     let advising = simulate(&Policy::default(), recorded.text.lines()).unwrap();
@@ -197,7 +197,10 @@ fn another_policy_shows_what_it_would_do_otherwise() {
 
 /// A server against spinners until an operator steps in.
 fn synthetic_cpu() -> Recorded {
-    let policy = enforce("[protected]\nrun_queue_p99_ms = 0.3\npressure_cpu = 0.002\n");
+    let policy = enforce(
+        "[protected]\nrun_queue_p99_ms = 0.3\npressure_cpu = 0.002\n\
+         [act]\nallow = [\"cpu.weight\"]\n",
+    );
     let mut recorded = Recorded::new(server_and_spinners(2), policy);
     recorded.looks(12);
     let wish = Wish { limit: Some(50.0), guarantee: None };

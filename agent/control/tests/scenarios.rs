@@ -15,13 +15,13 @@ fn kinds(decisions: &[Decision]) -> Vec<(Kind, Option<Actuator>)> {
 }
 
 #[test]
-fn spinners_lose_their_weight_before_anything_hard_and_get_it_back_when_the_server_idles() {
+fn spinners_go_idle_before_anything_hard_and_are_let_go_when_the_server_idles() {
     let mut plant = server_and_spinners(4);
     let (policy, mut state) = (enforce(""), State::default());
     assert!(plant.run_queue_p99_ms("web") > 5.0);
     let decisions = plant.looks(&policy, &mut state, 5);
     assert!(plant.run_queue_p99_ms("web") < 5.0, "{decisions:#?}");
-    assert!(decisions.iter().all(|d| d.actuator == Some(Actuator::CpuWeight)), "{decisions:#?}");
+    assert!(decisions.iter().all(|d| d.actuator == Some(Actuator::CpuIdle)), "{decisions:#?}");
     assert_eq!(decisions.len(), 4);
     // It stays so for as long as both want the CPUs.
     assert_eq!(plant.looks(&policy, &mut state, 250), []);
@@ -36,16 +36,49 @@ fn spinners_lose_their_weight_before_anything_hard_and_get_it_back_when_the_serv
 }
 
 #[test]
-fn idle_follows_where_weight_is_not_enough_and_a_quota_where_idle_is_not() {
+fn a_victim_that_is_a_little_slow_costs_its_neighbours_their_weight_alone() {
     let mut plant = server_and_spinners(1);
-    let policy = enforce(
-        "[protected]\nrun_queue_p99_ms = 0.12\npressure_cpu = 0.001\n[detect]\nleast_wait = 0",
-    );
-    let mut state = State::default();
-    let decisions = plant.looks(&policy, &mut state, 12);
-    let order: Vec<Actuator> = decisions.iter().filter_map(|decision| decision.actuator).collect();
+    let slow = plant.run_queue_p99_ms("web") / 1.5;
+    let policy =
+        enforce(&format!("[protected]\nrun_queue_p99_ms = {slow:.1}\npressure_cpu = 0.9\n"));
+    let decisions = plant.looks(&policy, &mut State::default(), 20);
+    assert_eq!(kinds(&decisions), [(Kind::Tighten, Some(Actuator::CpuWeight))]);
+}
+
+#[test]
+fn idle_follows_where_weight_is_not_enough_and_a_quota_where_idle_is_not() {
+    let order = |stubborn: f64, policy: &str| -> Vec<Actuator> {
+        let mut plant = Plant { stubborn, ..server_and_spinners(1) };
+        let policy = enforce(&format!("{policy}[detect]\nleast_wait = 0"));
+        let decisions = plant.looks(&policy, &mut State::default(), 12);
+        decisions.iter().filter_map(|decision| decision.actuator).collect()
+    };
     let ladder = [Actuator::CpuWeight, Actuator::CpuIdle, Actuator::CpuMax];
-    assert_eq!(order[..3], ladder, "{decisions:#?}");
+    let slow = order(1.0, "[protected]\nrun_queue_p99_ms = 40\npressure_cpu = 0.9\n");
+    assert_eq!(slow[..3], ladder);
+    // The weight of who is idle is nothing.
+    let severe = order(0.0, "[protected]\nrun_queue_p99_ms = 0.12\npressure_cpu = 0.001\n");
+    assert_eq!(severe[..2], ladder[1..]);
+}
+
+#[test]
+fn who_is_to_keep_a_weight_does_not_go_idle() {
+    let mut plant = server_and_spinners(1);
+    let policy = enforce("[floors]\ncpu_weight = 20\n");
+    let decisions = plant.looks(&policy, &mut State::default(), 20);
+    assert_eq!(decisions[0].actuator, Some(Actuator::CpuWeight), "{decisions:#?}");
+    assert!(decisions.iter().all(|one| one.actuator != Some(Actuator::CpuIdle)));
+}
+
+#[test]
+fn a_quota_is_set_for_the_largest_culprit_and_who_takes_at_least_half_as_much() {
+    let mut plant = server_and_spinners(2);
+    plant.toys.push(Toy { cores: 0.8, ..toy("small", "best-effort") });
+    let (policy, mut state) = (enforce(HARD_CPU), State::default());
+    let first = (0..10).map(|_| plant.look(&policy, &mut state)).find(|taken| !taken.is_empty());
+    let taken = first.expect("somebody is limited");
+    let limited: Vec<&str> = taken.iter().map(|one| one.container.as_str()).collect();
+    assert_eq!(limited, ["spin0", "spin1"], "{taken:#?}");
 }
 
 #[test]
@@ -195,12 +228,12 @@ fn an_operators_change_of_another_limit_of_the_resource_ends_it_as_well() {
     let mut plant = server_and_spinners(1);
     let (policy, mut state) = (enforce(""), State::default());
     plant.looks(&policy, &mut state, 4);
-    assert_eq!(state.holds[0].leases[0].actuator, Actuator::CpuWeight);
+    assert_eq!(state.holds[0].leases[0].actuator, Actuator::CpuIdle);
     let wish = Wish { limit: Some(1.5), guarantee: None };
     plant.toy("spin0").wishes.insert(Actuator::CpuMax, wish);
     plant.toy("spin0").in_force.insert(Actuator::CpuMax, 1.5);
     let decisions = plant.look(&policy, &mut state);
-    assert_eq!(kinds(&decisions), [(Kind::Release, Some(Actuator::CpuWeight))]);
+    assert_eq!(kinds(&decisions), [(Kind::Release, Some(Actuator::CpuIdle))]);
     assert_eq!((decisions[0].reason, decisions[0].after), (Reason::OperatorChanged, None));
     assert_eq!(plant.looks(&policy, &mut state, 590), []);
     // Its memory is another matter.
@@ -259,7 +292,7 @@ fn advice_says_which_class_is_missing_and_does_not_repeat_itself() {
     let told = check("", "", strict(), Reason::VictimNotProtected);
     assert!(told.contains("class the-web protected and the-spin0 best-effort"), "{told}");
     let told = check("protected", "best-effort", Policy::default(), Reason::ObjectiveMissed);
-    assert!(told.contains("In enforce mode the-spin0 would be limited: cpu.weight"), "{told}");
+    assert!(told.contains("In enforce mode the-spin0 would be limited: cpu.idle"), "{told}");
 }
 
 #[test]
@@ -313,7 +346,7 @@ fn a_latency_that_the_container_tells_itself_is_an_objective() {
     let mut plant = server_and_spinners(1);
     plant.toy("web").tells = true;
     let decisions = plant.looks(&by_latency(), &mut State::default(), 3);
-    assert_eq!(kinds(&decisions), [(Kind::Tighten, Some(Actuator::CpuWeight))]);
+    assert_eq!(kinds(&decisions), [(Kind::Tighten, Some(Actuator::CpuIdle))]);
     assert_eq!(decisions[0].evidence.objective, Some(Objective::LatencyMs));
     assert!(decisions[0].to_string().contains("has a latency of"), "{}", decisions[0]);
 }
@@ -335,7 +368,7 @@ fn a_latency_that_is_no_longer_known_changes_nothing_for_a_minute() {
     assert_eq!(plant.looks(&policy, &mut state, 60), []);
     assert_eq!(state.leases().count(), 1);
     let decisions = plant.looks(&policy, &mut state, 60);
-    assert_eq!(kinds(&decisions), [(Kind::Release, Some(Actuator::CpuWeight))]);
+    assert_eq!(kinds(&decisions), [(Kind::Release, Some(Actuator::CpuIdle))]);
     // A look without it now and then does no harm either.
     let mut taken = Vec::new();
     for look in 0..60 {

@@ -12,6 +12,8 @@ use crate::types::{Mode, Resource};
 
 /// A neighbour of somebody who is not protected must take so many times as much as it.
 const MUCH_MORE: f64 = 2.0;
+/// Who is blamed for so much of what the largest is blamed for is as guilty.
+const AS_GUILTY: f64 = 0.5;
 
 pub(super) fn tighten(round: &mut Round) {
     let seen = round.seen;
@@ -55,12 +57,12 @@ fn at_fault<'s>(round: &Round, victim: &'s Seen<'s>) -> Vec<&'s SeenAt<'s>> {
 }
 
 /// One step against the culprits. What takes only what others want goes to all of them at
-/// once; what takes more, to the largest alone. `false`: nothing is left to do and nothing
-/// is under way, so another resource may be worked at.
+/// once; what takes more, to the largest and who is as guilty. `false`: nothing is left to do
+/// and nothing is under way, so another resource may be worked at.
 fn work_at(round: &mut Round, victim: &Seen, at: &SeenAt) -> bool {
     let Some(blamed) = &at.blamed else { return false };
     let (look, resource) = (round.look, at.resource);
-    let (mut busy, mut hard) = (false, false);
+    let (mut busy, mut hard) = (false, None);
     for (id, seconds) in &blamed.neighbours {
         let Some(culprit) = look.container(id) else { continue };
         let guilty = *seconds >= look.policy.detect.least_share * blamed.wait;
@@ -76,7 +78,9 @@ fn work_at(round: &mut Round, victim: &Seen, at: &SeenAt) -> bool {
             busy |= settling || hold.claims.iter().any(on_trial);
             let is_hard = |lease: &Lease| !lease.actuator.is_work_conserving();
             if settling {
-                hard |= hold.leases.last().is_some_and(is_hard);
+                if hold.leases.last().is_some_and(is_hard) {
+                    hard.get_or_insert(*seconds);
+                }
                 continue;
             }
         }
@@ -84,7 +88,8 @@ fn work_at(round: &mut Round, victim: &Seen, at: &SeenAt) -> bool {
         let severity = round.severity(victim, at);
         let step = ladder::next_step(look, hold, culprit, victim.container, resource, severity);
         let Some((actuator, value)) = step else { continue };
-        if !actuator.is_work_conserving() && std::mem::replace(&mut hard, true) {
+        // The largest comes first.
+        if !actuator.is_work_conserving() && *seconds < AS_GUILTY * *hard.get_or_insert(*seconds) {
             continue;
         }
         busy |= take(round, victim, at, culprit, actuator, value);
