@@ -2,8 +2,8 @@
 //!
 //! `tests/logs/synthetic-*.jsonl` are recorded on the toy host of `tests/plant`, not on a
 //! kernel. `UPDATE_GOLDEN=1 cargo test -p tenantry-control --test log` rewrites them. The others
-//! are from runs on a host (6.18, two CPUs): a protected container beside a spinner of four
-//! threads, and one that reads 4 KiB at random beside a sequential writer.
+//! are from runs on a host (6.18, two CPUs); `cargo xtask bench record` says what happens in
+//! each, and makes them anew.
 
 mod plant;
 
@@ -243,8 +243,13 @@ fn the_logs_in_the_repository_replay() {
 }
 
 /// What each run on a host is for: how it ends.
-const REAL: [(&str, Kind, Reason); 2] =
-    [("cpu", Kind::Release, Reason::CulpritGone), ("disk", Kind::Release, Reason::CulpritGone)];
+const REAL: [(&str, Kind, Reason); 5] = [
+    ("cpu", Kind::Release, Reason::CulpritGone),
+    ("disk", Kind::Release, Reason::CulpritGone),
+    ("network", Kind::Release, Reason::CulpritGone),
+    ("operator", Kind::Yield, Reason::OperatorChanged),
+    ("victim-gone", Kind::Release, Reason::VictimGone),
+];
 
 fn real(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/logs/{name}.jsonl"));

@@ -1,6 +1,6 @@
 //! `cargo xtask bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame] [bandwidth]
 //! [noisy]`: what tenantry costs, beside peers, in one run on one machine; without a name all
-//! but `noisy`.
+//! but `noisy`. `record` measures nothing: it writes the decision logs that tests replay.
 //!
 //! Prints ratios with their spread and asserts nothing: a noisy machine makes no
 //! failure, and an absolute time proves nothing. Peers are Debian's packages.
@@ -13,6 +13,7 @@ mod noisy;
 mod order;
 mod peers;
 mod programs;
+mod record;
 mod redis;
 mod sched;
 mod scrape;
@@ -21,7 +22,7 @@ mod syscalls;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: tenantry-bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame] [bandwidth] [noisy]";
+const USAGE: &str = "usage: tenantry-bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame] [bandwidth] [noisy] [record]";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -63,6 +64,7 @@ fn run(names: &[&str]) -> anyhow::Result<()> {
             "noisy" => noisy::run()?,
             "blame" => blame::run()?,
             "bandwidth" => bandwidth::run()?,
+            "record" => record::run()?,
             other => anyhow::bail!("no such benchmark: {other}\n{USAGE}"),
         }
         println!();
