@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use tenantry_e2e::agent::TestAgent;
-use tenantry_e2e::host::{cpu_ticks, status_kib};
+use tenantry_e2e::host::{cpu_time, status_kib};
 use tenantry_e2e::scrape;
 
 const FEW: usize = 10;
@@ -19,7 +19,7 @@ name = ["idle*0"]
 [rule.objectives]
 run_queue_p99_ms = 10.0
 "#;
-const LOOK: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_secs(30);
 
 pub fn run() -> Result<()> {
     idle(FEW)?;
@@ -63,13 +63,13 @@ fn idle(containers: usize) -> Result<()> {
 }
 
 fn cpu_share(pid: u32, mut each_second: impl FnMut()) -> Result<f64> {
-    let (began, before) = (Instant::now(), cpu_ticks(pid).context("the agent runs")?);
+    let (began, before) = (Instant::now(), cpu_time(pid).context("the agent runs")?);
     while began.elapsed() < LOOK {
         std::thread::sleep(Duration::from_secs(1));
         each_second();
     }
-    let ticks = cpu_ticks(pid).context("the agent runs")? - before;
-    Ok(ticks as f64 / 100.0 / began.elapsed().as_secs_f64())
+    let used = cpu_time(pid).context("the agent runs")?.saturating_sub(before);
+    Ok(used.as_secs_f64() / began.elapsed().as_secs_f64())
 }
 
 /// Children of the agent.

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::os::linux::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// Everything that can be left behind, as one line each.
 #[derive(Clone, Debug, Default)]
@@ -103,6 +104,16 @@ pub fn namespace_counters(pid: u32, protocol: &str) -> HashMap<String, f64> {
 /// User and system time of a process, in clock ticks.
 pub fn cpu_ticks(pid: u32) -> Option<u64> {
     Some(stat_field(pid, 14)? + stat_field(pid, 15)?)
+}
+
+/// What the living threads of a process have run, to the nanosecond.
+pub fn cpu_time(pid: u32) -> Option<Duration> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let ran = |task: std::io::Result<std::fs::DirEntry>| -> Option<u64> {
+        let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse().ok()
+    };
+    Some(Duration::from_nanos(tasks.filter_map(ran).sum()))
 }
 
 /// Pages that a process touched for the first time, huge ones counted once.

@@ -301,7 +301,7 @@ impl Counted {
         Ok(Self {
             at: Instant::now(),
             work: works.sum::<Result<f64>>()?,
-            own_cpu: cpu_seconds(agent.pid())?,
+            own_cpu: host::cpu_time(agent.pid()).context("the agent runs")?.as_secs_f64(),
             steal: seconds(host::steal_ticks().context("/proc/stat")?),
         })
     }
