@@ -3,11 +3,13 @@
 //!
 //! Whom the agent names in its answer (`culprits` of `/v1/blame`) counts, nothing else. The
 //! generator's seed is fixed, so that a run can be repeated; `TENANTRY_TRIALS` is how many
-//! (60). All containers together have little memory, and a link of 20 Mbit/s that they share.
+//! (60), `TENANTRY_KIND` what kind alone (`memory`, `own-quota`; else all). All containers
+//! together have little memory, and a link of 20 Mbit/s that they share.
 
 mod trial;
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -40,6 +42,10 @@ pub fn run() -> Result<()> {
         Ok(text) => text.parse().with_context(|| format!("TENANTRY_TRIALS: {text:?}"))?,
         Err(_) => TRIALS,
     };
+    let wanted = std::env::var("TENANTRY_KIND").ok();
+    let wanted = wanted
+        .map(|text| Kind::named(&text).with_context(|| format!("TENANTRY_KIND: {text:?}")))
+        .transpose()?;
     let agent = TestAgent::try_start()?;
     let mut uplink = Uplink::create("tbf rate 20mbit burst 8000 limit 300000");
     for port in [9001, 9002, 9003] {
@@ -53,7 +59,9 @@ pub fn run() -> Result<()> {
     let mut dice = Dice(SEED);
     let mut scores: BTreeMap<Kind, Score> = BTreeMap::new();
     for number in 0..trials {
-        let trial = plan(&mut dice, FAR);
+        let mut trials = std::iter::repeat_with(|| plan(&mut dice, FAR));
+        let trial = trials.find(|trial| wanted.is_none_or(|kind| kind == trial.kind));
+        let trial = trial.context("dice without end")?;
         let named = perform(&agent, &trial)?;
         let score = scores.entry(trial.kind).or_default();
         score.trials += 1;
@@ -80,7 +88,16 @@ fn perform(agent: &TestAgent, trial: &Trial) -> Result<Vec<Named>> {
     for (container, command) in commands {
         let Some(command) = command else { continue };
         let mut client = agent.client(&["exec", &container, "sh", "-c", command]);
-        running.push(client.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
+        let word = trial.kind.ready_word().filter(|_| container == "victim");
+        let output = if word.is_some() { Stdio::piped() } else { Stdio::null() };
+        let mut client = client.stdout(output).stderr(Stdio::null()).spawn()?;
+        if let Some(word) = word {
+            let mut line = String::new();
+            // What it says at its end stays in the pipe: it is short.
+            BufReader::new(client.stdout.as_mut().context("its output")?).read_line(&mut line)?;
+            ensure!(line.contains(word), "{container} said {line:?}");
+        }
+        running.push(client);
     }
     std::thread::sleep(Duration::from_secs(trial.kind.load_s()).saturating_sub(BEFORE_END));
     let answer = json(&agent.run(&["blame", "--json", "--window", WINDOW])?);

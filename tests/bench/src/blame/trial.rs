@@ -16,6 +16,22 @@ pub enum Kind {
 }
 
 impl Kind {
+    const ALL: [Kind; 7] = [
+        Kind::Cpu,
+        Kind::Disk,
+        Kind::Memory,
+        Kind::Network,
+        Kind::OwnQuota,
+        Kind::IdleHost,
+        Kind::GreedyAlone,
+    ];
+
+    /// As a person types it, in small letters with hyphens.
+    pub fn named(text: &str) -> Option<Kind> {
+        let plain = text.replace('-', "");
+        Kind::ALL.into_iter().find(|kind| format!("{kind:?}").to_lowercase() == plain)
+    }
+
     /// What the victim waits for, in the agent's words; `None` where nobody is guilty.
     pub fn resource(self) -> Option<&'static str> {
         match self {
@@ -30,6 +46,13 @@ impl Kind {
     /// Seconds of load. Memory is looked at closely only after some of it was waited for.
     pub fn load_s(self) -> u64 {
         if self == Kind::Memory { 6 } else { 3 }
+    }
+
+    /// What the victim says when it has in memory what it reads; only then do the others begin.
+    /// Else they take it while it is written, and the trial is one of a victim that waits for
+    /// its own writes.
+    pub fn ready_word(self) -> Option<&'static str> {
+        (self == Kind::Memory).then_some("prepared_bytes")
     }
 }
 
@@ -86,7 +109,11 @@ pub fn plan(dice: &mut Dice, far: &str) -> Trial {
     Trial {
         kind,
         culprit: kind.resource().map(|_| one),
-        victim: victim.map(command),
+        victim: victim.map(|own| match kind.ready_word() {
+            // Its time begins later, and it has an end of its own.
+            Some(_) => own,
+            None => command(own),
+        }),
         neighbours: neighbours.into_iter().map(|own| own.map(command)).collect(),
     }
 }
@@ -211,7 +238,17 @@ mod tests {
             }
         }
         let kinds: std::collections::BTreeSet<Kind> = plans().iter().map(|one| one.kind).collect();
-        assert_eq!(kinds.len(), 7);
+        assert_eq!(kinds, Kind::ALL.into_iter().collect());
+    }
+
+    #[test]
+    fn a_kind_is_found_by_its_name() {
+        let check = |text, expected| assert_eq!(Kind::named(text), expected, "{text:?}");
+        check("memory", Some(Kind::Memory));
+        check("own-quota", Some(Kind::OwnQuota));
+        check("greedy-alone", Some(Kind::GreedyAlone));
+        check("", None);
+        check("disc", None);
     }
 
     #[test]
