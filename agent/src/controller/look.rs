@@ -1,7 +1,7 @@
 //! Takes a [`Sample`]: who waited for whom, and closely those that the policy has a class for
 //! or that such a wait concerns; of these the cgroup's files only where an objective is
 //! measured by them. The others cost nothing but their names, and while memory is short the
-//! reading of their files.
+//! reading of their files and of the disks' table.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,7 +48,8 @@ impl Looker {
         let blame = self.blame();
         let steal_seconds = crate::host::read_steal_seconds().unwrap_or_default();
         let most = identities.iter().map(|(_, one)| one.need).max().unwrap_or_default();
-        let mut disks = (most >= Need::Files || !parties.is_empty()).then(|| self.disks());
+        let may_matter = most >= Need::Files || !parties.is_empty() || is_short;
+        let mut disks = may_matter.then(|| self.disks());
         // Who takes memory is found among all that are watched.
         let all_files = is_short || most == Need::EverybodysFiles;
         let containers = identities.into_iter().map(|(slot, identity)| {
@@ -61,7 +62,7 @@ impl Looker {
                 pace: is_watched.then(|| self.meters.read_pace(slot).ok()).flatten(),
                 disks: disks
                     .as_mut()
-                    .filter(|_| is_watched)
+                    .filter(|_| is_watched || is_short)
                     .map(|all| all.remove(&slot).unwrap_or_default()),
                 files: reads_files.then(|| self.files(&identity.cgroup)).flatten(),
                 wishes: is_watched.then(|| self.wishes(&identity)).flatten(),
@@ -100,6 +101,9 @@ impl Looker {
             memory_limit_hits: memory.failcnt,
             refaults: stat.workingset_refault_anon.unwrap_or(0)
                 + stat.workingset_refault_file.unwrap_or(0),
+            file_bytes: stat.file_bytes.unwrap_or(0),
+            swap_bytes: memory.swap_bytes.unwrap_or(0),
+            stolen_pages: stat.pgsteal,
             pressure,
         })
     }

@@ -15,6 +15,7 @@ mod memory;
 mod reach;
 mod sample;
 mod scrape;
+mod taken;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};

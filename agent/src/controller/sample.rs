@@ -16,6 +16,7 @@ use tenantry_ebpf::{
 
 use super::identity::Identity;
 use super::memory;
+use super::taken::takers;
 use crate::blame::contested;
 
 /// One moment. What is not known of a container is zero or absent, and so are its rates.
@@ -42,13 +43,15 @@ pub struct Counters {
     /// These only of whom the policy has a class for, of who waits for a neighbour, and of
     /// the neighbour.
     pub pace: Option<Pace>,
-    /// And only while a disk may matter to anybody.
+    /// And only while a disk may matter to anybody; while memory is short, everybody's.
     pub disks: Option<Vec<(Device, DiskOp, DiskCounters)>>,
     pub files: Option<FromFiles>,
     /// What another runtime gave it; ours are in the identity.
     pub wishes: Option<Wishes>,
     /// When a look found that the kernel had held it back at its own memory limit.
     pub limit_hit_at: Option<Duration>,
+    /// What it lost of its memory until this look.
+    pub missed: memory::Missed,
     pub latency_ms: Option<f64>,
     pub in_force: LimitsNow,
 }
@@ -63,33 +66,37 @@ impl Sample {
     }
 
     /// That container's, and not those of the slot's last holder.
-    fn counters(&self, slot: Slot, id: &str) -> Option<&Counters> {
+    pub fn counters(&self, slot: Slot, id: &str) -> Option<&Counters> {
         self.containers.get(&slot).filter(|counters| counters.identity.id == id)
     }
 
-    /// Notes who came to its own memory limit since `before`, or did so earlier.
+    /// Notes who came to its own memory limit since `before`, or did so earlier, and who lost
+    /// memory to whom.
     pub fn follow(&mut self, before: &Sample) {
+        let seconds = seconds_between(before, self);
         for (slot, now) in &mut self.containers {
             let Some(was) = before.counters(*slot, &now.identity.id) else { continue };
             let files = was.files.as_ref().zip(now.files.as_ref());
             let is_hit = files.is_some_and(|(was, now)| now.came_to_limit(was));
             now.limit_hit_at = if is_hit { Some(self.at) } else { was.limit_hit_at };
+            now.missed.clone_from(&was.missed);
+            now.missed.fade(seconds);
         }
-    }
-}
-
-/// At this share of its limit a container is taken for at it, where nobody counts.
-const AT_LIMIT: f64 = 0.95;
-
-impl FromFiles {
-    fn came_to_limit(&self, before: &FromFiles) -> bool {
-        match (before.memory_limit_hits, self.memory_limit_hits) {
-            // v1's file says 0 for ever where the kernel no longer counts: seen on 6.18.
-            (Some(0), Some(0)) | (None, _) | (_, None) => {
-                let limit = self.memory_limit_bytes.map(|limit| AT_LIMIT * limit as f64);
-                limit.is_some_and(|limit| self.memory_usage_bytes as f64 >= limit)
+        let takers = takers(before, self, seconds);
+        let missed = |(slot, now): (&Slot, &Counters)| {
+            let at = takers.binary_search_by_key(&now.identity.id.as_str(), |taker| taker.id);
+            let victim = takers.get(at.ok()?)?;
+            if victim.lost_per_s <= 0.0 && now.missed.is_empty() {
+                return None;
             }
-            (Some(before), Some(now)) => now > before,
+            let mut missed = now.missed.clone();
+            missed.add(victim, &takers, seconds);
+            Some((*slot, missed))
+        };
+        let missed: Vec<(Slot, memory::Missed)> =
+            self.containers.iter().filter_map(missed).collect();
+        for (slot, of_it) in missed {
+            self.containers.entry(slot).and_modify(|now| now.missed = of_it);
         }
     }
 }
@@ -102,6 +109,11 @@ pub struct FromFiles {
     /// Times that the kernel held it back at its own memory limit. `None`: it does not tell.
     pub memory_limit_hits: Option<u64>,
     pub refaults: u64,
+    /// Of its files, in memory.
+    pub file_bytes: u64,
+    pub swap_bytes: u64,
+    /// Pages that reclaim took from it; v1 does not tell.
+    pub stolen_pages: Option<u64>,
     pub pressure: Stalls,
 }
 
@@ -109,7 +121,7 @@ pub struct FromFiles {
 /// A container that is in one of them alone has no rates yet, or none any more.
 pub fn rates(before: &Sample, now: &Sample) -> Rates {
     let interval = now.at.saturating_sub(before.at);
-    let seconds = interval.as_secs_f64().max(1e-3);
+    let seconds = seconds_between(before, now);
     let waits = waits(before, now);
     let mut named: HashMap<&str, u64> = HashMap::new();
     for ((victim, resource, culprit), ns) in &waits {
@@ -120,7 +132,6 @@ pub fn rates(before: &Sample, now: &Sample) -> Rates {
         }
     }
     let mut containers: Vec<ContainerRates> = Vec::new();
-    let mut takers: Vec<memory::Taken> = Vec::new();
     for (slot, counters) in &now.containers {
         let id = counters.identity.id.as_str();
         let is_idle = counters.pace.is_none() && counters.files.is_none();
@@ -131,18 +142,20 @@ pub fn rates(before: &Sample, now: &Sample) -> Rates {
         }
         let mut row = container(had, counters, seconds);
         row.cpu.quota = quota_ns.unwrap_or(0) as f64 / 1e9 / seconds;
-        takers.extend(taken(now.at, had, counters, &row, seconds));
         containers.push(row);
     }
     containers.sort_by(|a, b| a.id.cmp(&b.id));
-    takers.sort_by_key(|taken| taken.id);
     let blame = |((victim, resource, culprit), ns): (Wait, u64)| Blame {
         victim: victim.to_owned(),
         culprit,
         resource,
         seconds_per_second: ns as f64 / 1e9 / seconds,
     };
-    let of_memory = memory::blame(&takers);
+    let takers = takers(before, now, seconds);
+    let of_memory = memory::blame(&takers, seconds, |id| {
+        let victim = now.containers.values().find(|counters| counters.identity.id == id);
+        victim.map(|counters| &counters.missed)
+    });
     Rates {
         at_ms: millis(now.at),
         interval_ms: millis(interval),
@@ -189,28 +202,8 @@ fn waits<'a>(before: &Sample, now: &'a Sample) -> BTreeMap<Wait<'a>, u64> {
     waits
 }
 
-/// What was reclaimed at a limit is missed, and read again, for a while.
-const LIMIT_LASTS: Duration = Duration::from_secs(5);
-
-/// What it did about memory; `None` where its cgroup's files were not read: it neither stalls
-/// nor takes, as far as is known.
-fn taken<'a>(
-    at: Duration,
-    before: &Counters,
-    now: &'a Counters,
-    row: &ContainerRates,
-    seconds: f64,
-) -> Option<memory::Taken<'a>> {
-    let (had, has) = (before.files.as_ref()?, now.files.as_ref()?);
-    let grown = has.memory_usage_bytes.saturating_sub(had.memory_usage_bytes);
-    Some(memory::Taken {
-        id: &now.identity.id,
-        stalled: row.pressure.memory,
-        of_host: now.identity.holds_agent,
-        hit_limit: now.limit_hit_at.is_some_and(|hit| at <= hit + LIMIT_LASTS),
-        growth_per_s: grown as f64 / seconds,
-        refaults_per_s: row.memory.refaults_per_s,
-    })
+fn seconds_between(before: &Sample, now: &Sample) -> f64 {
+    now.at.saturating_sub(before.at).as_secs_f64().max(1e-3)
 }
 
 fn container(before: &Counters, now: &Counters, seconds: f64) -> ContainerRates {
@@ -260,7 +253,7 @@ fn memory(before: &Counters, now: &Counters, seconds: f64) -> MemoryRates {
     }
 }
 
-fn pressure(before: &Counters, now: &Counters, seconds: f64) -> Pressure {
+pub fn pressure(before: &Counters, now: &Counters, seconds: f64) -> Pressure {
     let (Some(before), Some(now)) = (&before.files, &now.files) else {
         return Pressure::default();
     };
@@ -515,6 +508,48 @@ mod tests {
         check(11, None, 90, Culprit::Quota);
         check(16, None, 90, Culprit::Unexplained);
         check(17, None, 96, Culprit::Quota);
+    }
+
+    #[test]
+    fn who_took_what_is_read_again_is_known_from_look_to_look() {
+        let look = |at_s: u64, web: (u64, u64), noise_mib: u64| {
+            let device = Device { major: 8, minor: 0 };
+            let (file_mib, refaults) = web;
+            let bytes = refaults * 4096;
+            let latency = histogram(&[(20, refaults)], refaults * 100_000);
+            let read = DiskCounters { bytes, latency, ..DiskCounters::default() };
+            let mut files = FromFiles {
+                memory_usage_bytes: file_mib << 20,
+                file_bytes: file_mib << 20,
+                refaults,
+                ..FromFiles::default()
+            };
+            let some = StallTime { total_usec: refaults * 100, ..StallTime::default() };
+            files.pressure.io = Some(Stall { some, full: None });
+            let disks = Some(vec![(device, DiskOp::Read, read)]);
+            let web = Counters { files: Some(files), disks, ..Counters::default() };
+            let mut sample = sample(at_s, web, &[]);
+            let usage = FromFiles { memory_usage_bytes: noise_mib << 20, ..FromFiles::default() };
+            let noise = Counters { files: Some(usage), ..Counters::default() };
+            sample.containers.insert(NOISE, called("noise", noise));
+            sample
+        };
+        // The neighbour grows and the file goes; then the one frees all, the other is read.
+        let mut before = look(0, (200, 0), 0);
+        let mut shares = |mut now: Sample| -> Vec<(Culprit, f64)> {
+            now.follow(&before);
+            let blame = rates(&before, &now).blame;
+            before = now;
+            blame.into_iter().map(|row| (row.culprit, row.seconds_per_second)).collect()
+        };
+        let noise = || Culprit::Container("noise".into());
+        assert_eq!(shares(look(1, (100, 0), 100)), []);
+        assert_eq!(shares(look(2, (100, 1000), 0)), [(noise(), 0.1)]);
+        assert_eq!(shares(look(3, (104, 2000), 0)), [(noise(), 0.1)]);
+        // All is there again, and what is read after that was lost to nobody who was seen.
+        shares(look(4, (200, 2000), 0));
+        assert_eq!(shares(look(5, (200, 2000), 0)), []);
+        assert_eq!(shares(look(6, (204, 3000), 0)), [(Culprit::Unexplained, 0.1)]);
     }
 
     #[test]
