@@ -170,7 +170,9 @@ fn who_stands_still_at_its_own_memory_limit_waits_for_that() {
     let script = "dd if=/dev/zero of=/big bs=1M count=96 2>/dev/null; \
                   while :; do cat /big > /dev/null; done";
     agent.run_detached("small", &["--memory", "32m"], &["sh", "-c", script]).unwrap();
-    agent.run_detached("quiet", &[], &["sleep", "1000"]).unwrap();
+    // Somebody who grows meanwhile is no reason for it.
+    let grow = ["workload", "noise", "--grow", "64m", "--grow-rate", "20m", "--seconds", "600"];
+    agent.run_detached("grows", &[], &grow).unwrap();
     let stalls = || ["memory", "io"].map(|resource| stall(&agent, "small", resource));
     until("it to stand still", || stalls()[0] > 0.1);
     let of_small = || {
