@@ -13,7 +13,13 @@ impl Spread {
     pub fn of(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
-        let at = |quarter: usize| sorted.get((sorted.len().checked_sub(1)?) * quarter / 4).copied();
+        // Between two values by the part of the way.
+        let at = |quarter: usize| {
+            let last = sorted.len().checked_sub(1)?;
+            let (whole, rest) = (quarter * last / 4, quarter * last % 4);
+            let (below, above) = (sorted[whole], sorted[(whole + 1).min(last)]);
+            Some(below + (above - below) * rest as f64 / 4.0)
+        };
         Some(Self { low: at(1)?, median: at(2)?, high: at(3)? })
     }
 }
@@ -41,6 +47,11 @@ mod tests {
     fn quartiles_stand_around_the_median() {
         let spread = Spread::of(&[5.0, 1.0, 3.0, 2.0, 4.0]).unwrap();
         assert_eq!(spread, Spread { low: 2.0, median: 3.0, high: 4.0 });
+        let between = Spread::of(&[1.0, 3.0, 9.0]).unwrap();
+        assert_eq!(between, Spread { low: 2.0, median: 3.0, high: 6.0 });
+        let of_two = Spread::of(&[4.0, 8.0]).unwrap();
+        assert_eq!(of_two, Spread { low: 5.0, median: 6.0, high: 7.0 });
+        assert_eq!(Spread::of(&[7.0]).map(|one| (one.low, one.high)), Some((7.0, 7.0)));
         assert_eq!(Spread::of(&[]), None);
     }
 

@@ -69,7 +69,9 @@ const T1: Scenario = Scenario {
     flags: &[],
     work: Work::Cpu,
     limits: CPUS,
-    objectives: "run_queue_p99_ms = 1.0\ndisk_p99_ms = 2.0",
+    // A stall of the server is felt by all requests behind it, so the queue's p99 alone is
+    // well long before theirs is.
+    objectives: "run_queue_p99_ms = 1.0\npressure_cpu = 0.02\ndisk_p99_ms = 2.0",
     memory_bytes: None,
 };
 
