@@ -167,10 +167,12 @@ fn time_off_the_cpu_is_split_by_what_the_thread_left_it_for() {
     let counters = f.read(1).scheduler;
     println!("{counters:?} in {elapsed} ns");
     let off = counters.off_cpu;
+    // A sleep begins a little before its thread has left the CPU: long on an emulated processor.
+    const LEAST_NS: u64 = PIECE_NS * 98 / 100;
     // The child's own sleep, and its child's.
-    assert!(off.interruptible_ns >= 2 * PIECE_NS && off.interruptible_ns < 2 * elapsed);
+    assert!(off.interruptible_ns >= 2 * LEAST_NS && off.interruptible_ns < 2 * elapsed);
     // From here on nobody sleeps for longer than he did: only a busy machine adds.
-    let piece = |ns: u64| ns >= PIECE_NS * 99 / 100 && ns < elapsed;
+    let piece = |ns: u64| ns >= LEAST_NS && ns < elapsed;
     assert!(piece(off.uninterruptible_ns), "{off:?}");
     assert!(piece(off.stopped_ns), "{off:?}");
     // One thread's whole life, and another's that lasted as long as its parent's sleep in D.
