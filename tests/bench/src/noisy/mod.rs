@@ -3,9 +3,8 @@
 //! where nobody is guilty; and what is left of a limit when the agent is killed or an operator
 //! sets another.
 //!
-//! On every CPU a loop of the lowest class runs all the time, that of SCHED_IDLE, which gives
-//! way at once: a virtual processor that sleeps takes milliseconds to wake, and a victim that
-//! is alone would feel more of that than of any neighbour.
+//! CPUs are kept from sleeping meanwhile: a virtual processor that sleeps takes milliseconds to
+//! wake, and a victim that is alone would feel more of that than of any neighbour.
 //!
 //! `TENANTRY_SCENARIOS` names those that are to be run (`T1,T3`; all, where it is not set),
 //! `TENANTRY_ROUNDS` says how often (3). Raw data and a plot of each scenario go into files
@@ -20,7 +19,8 @@ mod run;
 mod safety;
 mod scenario;
 
-use std::process::{Child, Command};
+use std::fs::File;
+use std::io::Write as _;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -71,26 +71,18 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-struct Awake(Vec<Child>);
+/// While this is held, CPUs without work poll for it. Threads of SCHED_IDLE that spin would keep
+/// them awake as well, but take them from a culprit to which `cpu.idle` was given.
+struct Awake {
+    _held: File,
+}
 
 impl Awake {
     fn start() -> Result<Self> {
-        let cpus = std::thread::available_parallelism()?.get();
-        let one = |cpu: usize| {
-            Command::new("chrt")
-                .args(["--idle", "0", "taskset", "-c", &cpu.to_string()])
-                .args(["sh", "-c", "while :; do :; done"])
-                .spawn()
-        };
-        Ok(Self((0..cpus).map(one).collect::<Result<_, _>>().context("chrt")?))
-    }
-}
-
-impl Drop for Awake {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        let path = "/dev/cpu_dma_latency";
+        let mut held = File::options().write(true).open(path).context(path)?;
+        // The longest time that a CPU may take to wake up, in microseconds.
+        held.write_all(&0_i32.to_ne_bytes()).context(path)?;
+        Ok(Self { _held: held })
     }
 }

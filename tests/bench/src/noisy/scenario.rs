@@ -193,8 +193,10 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "T8",
-        what: "four spinners and nobody who minds",
+        what: "one that spins with four threads, and nobody who minds",
         kind: Kind::NobodyGuilty,
+        culprit: &["workload", "noise", "--spin", "4"],
+        culprits: 1,
         server: &[],
         load: &[],
         ..T1
