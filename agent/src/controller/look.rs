@@ -50,14 +50,14 @@ impl Looker {
         let most = identities.iter().map(|(_, one)| one.need).max().unwrap_or_default();
         let may_matter = most >= Need::Files || !parties.is_empty() || is_short;
         let mut disks = may_matter.then(|| self.disks());
-        // Who takes memory is found among all that are watched.
-        let all_files = is_short || most == Need::EverybodysFiles;
         let containers = identities.into_iter().map(|(slot, identity)| {
             let is_party = parties.contains(&identity.id);
             let is_watched = identity.need > Need::Name || is_party;
-            let reads_files = is_party
+            // Who takes memory is found among all that are watched.
+            let reads_files = is_short
+                || is_party
                 || identity.need >= Need::Files
-                || if is_watched { all_files } else { is_short };
+                || is_watched && most == Need::EverybodysFiles;
             let counters = Counters {
                 pace: is_watched.then(|| self.meters.read_pace(slot).ok()).flatten(),
                 disks: disks

@@ -224,10 +224,9 @@ impl<K, V> Table<K, V> {
             flags: 0,
         };
         let bytes = size_of_val(&attributes);
-        // SAFETY: the attributes are those of a batch look-up and live through the call. The
-        // map's key and value sizes were compared with K and V in `open`, so that the kernel
-        // writes at most `rows` keys and values, for which the only caller made the room, and a
-        // place no longer than a key or four bytes.
+        // SAFETY: the attributes are a batch look-up's and live through the call. `open` compared
+        // the map's key and value sizes with K and V: the kernel writes at most `rows` of each, for
+        // which the only caller made room, and a place no longer than a key or four bytes.
         let result = unsafe {
             let batch = libc_bpf::LOOKUP_BATCH;
             libc::syscall(libc::SYS_bpf, batch, &raw mut attributes, bytes)
