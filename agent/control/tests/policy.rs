@@ -43,7 +43,7 @@ fn the_example_is_right_and_its_comments_are_the_defaults() {
             _ => format!("{line}\n"),
         })
         .collect();
-    assert!(uncommented.matches("\nsettle_seconds = 2\n").count() == 1, "{uncommented}");
+    assert!(uncommented.matches("\nsettle_seconds = 1\n").count() == 1, "{uncommented}");
     assert_eq!(Policy::parse(&uncommented).unwrap(), example);
 }
 
@@ -122,7 +122,7 @@ fn what_is_not_allowed_is_named_with_what_is() {
         ("[detect]\nsmoothing = nan", "detect.smoothing"),
         ("[detect]\nwell_below = 1.0", "detect.well_below"),
         ("[detect]\nleast_share = 0", "detect.least_share"),
-        ("[act]\ntrial_seconds = 3", "act.trial_seconds"),
+        ("[act]\ntrial_seconds = 2", "act.trial_seconds"),
         ("[act]\ncut_most = 0.9\ncut_least = 0.8", "act.cut_most"),
         ("[act]\ncooldown_seconds = 7200", "act.most_cooldown_seconds"),
         ("[act]\nturn_seconds = inf", "act.turn_seconds"),

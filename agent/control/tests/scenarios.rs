@@ -453,7 +453,7 @@ fn the_sentence_names_who_what_and_why() {
     let decisions = plant.looks(&policy, &mut state, 3);
     assert_eq!(
         decisions[0].to_string(),
-        "the-spin0 limited: cpu.max none → 1.00 CPUs, since the-web has a run-queue p99 of \
+        "the-spin0 limited: cpu.max none → 0.94 CPUs, since the-web has a run-queue p99 of \
          10.5 ms (wanted 5.0) and waits for it (cpu)."
     );
     let evidence = &decisions[0].evidence;
@@ -484,8 +484,11 @@ fn what_is_given_back_comes_in_steps_and_stays_clear_of_what_was_too_loose() {
     // It uses a little more than the operator wants.
     let wish = Wish { limit: Some(1.95), guarantee: None };
     plant.toy("spin0").wishes.insert(Actuator::CpuMax, wish);
-    let policy =
-        enforce("[detect]\nwell_looks = 20\n[act]\nallow = [\"cpu.max\"]\nturn_seconds = 1\n");
+    // One cut, and no second one before the neighbour turns harmless.
+    let policy = enforce(
+        "[detect]\nwell_looks = 20\n\
+         [act]\nallow = [\"cpu.max\"]\nsettle_seconds = 2\nturn_seconds = 1\n",
+    );
     let mut state = State::default();
     let taken = plant.looks(&policy, &mut state, 3);
     let taken_at = taken[0].at_ms;

@@ -266,7 +266,7 @@ impl Check {
 
     fn act(&mut self, raw: RawAct) -> Act {
         const DAY_S: f64 = 86_400.0;
-        let settle_ms = self.millis("act.settle_seconds", raw.settle_seconds, 2.0, 0.1..=60.0);
+        let settle_ms = self.millis("act.settle_seconds", raw.settle_seconds, 1.0, 0.1..=60.0);
         let trial_ms = self.millis("act.trial_seconds", raw.trial_seconds, 15.0, 1.0..=600.0);
         self.that(trial_ms >= 3 * settle_ms, "act.trial_seconds", trial_ms / 1000, || {
             "at least three times act.settle_seconds".into()
@@ -282,7 +282,7 @@ impl Check {
             most_cooldown_ms / 1000,
             || "at least act.cooldown_seconds".into(),
         );
-        let cut_most = self.number("act.cut_most", raw.cut_most, 0.5, 0.1..=0.95);
+        let cut_most = self.number("act.cut_most", raw.cut_most, 0.25, 0.1..=0.95);
         let cut_least = self.number("act.cut_least", raw.cut_least, 0.9, 0.1..=0.95);
         self.that(cut_most <= cut_least, "act.cut_most", cut_most, || {
             "at most act.cut_least".into()
