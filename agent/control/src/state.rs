@@ -211,10 +211,10 @@ impl State {
     /// The runtime could not set this limit: the lease is over, and the resource left alone
     /// for a while. An error is no reason to try again each second.
     pub fn refuse(&mut self, container: &str, actuator: &Actuator, until_ms: u64) {
-        let (actuator, resource) = (*actuator, actuator.resource());
+        let actuator = *actuator;
         let mut wish = Wish::default();
         for hold in &mut self.holds {
-            if hold.container == container && hold.resource == resource {
+            if hold.container == container {
                 hold.leases.retain(|lease| {
                     let is_refused = lease.actuator == actuator;
                     if is_refused {
@@ -238,6 +238,16 @@ impl State {
         self.marks
             .iter()
             .any(|mark| mark.container == container && mark.actuator.resource() == resource)
+    }
+
+    /// Whether a hold for this resource may turn it: what is another resource's may be left to
+    /// somebody else, or be turned by another hold.
+    pub(crate) fn is_free(&self, container: &str, resource: Resource, actuator: &Actuator) -> bool {
+        let turned = |(hold, lease): (&Hold, &Lease)| {
+            hold.container == container && hold.resource != resource && lease.actuator == *actuator
+        };
+        let is_own = actuator.resource() == resource;
+        (is_own || !self.is_marked(container, actuator.resource())) && !self.leases().any(turned)
     }
 
     pub(crate) fn is_claimed(&self, victim: &str) -> bool {

@@ -21,8 +21,12 @@ const LEAST_MEMORY: f64 = 0.5;
 const PAGE_BYTES: f64 = 4096.0;
 /// Into so many parts a CPU is divided.
 const CORE_PARTS: f64 = 100.0;
+/// Who moves so many bytes with a second of CPU time spends a good part of it in the network
+/// stack, where one CPU moves one to three billion.
+const STREAM_BYTES_PER_CPU_S: f64 = 250e6;
 
-/// The next thing to take from a container, and the value to write.
+/// The next thing to take from a container, and the value to write. `is_free`: nobody else set
+/// this actuator, and no other hold of ours has it.
 pub(super) fn next_step(
     look: &Look,
     hold: Option<&Hold>,
@@ -30,11 +34,13 @@ pub(super) fn next_step(
     victim: &ContainerRates,
     resource: Resource,
     severity: f64,
+    is_free: impl Fn(&Actuator) -> bool,
 ) -> Option<(Actuator, f64)> {
     let (floors, ceilings) = look.policy.bounds(culprit);
     candidates(culprit, victim, resource, severity).into_iter().flatten().find_map(|actuator| {
         let within_reach = !culprit.foreign || actuator.reaches_foreign();
-        if !within_reach || !look.policy.act.allow.contains(&actuator.kind()) {
+        let is_allowed = look.policy.act.allow.contains(&actuator.kind());
+        if !within_reach || !is_allowed || !is_free(&actuator) {
             return None;
         }
         let lease = hold.and_then(|hold| hold.lease(&actuator));
@@ -110,25 +116,44 @@ pub(super) fn in_effect(
 
 /// The resource's actuators, the gentlest first. A victim that waits [`SEVERE`] times as long as
 /// it should is spared the trial of the weight, with which the culprit still has its turns.
+///
+/// Whose CPU time goes into a stream is held by its bandwidth: a quota lets the stream go in
+/// bursts, and leaves it what the kernel and the stream's other end do for it.
 fn candidates(
     culprit: &ContainerRates,
     victim: &ContainerRates,
     resource: Resource,
     severity: f64,
-) -> [Option<Actuator>; 3] {
+) -> [Option<Actuator>; 4] {
     match resource {
-        Resource::Cpu if severity >= SEVERE => {
-            [Actuator::CpuIdle, Actuator::CpuWeight, Actuator::CpuMax].map(Some)
+        Resource::Cpu => {
+            let gentle = match severity >= SEVERE {
+                true => [Actuator::CpuIdle, Actuator::CpuWeight],
+                false => [Actuator::CpuWeight, Actuator::CpuIdle],
+            };
+            let stream = streams(culprit).then(|| busier_way(culprit));
+            [Some(gentle[0]), Some(gentle[1]), stream, Some(Actuator::CpuMax)]
         }
-        Resource::Cpu => [Actuator::CpuWeight, Actuator::CpuIdle, Actuator::CpuMax].map(Some),
-        Resource::Memory => [Some(Actuator::MemoryHigh), None, None],
-        Resource::Disk => [busiest_disk(culprit, victim), None, None],
-        Resource::Network => {
-            let network = &culprit.network;
-            let sends = network.egress_bytes_per_s >= network.ingress_bytes_per_s;
-            let busier = if sends { Actuator::NetEgress } else { Actuator::NetIngress };
-            [Some(busier), None, None]
-        }
+        Resource::Memory => only(Actuator::MemoryHigh),
+        Resource::Disk => [busiest_disk(culprit, victim), None, None, None],
+        Resource::Network => only(busier_way(culprit)),
+    }
+}
+
+fn only(actuator: Actuator) -> [Option<Actuator>; 4] {
+    [Some(actuator), None, None, None]
+}
+
+fn streams(culprit: &ContainerRates) -> bool {
+    let moved = taken(culprit, Resource::Network);
+    moved > 0.0 && moved >= STREAM_BYTES_PER_CPU_S * culprit.cpu.used_cores
+}
+
+fn busier_way(culprit: &ContainerRates) -> Actuator {
+    let network = &culprit.network;
+    match network.egress_bytes_per_s >= network.ingress_bytes_per_s {
+        true => Actuator::NetEgress,
+        false => Actuator::NetIngress,
     }
 }
 

@@ -6,7 +6,7 @@ use super::observe::{Seen, SeenAt};
 use super::{Round, ladder};
 use crate::actuator::Actuator;
 use crate::decision::{Kind, Reason};
-use crate::rates::ContainerRates;
+use crate::rates::{ContainerRates, Wish};
 use crate::state::{Claim, Hold, Lease, MAX_HOLDS, Said, push_bounded};
 use crate::types::{Mode, Resource};
 
@@ -86,7 +86,9 @@ fn work_at(round: &mut Round, victim: &Seen, at: &SeenAt) -> bool {
         }
         let hold = round.state.hold(id, resource);
         let severity = round.severity(victim, at);
-        let step = ladder::next_step(look, hold, culprit, victim.container, resource, severity);
+        let is_free = |actuator: &Actuator| round.state.is_free(id, resource, actuator);
+        let step =
+            ladder::next_step(look, hold, culprit, victim.container, resource, severity, is_free);
         let Some((actuator, value)) = step else { continue };
         // The largest comes first.
         if !actuator.is_work_conserving() && *seconds < AS_GUILTY * *hard.get_or_insert(*seconds) {
@@ -162,16 +164,21 @@ fn take(
             lease.value = value;
             lease.step += 1;
         }
-        None => hold.leases.push(Lease {
-            actuator,
-            wish: culprit.wish(&actuator),
-            value,
-            used_before: ladder::used(culprit, &actuator),
-            too_loose: None,
-            too_loose_until_ms,
-            taken_at_ms: now_ms,
-            step: 1,
-        }),
+        None => {
+            let wish = culprit.wish(&actuator);
+            // Bandwidth may be held for the CPU's sake.
+            hold.wishes.extend((wish != Wish::default()).then_some((actuator, wish)));
+            hold.leases.push(Lease {
+                actuator,
+                wish,
+                value,
+                used_before: ladder::used(culprit, &actuator),
+                too_loose: None,
+                too_loose_until_ms,
+                taken_at_ms: now_ms,
+                step: 1,
+            })
+        }
     }
     true
 }
@@ -207,7 +214,9 @@ fn advise(round: &mut Round, victim: &Seen, at: &SeenAt) {
     let mut change = Change::default();
     if reason == Reason::ObjectiveMissed {
         let severity = round.severity(victim, at);
-        let step = ladder::next_step(look, None, culprit, victim.container, resource, severity);
+        let is_free = |actuator: &Actuator| round.state.is_free(id, resource, actuator);
+        let step =
+            ladder::next_step(look, None, culprit, victim.container, resource, severity, is_free);
         let Some((actuator, value)) = step else { return };
         change = Change {
             actuator: Some(actuator),

@@ -30,6 +30,8 @@ pub struct Toy {
     pub cores: f64,
     pub write_bytes_per_s: f64,
     pub egress_bytes_per_s: f64,
+    /// Its CPU time goes into what it sends.
+    pub streams: bool,
     pub memory_bytes: f64,
     /// Seconds per second that its own quota throttles it.
     pub quota: f64,
@@ -60,7 +62,8 @@ impl Toy {
     }
 
     fn cores_wanted(&self) -> f64 {
-        self.cores.min(self.limit(Actuator::CpuMax))
+        let share = if self.streams { self.sends() / self.egress_bytes_per_s } else { 1.0 };
+        (self.cores * share).min(self.limit(Actuator::CpuMax))
     }
 
     fn writes(&self) -> f64 {
