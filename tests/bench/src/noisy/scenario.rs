@@ -220,7 +220,8 @@ impl Scenario {
             "mode = \"enforce\"\n\
              [[rule]]\nclass = \"protected\"\nname = [\"victim\", \"clients\"]\n\
              [rule.objectives]\n{}\n\
-             [[rule]]\nclass = \"best-effort\"\nname = [\"culprit*\"]\n",
+             [[rule]]\nclass = \"best-effort\"\nname = [\"culprit*\"]\n\
+             [rule.floors]\ncpu_cores = 0.025\n",
             self.objectives
         )
     }
