@@ -40,6 +40,9 @@ pub enum Actuator {
     CpuMax,
     /// Bytes.
     MemoryHigh,
+    /// 1 to 10,000 on cgroup v2's scale, of the group at all of its disks; without a wish the
+    /// kernel's 100. Heeded where [`crate::DiskRates::weighted`].
+    IoWeight,
     /// Bytes or operations per second.
     IoMax { device: Device, kind: IoKind },
     /// **Bytes** per second that the container sends.
@@ -59,6 +62,8 @@ pub enum ActuatorKind {
     CpuMax,
     #[serde(rename = "memory.high")]
     MemoryHigh,
+    #[serde(rename = "io.weight")]
+    IoWeight,
     #[serde(rename = "io.max")]
     IoMax,
     #[serde(rename = "net.egress")]
@@ -68,11 +73,12 @@ pub enum ActuatorKind {
 }
 
 impl ActuatorKind {
-    pub const ALL: [ActuatorKind; 7] = [
+    pub const ALL: [ActuatorKind; 8] = [
         ActuatorKind::CpuWeight,
         ActuatorKind::CpuIdle,
         ActuatorKind::CpuMax,
         ActuatorKind::MemoryHigh,
+        ActuatorKind::IoWeight,
         ActuatorKind::IoMax,
         ActuatorKind::NetEgress,
         ActuatorKind::NetIngress,
@@ -84,7 +90,7 @@ impl Actuator {
         match self {
             Actuator::CpuWeight | Actuator::CpuIdle | Actuator::CpuMax => Resource::Cpu,
             Actuator::MemoryHigh => Resource::Memory,
-            Actuator::IoMax { .. } => Resource::Disk,
+            Actuator::IoWeight | Actuator::IoMax { .. } => Resource::Disk,
             Actuator::NetEgress | Actuator::NetIngress => Resource::Network,
         }
     }
@@ -95,6 +101,7 @@ impl Actuator {
             Actuator::CpuIdle => ActuatorKind::CpuIdle,
             Actuator::CpuMax => ActuatorKind::CpuMax,
             Actuator::MemoryHigh => ActuatorKind::MemoryHigh,
+            Actuator::IoWeight => ActuatorKind::IoWeight,
             Actuator::IoMax { .. } => ActuatorKind::IoMax,
             Actuator::NetEgress => ActuatorKind::NetEgress,
             Actuator::NetIngress => ActuatorKind::NetIngress,
@@ -103,7 +110,7 @@ impl Actuator {
 
     /// Takes from a container only what others want, and nothing when nobody does.
     pub fn is_work_conserving(&self) -> bool {
-        matches!(self, Actuator::CpuWeight | Actuator::CpuIdle)
+        matches!(self, Actuator::CpuWeight | Actuator::CpuIdle | Actuator::IoWeight)
     }
 
     /// Another runtime's container has its limits in cgroup files; its interfaces are not
@@ -121,7 +128,7 @@ impl Actuator {
     /// What the kernel does when nobody wrote anything.
     pub(crate) fn unlimited(&self) -> f64 {
         match self {
-            Actuator::CpuWeight => 100.0,
+            Actuator::CpuWeight | Actuator::IoWeight => 100.0,
             Actuator::CpuIdle => 0.0,
             _ => f64::INFINITY,
         }
@@ -142,7 +149,7 @@ impl IoKind {
 /// The text that is no actuator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no actuator: cpu.weight, cpu.idle, cpu.max, memory.high, net.egress, net.ingress \
+    "{0:?} is no actuator: cpu.weight, cpu.idle, cpu.max, memory.high, io.weight, net.egress, net.ingress \
      or `io.max MAJOR:MINOR rbps|wbps|riops|wiops`"
 )]
 pub struct ActuatorError(String);
@@ -172,6 +179,7 @@ impl fmt::Display for Actuator {
             Actuator::CpuIdle => f.write_str("cpu.idle"),
             Actuator::CpuMax => f.write_str("cpu.max"),
             Actuator::MemoryHigh => f.write_str("memory.high"),
+            Actuator::IoWeight => f.write_str("io.weight"),
             Actuator::IoMax { device, kind } => write!(f, "io.max {device} {}", kind.as_str()),
             Actuator::NetEgress => f.write_str("net.egress"),
             Actuator::NetIngress => f.write_str("net.ingress"),
@@ -188,6 +196,7 @@ impl FromStr for Actuator {
             "cpu.idle" => Actuator::CpuIdle,
             "cpu.max" => Actuator::CpuMax,
             "memory.high" => Actuator::MemoryHigh,
+            "io.weight" => Actuator::IoWeight,
             "net.egress" => Actuator::NetEgress,
             "net.ingress" => Actuator::NetIngress,
             _ => {
@@ -235,6 +244,7 @@ mod tests {
             Actuator::CpuIdle,
             Actuator::CpuMax,
             Actuator::MemoryHigh,
+            Actuator::IoWeight,
             Actuator::IoMax { device, kind: IoKind::ReadBytes },
             Actuator::IoMax { device, kind: IoKind::WriteOps },
             Actuator::NetEgress,
@@ -252,6 +262,7 @@ mod tests {
         assert!(Actuator::CpuMax.is_tighter(Some(0.5), None));
         assert!(Actuator::CpuWeight.is_tighter(Some(1.0), None));
         assert!(!Actuator::CpuWeight.is_tighter(Some(200.0), None));
+        assert!(Actuator::IoWeight.is_tighter(Some(1.0), None));
         assert!(Actuator::CpuIdle.is_tighter(Some(1.0), None));
         assert!(!Actuator::CpuIdle.is_tighter(None, Some(1.0)));
         assert!(!Actuator::CpuMax.is_tighter(None, None));

@@ -123,6 +123,9 @@ pub struct DiskRates {
     pub read_ops_per_s: f64,
     #[serde(default, skip_serializing_if = "is_default")]
     pub write_ops_per_s: f64,
+    /// The disk's queue heeds the weights of groups.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub weighted: bool,
     /// From a request's arrival at the queue to its end; `None` if none ended.
     #[serde(default, skip_serializing_if = "is_default")]
     pub p99_us: Option<f64>,

@@ -16,10 +16,11 @@ use tenantry_control::{
 
 const POLICY: &str = "[protected]\nnetwork_wait = 0.2\n[ceilings]\ncpu_cores = 3\n";
 const READS: Actuator = Actuator::IoMax { device: DISK, kind: IoKind::ReadBytes };
-const TUNED: [Actuator; 7] = [
+const TUNED: [Actuator; 8] = [
     Actuator::CpuWeight,
     Actuator::CpuMax,
     Actuator::MemoryHigh,
+    Actuator::IoWeight,
     WRITES,
     READS,
     Actuator::NetEgress,
@@ -42,7 +43,7 @@ fn amount(usual: f64) -> impl Strategy<Value = f64> {
 
 fn wish(actuator: Actuator) -> impl Strategy<Value = (Actuator, Wish)> {
     let scale = match actuator {
-        Actuator::CpuWeight => 300.0,
+        Actuator::CpuWeight | Actuator::IoWeight => 300.0,
         Actuator::CpuMax => 4.0,
         Actuator::MemoryHigh => 4e9,
         _ => 300e6,
@@ -72,12 +73,12 @@ prop_compose! {
         disk_p99 in proptest::option::of(amount(100_000.0)),
         memory in amount(4e9), network in (amount(120e6), amount(120e6)),
         pressure in (0.0..1.0, 0.0..1.0, 0.0..1.0),
-        running in prop::bool::weighted(0.95),
+        (running, weighted) in (prop::bool::weighted(0.95), any::<bool>()),
     ) -> ContainerRates {
         let (id, class) = HOST[index];
         let disk = DiskRates {
             device: DISK, read_bytes_per_s: disk.0, write_bytes_per_s: disk.1,
-            read_ops_per_s: disk.2, write_ops_per_s: disk.3, p99_us: disk_p99,
+            read_ops_per_s: disk.2, write_ops_per_s: disk.3, p99_us: disk_p99, weighted,
         };
         ContainerRates {
             id: id.into(),
@@ -170,7 +171,7 @@ fn looks() -> impl Strategy<Value = Vec<(Rates, usize)>> {
 
 fn floor(actuator: Actuator) -> f64 {
     match actuator {
-        Actuator::CpuWeight => 1.0,
+        Actuator::CpuWeight | Actuator::IoWeight => 1.0,
         Actuator::CpuMax => 0.1,
         Actuator::MemoryHigh => f64::from(64 << 20),
         Actuator::IoMax { kind: IoKind::ReadBytes | IoKind::WriteBytes, .. } => 1e6,
@@ -324,7 +325,7 @@ prop_compose! {
     /// A host whose victim has one neighbour too many, at one resource.
     fn host()(
         resource in select(Resource::ALL.to_vec()),
-        victim in 0.1..0.9f64, culprits in vec(0.3..1.5f64, 1..4),
+        weighted_disk in any::<bool>(), victim in 0.1..0.9f64, culprits in vec(0.3..1.5f64, 1..4),
     ) -> (Plant, Resource) {
         let of = |id: &str, class, part: f64, whole: f64| {
             let mut toy = toy(id, class);
@@ -339,7 +340,8 @@ prop_compose! {
         let victim = of("web", "protected", victim, 0.5);
         let culprits = culprits.into_iter().enumerate();
         let culprits = culprits.map(|(index, part)| of(&format!("b{index}"), "best-effort", part, 1.0));
-        (Plant::of([victim].into_iter().chain(culprits)), resource)
+        let plant = Plant::of([victim].into_iter().chain(culprits));
+        (Plant { weighted_disk, ..plant }, resource)
     }
 }
 

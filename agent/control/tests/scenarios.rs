@@ -147,6 +147,48 @@ fn disk_network_and_memory_are_limited_where_they_hurt() {
     );
 }
 
+fn writers(weighted_disk: bool) -> Plant {
+    let web = Toy { write_bytes_per_s: 1e6, ..toy("web", "protected") };
+    let hog = Toy { write_bytes_per_s: 190e6, ..toy("hog", "best-effort") };
+    Plant { weighted_disk, ..Plant::of([web, hog]) }
+}
+
+#[test]
+fn a_disk_with_weights_is_shared_by_weight_before_a_rate_is_set() {
+    let order = |plant: Plant, policy: &str| -> Vec<Actuator> {
+        let mut plant = plant;
+        let decisions = plant.looks(&enforce(policy), &mut State::default(), 30);
+        decisions.iter().filter_map(|decision| decision.actuator).collect()
+    };
+    assert_eq!(order(writers(true), ""), [Actuator::IoWeight]);
+    assert_eq!(order(writers(false), "")[0], WRITES);
+    // Where the weight is not enough.
+    let hard = "[protected]\ndisk_p99_ms = 1.001\npressure_io = 0.9\n[detect]\nleast_wait = 0\n";
+    assert_eq!(order(writers(true), hard)[..2], [Actuator::IoWeight, WRITES]);
+    // Who is to keep a weight does, and an operator's own weight is lighter already.
+    assert_eq!(order(writers(true), "[floors]\ndisk_weight = 100\n")[0], WRITES);
+    let mut light = writers(true);
+    let wish = Wish { limit: Some(1.0), guarantee: None };
+    light.toy("hog").wishes.insert(Actuator::IoWeight, wish);
+    assert_eq!(order(light, "")[0], WRITES);
+    assert_eq!(order(writers(true), "[act]\nallow = [\"io.max\"]\n")[0], WRITES);
+}
+
+#[test]
+fn who_is_kept_from_a_disk_by_its_weight_is_not_taken_for_idle() {
+    let (mut plant, policy) = (writers(true), enforce(""));
+    let mut state = State::default();
+    let before = plant.looks(&policy, &mut state, 60);
+    assert_eq!(kinds(&before), [(Kind::Tighten, Some(Actuator::IoWeight))]);
+    let written = &plant.rates().containers[1].disks[0];
+    assert!(written.write_bytes_per_s < 0.1 * 190e6, "the plant's own weight: {written:?}");
+    // It has no load any more.
+    plant.toy("hog").write_bytes_per_s = 0.0;
+    let after = plant.looks(&policy, &mut state, 10);
+    assert_eq!(kinds(&after), [(Kind::Release, Some(Actuator::IoWeight))]);
+    assert_eq!(after[0].reason, Reason::CulpritIdle);
+}
+
 /// Looks at this for a minute and finds nothing to do or to say.
 fn check_no_action(what: &str, mut plant: Plant) {
     for mode in ["enforce", "advise"] {

@@ -108,6 +108,7 @@ fn for_a_while(
         memory_high_bytes: number("--memory", limits.memory_bytes)?,
         egress_bits_per_second: number("--egress", limits.egress_bits_per_second)?,
         ingress_bits_per_second: number("--ingress", limits.ingress_bits_per_second)?,
+        io_weight: None,
         io: limits.io,
         lease_seconds,
         reason: flags.reason.clone(),

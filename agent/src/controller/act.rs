@@ -22,6 +22,7 @@ fn put(throttle: &mut Throttle, lease: &Lease) {
         Actuator::CpuIdle => throttle.cpu_idle = lease.value >= 0.5,
         Actuator::CpuMax => throttle.cpu_max_cores = Some(lease.value),
         Actuator::MemoryHigh => throttle.memory_high_bytes = Some(whole()),
+        Actuator::IoWeight => throttle.io_weight = Some(whole()),
         Actuator::NetEgress => throttle.egress_bits_per_s = Some(whole() * 8),
         Actuator::NetIngress => throttle.ingress_bits_per_s = Some(whole() * 8),
         Actuator::IoMax { device, kind } => {
@@ -144,7 +145,11 @@ mod tests {
     fn the_leases_of_a_container_are_one_throttle() {
         let io = |kind| Actuator::IoMax { device: Device { major: 8, minor: 0 }, kind };
         let cpu = vec![lease(Actuator::CpuWeight, 1.0), lease(Actuator::CpuMax, 0.25)];
-        let disk = vec![lease(io(IoKind::WriteBytes), 1e6), lease(io(IoKind::ReadOps), 0.2)];
+        let disk = vec![
+            lease(Actuator::IoWeight, 1.0),
+            lease(io(IoKind::WriteBytes), 1e6),
+            lease(io(IoKind::ReadOps), 0.2),
+        ];
         let state = State {
             holds: vec![
                 hold("batch", Resource::Cpu, cpu),
@@ -158,6 +163,7 @@ mod tests {
         let batch = Throttle {
             cpu_weight: Some(1),
             cpu_max_cores: Some(0.25),
+            io_weight: Some(1),
             io: vec![IoThrottle {
                 major: 8,
                 minor: 0,

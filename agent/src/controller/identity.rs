@@ -192,6 +192,9 @@ pub fn wishes(limits: &Limits) -> Wishes {
     if let Some(weight) = resources.cpu_weight {
         limit(Actuator::CpuWeight, weight as f64);
     }
+    if let Some(weight) = resources.io_weight {
+        limit(Actuator::IoWeight, weight.most() as f64);
+    }
     for io in &resources.io {
         let device = Device { major: io.major, minor: io.minor };
         let kinds = [

@@ -13,11 +13,14 @@ use tenantry_control::{Device, Policy, Wishes};
 use tenantry_ebpf::{DiskCounters, DiskOp, Meters, Slot};
 
 use super::identity::{Identities, Identity, Need, wishes};
+use super::queues::Queues;
 use super::reach::Reach;
 use super::sample::{Counters, FromFiles, Pair, Sample};
 use crate::blame::Blames;
 use crate::registry::Registry;
 use crate::samplers::Samplers;
+
+type Disks = HashMap<Slot, Vec<(Device, DiskOp, DiskCounters)>>;
 
 #[derive(Debug)]
 pub struct Looker {
@@ -31,6 +34,7 @@ pub struct Looker {
     pub cgroup_parent: String,
     pub cpus: u32,
     pub known: Mutex<Identities>,
+    pub queues: Mutex<Queues>,
 }
 
 impl Looker {
@@ -50,6 +54,7 @@ impl Looker {
         let most = identities.iter().map(|(_, one)| one.need).max().unwrap_or_default();
         let may_matter = most >= Need::Files || !parties.is_empty() || is_short;
         let mut disks = may_matter.then(|| self.disks());
+        let weighted_disks = disks.as_ref().map(|all| self.weighted(at, all)).unwrap_or_default();
         let containers = identities.into_iter().map(|(slot, identity)| {
             let is_party = parties.contains(&identity.id);
             let is_watched = identity.need > Need::Name || is_party;
@@ -72,7 +77,7 @@ impl Looker {
             (slot, counters)
         });
         let containers = containers.collect();
-        Sample { at, cpus: self.cpus, steal_seconds, containers, blame }
+        Sample { at, cpus: self.cpus, steal_seconds, containers, blame, weighted_disks }
     }
 
     fn identities(&self, policy: &Arc<Policy>) -> Vec<(Slot, Arc<Identity>)> {
@@ -113,8 +118,13 @@ impl Looker {
         rows.into_iter().map(|row| ((row.victim, row.culprit, row.resource), row.ns)).collect()
     }
 
-    fn disks(&self) -> HashMap<Slot, Vec<(Device, DiskOp, DiskCounters)>> {
-        let mut by_slot: HashMap<Slot, Vec<_>> = HashMap::new();
+    fn weighted(&self, at: Duration, disks: &Disks) -> HashSet<Device> {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.weighted(at, disks.values().flatten().map(|(device, _, _)| *device))
+    }
+
+    fn disks(&self) -> Disks {
+        let mut by_slot = Disks::new();
         for (key, counters) in self.meters.read_disks().unwrap_or_default().containers {
             let device = Device { major: key.major, minor: key.minor };
             by_slot.entry(key.slot).or_default().push((device, key.op, counters));

@@ -1,7 +1,7 @@
 //! Makes the agent's parts, in the order in which they need each other.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tenantry_cgroupfs::{Hierarchy, Layout};
 use tenantry_container::{Engine, EngineConfig, LimitHistory};
@@ -17,7 +17,7 @@ use crate::audit::{Audit, FileLimits};
 use crate::blame::Blames;
 use crate::collect::{self, Collector, Errors};
 use crate::config::Config;
-use crate::controller::{Controller, Looker, Reach, read_policy};
+use crate::controller::{Controller, Looker, Queues, Reach, read_policy};
 use crate::delivered::Ledger;
 use crate::foreign::throttle::Throttles;
 use crate::foreign::{Foreign, Settings, Sources};
@@ -152,6 +152,7 @@ pub(super) async fn assemble(
                 cgroup_parent: config.cgroup_parent.clone(),
                 cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
                 known: Default::default(),
+                queues: Mutex::new(Queues::of_host(&hierarchy)),
             };
             let controller = Arc::new(Controller::new(config.control.clone(), policy, looker));
             let collector = Collector {

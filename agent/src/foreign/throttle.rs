@@ -277,6 +277,7 @@ fn beside(before: &Resources, now: Resources, ours: &BTreeSet<Actuator>) -> Reso
             true => before.memory_high_bytes,
             false => now.memory_high_bytes,
         },
+        io_weight: if is_ours(Actuator::IoWeight) { before.io_weight } else { now.io_weight },
         io: if is_ours(Actuator::IoMax) { before.io.clone() } else { now.io.clone() },
         ..now
     }

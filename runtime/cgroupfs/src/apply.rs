@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use crate::error::{ApplyError, Error, NotRestored};
 use crate::file::{Actuator, Buffer};
 use crate::group::Group;
+use crate::io_weight::{BFQ_FILE, BFQ_FILE_V1, COST_FILE};
 use crate::layout::Layout;
 use crate::parse;
 use crate::plan::{Dirs, Now, Step, plan, weight_file};
@@ -74,6 +75,13 @@ impl Group {
         }
         if wanted.memory_max_bytes.is_some() || wanted.memory_swap_max_bytes.is_some() {
             self.look_at_memory(wanted, v1, &mut now, buffer)?;
+        }
+        if wanted.io_weight.is_some()
+            && let Some(dir) = self.dir(if v1 { "blkio" } else { "io" })
+        {
+            let mut lacks = |name| Ok::<_, Error>(buffer.read_if_there(&dir.join(name))?.is_none());
+            now.lacks_cost_weight = v1 || lacks(COST_FILE)?;
+            now.lacks_bfq_weight = lacks(if v1 { BFQ_FILE_V1 } else { BFQ_FILE })?;
         }
         for limit in &wanted.io {
             self.check_device(limit)?;

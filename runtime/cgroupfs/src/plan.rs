@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::ApplyError;
+use crate::io_weight::{BFQ_FILE, BFQ_FILE_V1, COST_FILE, bfq_from_weight};
 use crate::layout::Layout;
 use crate::setting::{CpuList, Setting};
 use crate::types::{Applied, CpuMax, IoLimit, Max, Resources, shares_from_weight};
@@ -34,6 +35,9 @@ pub(crate) struct Now {
     /// v1 memsw limit or v2 swap limit, with a wish for either. `None` if the kernel does
     /// not account swap.
     pub(crate) swap: Option<Max>,
+    /// With a wish for a weight in disk queues: which of its files are not there.
+    pub(crate) lacks_cost_weight: bool,
+    pub(crate) lacks_bfq_weight: bool,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -74,6 +78,7 @@ pub(crate) fn plan(dirs: &dyn Dirs, wanted: &Resources, now: Now) -> Result<Plan
     } else {
         plan_memory_v2(&mut plan, dirs, wanted, now)?;
     }
+    plan_io_weight(&mut plan, dirs, wanted, now)?;
     for limit in &wanted.io {
         if v1 {
             plan_io_v1(&mut plan, dirs, limit)?;
@@ -293,6 +298,40 @@ pub(crate) const THROTTLE_FILES: [&str; 4] = [
     "blkio.throttle.read_iops_device",
     "blkio.throttle.write_iops_device",
 ];
+
+/// Each file that is there: which of them a disk heeds is a matter of its queue, which may
+/// become another one meanwhile.
+fn plan_io_weight(
+    plan: &mut Plan,
+    dirs: &dyn Dirs,
+    wanted: &Resources,
+    now: Now,
+) -> Result<(), ApplyError> {
+    let Some(weight) = wanted.io_weight else { return Ok(()) };
+    let bfq = bfq_from_weight(weight.bfq);
+    let v1 = dirs.layout() == Layout::Hybrid;
+    let known = plan.steps.len();
+    if v1 && !now.lacks_bfq_weight {
+        let path = file(dirs, "io_weight", "blkio", BFQ_FILE_V1)?;
+        plan.add("io_weight", path, Setting::Number(bfq));
+    }
+    if !v1 && !now.lacks_cost_weight {
+        let path = file(dirs, "io_weight", "io", COST_FILE)?;
+        plan.add("io_weight", path, Setting::DefaultWeight(weight.cost));
+    }
+    if !v1 && !now.lacks_bfq_weight {
+        let path = file(dirs, "io_weight", "io", BFQ_FILE)?;
+        plan.add("io_weight", path, Setting::DefaultWeight(bfq));
+    }
+    if plan.steps.len() > known {
+        return Ok(());
+    }
+    let files = if v1 { BFQ_FILE_V1.to_owned() } else { format!("{COST_FILE} or {BFQ_FILE}") };
+    Err(ApplyError::Unsupported {
+        resource: "io_weight".to_owned(),
+        why: format!("the group has no {files}: this kernel has no disk queue with weights"),
+    })
+}
 
 fn plan_io_v1(plan: &mut Plan, dirs: &dyn Dirs, limit: &IoLimit) -> Result<(), ApplyError> {
     let IoLimit { major, minor, .. } = *limit;

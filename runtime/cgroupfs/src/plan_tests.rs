@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::io_weight::IoWeight;
 
 struct Host {
     layout: Layout,
@@ -161,6 +162,26 @@ fn what_becomes_idle_can_have_its_weight_back_and_what_ceases_to_be_gets_one() {
     check(&V2, share(Some(7), None), not_idle, &["cpu.weight 7"]);
     let refused = plan(&V2, &share(Some(7), None), is_idle).unwrap_err();
     assert!(refused.to_string().starts_with("cpu_weight: 7 is not allowed"), "{refused}");
+}
+
+#[test]
+fn a_weight_of_disks_is_written_to_each_file_that_is_there() {
+    let weight =
+        |cost, bfq| Resources { io_weight: Some(IoWeight { cost, bfq }), ..Resources::default() };
+    let lacks = |lacks_cost_weight, lacks_bfq_weight| Now {
+        lacks_cost_weight,
+        lacks_bfq_weight,
+        ..Now::default()
+    };
+    check(&V1, weight(7, 7), lacks(true, false), &["blkio.bfq.weight 7"]);
+    let both = ["io.weight default 200", "io.bfq.weight default 1000"];
+    check(&V2, weight(200, 10_000), lacks(false, false), &both);
+    check(&V2, weight(200, 10_000), lacks(false, true), &both[..1]);
+    check(&V2, weight(200, 10_000), lacks(true, false), &both[1..]);
+    for host in [&V1, &V2] {
+        let refused = plan(host, &weight(7, 7), lacks(true, true)).unwrap_err().to_string();
+        assert!(refused.starts_with("io_weight cannot be limited here"), "{refused}");
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::error::Error;
 use crate::file::{Buffer, is_absence, open_at};
 use crate::group::Group;
+use crate::io_weight::{BFQ_FILE, BFQ_FILE_V1, COST_FILE, IoWeight, parse_default};
 use crate::layout::Layout;
 use crate::parse;
 use crate::sample::{
@@ -281,6 +282,10 @@ impl Group {
                     memory_max_bytes,
                     memory_swap_max_bytes: total(memory_max_bytes, swap),
                     memory_high_bytes: buffer.max(memory, "memory.high")?,
+                    io_weight: IoWeight::of_files(
+                        buffer.value(memory, COST_FILE, "no weight", parse_default)?,
+                        buffer.value(memory, BFQ_FILE, "no weight", parse_default)?,
+                    ),
                     io: io.unwrap_or_default(),
                     ..resources
                 }
@@ -299,6 +304,10 @@ impl Group {
                     memory_max_bytes: buffer.bytes_v1(memory, "memory.limit_in_bytes")?,
                     memory_swap_max_bytes: buffer
                         .bytes_v1(memory, "memory.memsw.limit_in_bytes")?,
+                    io_weight: IoWeight::of_files(
+                        None,
+                        buffer.value(blkio.as_ref(), BFQ_FILE_V1, "no weight", parse_default)?,
+                    ),
                     io: read_throttles_v1(buffer, blkio.as_ref())?,
                     ..resources
                 }

@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::io_weight::IoWeight;
 use crate::layout::Layout;
 use crate::types::CpuMax;
 
@@ -84,6 +85,27 @@ fn memory_high_goes_back_over_whole_pages_and_is_unknown_to_v1() {
     check(Layout::Unified, &base, &[&over], &["memory.high max over 8192"]);
     let refused = restores(&Host(Layout::Hybrid), &base, &[&over], 4096).unwrap_err();
     assert!(matches!(refused, ApplyError::Unsupported { .. }), "{refused}");
+}
+
+#[test]
+fn a_weight_of_disks_goes_back_in_the_file_where_it_was_lowered() {
+    let weight =
+        |cost, bfq| Resources { io_weight: Some(IoWeight { cost, bfq }), ..Resources::default() };
+    let (base, over) = (weight(100, 100), weight(1, 1));
+    let expected =
+        ["io.weight default 100 over default 1", "io.bfq.weight default 100 over default 1"];
+    check(Layout::Unified, &base, &[&over], &expected);
+    check(Layout::Hybrid, &base, &[&over], &["blkio.bfq.weight 100 over 1"]);
+    // Another runtime had it lower in one file already.
+    let (base, over) = (weight(100, 5), weight(9, 5));
+    check(Layout::Unified, &base, &[&over], &["io.weight default 100 over default 9"]);
+    let restore = Restore {
+        path: "/cg/io.weight".into(),
+        text: "default 100".to_owned(),
+        only_over: vec!["default 1".to_owned()],
+    };
+    assert!(restore.is_over("default 1\n8:0 100\n") && !restore.is_over("default 100\n8:0 1\n"));
+    assert!(restore.is_done("default 100\n8:0 1\n"));
 }
 
 #[test]

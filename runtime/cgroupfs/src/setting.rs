@@ -3,6 +3,7 @@
 //! Owns the texts of every file this crate writes a limit to; opens none. `plan`
 //! makes settings, `apply` writes them, `read` parses with the same functions.
 
+use crate::io_weight::parse_default;
 use crate::parse;
 use crate::types::{CpuMax, IoLimit, Max};
 
@@ -21,6 +22,8 @@ pub(crate) enum Setting {
     /// v1 `memory.limit_in_bytes`, `memory.memsw.limit_in_bytes`.
     BytesV1(Max),
     Cpus(CpuList),
+    /// v2 `io.weight`, `io.bfq.weight`: what devices have that are not named there.
+    DefaultWeight(u64),
     /// v2 `io.max`, one device's line.
     IoMax(IoLimit),
     /// v1 `blkio.throttle.*_device`, one device's line.
@@ -45,6 +48,7 @@ impl Setting {
             Setting::Number(value) => value.to_string(),
             Setting::Count(max) | Setting::Bytes(max) | Setting::BytesV1(max) => max.to_string(),
             Setting::Cpus(list) => list.render(),
+            Setting::DefaultWeight(weight) => format!("default {weight}"),
             Setting::IoMax(limit) => render_io_max(limit),
             Setting::ThrottleV1 { major, minor, rate } => {
                 format!("{major}:{minor} {}", rate.value().unwrap_or(0))
@@ -69,6 +73,7 @@ impl Setting {
                 parse::bytes_v1(text, page_size) == Some(whole_pages(*wanted))
             }
             Setting::Cpus(wanted) => CpuList::parse(text).as_ref() == Some(wanted),
+            Setting::DefaultWeight(wanted) => parse_default(text) == Some(*wanted),
             Setting::IoMax(wanted) => {
                 let found = io_max_of(text, wanted.major, wanted.minor);
                 let mut pairs = wanted.limits().into_iter().zip(found.limits());
@@ -91,6 +96,10 @@ impl Setting {
                 let (major, minor) = (*major, *minor);
                 let rate = throttle_v1_of(text, major, minor);
                 Setting::ThrottleV1 { major, minor, rate }.render()
+            }
+            // What single devices have was not touched.
+            Setting::DefaultWeight(wanted) => {
+                Setting::DefaultWeight(parse_default(text).unwrap_or(*wanted)).render()
             }
             _ => text.to_owned(),
         }

@@ -15,6 +15,14 @@ fn io_limit(max: impl Strategy<Value = Option<Max>>) -> impl Strategy<Value = Io
     })
 }
 
+#[test]
+fn a_default_weight_is_undone_without_what_single_devices_have() {
+    let of = Setting::DefaultWeight;
+    assert!(of(7).is_in("default 7\n8:0 100\n", PAGE));
+    assert!(!of(7).is_in("default 100\n8:0 7\n", PAGE));
+    assert_eq!(of(7).undo("default 100\n8:0 7\n"), "default 100");
+}
+
 proptest! {
     #[test]
     fn cpu_max_comes_back(quota in proptest::option::of(1000..1u64 << 44), period in 1000..1_000_000u64) {

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::io_weight::IoWeight;
+
 /// A limit that can be lifted. In JSON a number, or `"max"` as the kernel writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "MaxText", into = "MaxText")]
@@ -144,6 +146,10 @@ pub struct Resources {
     pub memory_high_bytes: Option<Max>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids_max: Option<Max>,
+    /// What part the group gets of a disk that others want, too, where the disk's queue knows
+    /// weights; it takes nothing while nobody else wants the disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_weight: Option<IoWeight>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io: Vec<IoLimit>,
 }

@@ -27,6 +27,10 @@ pub(crate) fn validate(wanted: &Resources) -> Result<(), ApplyError> {
     if let Some(weight) = wanted.cpu_weight {
         within("cpu_weight", weight, &WEIGHT)?;
     }
+    if let Some(weight) = wanted.io_weight {
+        within("io_weight", weight.cost, &WEIGHT)?;
+        within("io_weight", weight.bfq, &WEIGHT)?;
+    }
     if let Some(list) = &wanted.cpuset_cpus
         && CpuList::parse(list).is_none_or(|list| list.is_empty())
     {
@@ -80,7 +84,8 @@ fn within(
     if range.contains(&value) {
         return Ok(());
     }
-    let or_max = if matches!(field, "cpu.period_usec" | "cpu_weight") { "" } else { ", or max" };
+    let has_no_max = matches!(field, "cpu.period_usec" | "cpu_weight" | "io_weight");
+    let or_max = if has_no_max { "" } else { ", or max" };
     Err(invalid(field, value, format!("{} to {}{or_max}", range.start(), range.end())))
 }
 
@@ -95,6 +100,7 @@ pub(crate) fn invalid(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io_weight::IoWeight;
 
     fn check(wanted: Resources, complaint: &str) {
         assert_eq!(validate(&wanted).unwrap_err().to_string(), complaint);
@@ -122,6 +128,10 @@ mod tests {
         check(
             Resources { cpu_weight: Some(0), ..Resources::default() },
             "cpu_weight: 0 is not allowed, allowed is 1 to 10000",
+        );
+        check(
+            Resources { io_weight: Some(IoWeight::of(10_001)), ..Resources::default() },
+            "io_weight: 10001 is not allowed, allowed is 1 to 10000",
         );
         check(
             Resources { pids_max: Some(Max::Value(0)), ..Resources::default() },

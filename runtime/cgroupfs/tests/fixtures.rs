@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use tenantry_cgroupfs::sample::{
     CpuSample, IoSample, MemorySample, MemoryStat, PidsSample, Pressure, Sample, Stall, StallTime,
 };
-use tenantry_cgroupfs::{CpuMax, Delta, Group, Hierarchy, IoLimit, Layout, Max, Resources};
+use tenantry_cgroupfs::{
+    CpuMax, Delta, Group, Hierarchy, IoLimit, IoWeight, Layout, Max, Resources,
+};
 
 fn root(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
@@ -113,6 +115,7 @@ fn the_hybrid_tree_is_read_whole() {
         memory_swap_max_bytes: Some(Max::Value(67_108_864)),
         memory_high_bytes: None,
         pids_max: Some(Max::Value(32)),
+        io_weight: Some(IoWeight::of(100)),
         io: vec![IoLimit {
             major: 7,
             minor: 0,
@@ -223,6 +226,7 @@ fn the_unified_tree_is_read_whole() {
         memory_max_bytes: Some(Max::Value(67_108_864)),
         memory_swap_max_bytes: Some(Max::Value(67_108_864 + 33_554_432)),
         pids_max: Some(Max::Value(32)),
+        io_weight: Some(IoWeight::of(100)),
         io: vec![IoLimit {
             major: 7,
             minor: 0,

@@ -214,7 +214,7 @@ pub fn changes(
     })
 }
 
-/// Each limit that the set names. `cpu.max` is in CPUs, `cpu.weight` on cgroup v2's scale,
+/// Each limit that the set names. `cpu.max` is in CPUs, `cpu.weight` and `io.weight` on cgroup v2's scale,
 /// memory in bytes, `io.max 8:0 rbps` in bytes and `riops` in operations a second, `net.egress`
 /// in bits a second, and behind a colon the burst in bytes where one was chosen.
 pub fn values(limits: &Limits) -> BTreeMap<String, String> {
@@ -231,6 +231,7 @@ pub fn values(limits: &Limits) -> BTreeMap<String, String> {
     put("memory.max", of_max(resources.memory_max_bytes));
     put(SWAP, of_max(resources.memory_swap_max_bytes));
     put("memory.high", of_max(resources.memory_high_bytes));
+    put("io.weight", resources.io_weight.map(|weight| weight.to_string()));
     put("pids.max", of_max(resources.pids_max));
     let own = &limits.bandwidth;
     let rate = |bits: Option<u64>, burst| bits.map(|_| units::render_bandwidth(bits, burst));
@@ -252,7 +253,7 @@ fn cpus(cpu: CpuMax) -> String {
 /// What a limit that nobody named is.
 fn unnamed(limit: &str) -> &'static str {
     match limit {
-        "cpu.weight" => "100",
+        "cpu.weight" | "io.weight" => "100",
         "cpu.idle" => "0",
         CPUSET => "all",
         _ => NONE,

@@ -11,6 +11,8 @@ use tenantry_network::Bandwidth;
 use crate::error::Error;
 
 pub const CPU_PERIOD_USEC: u64 = 100_000;
+/// Of CPUs and disks, on cgroup v2's scale.
+pub(crate) const WEIGHTS: std::ops::RangeInclusive<u64> = 1..=10_000;
 /// The kernel refuses a shorter quota.
 const SHORTEST_QUOTA_USEC: u64 = 1_000;
 /// Below this not even an empty container starts.
@@ -161,7 +163,7 @@ impl LimitsPatch {
             ..Resources::default()
         };
         if let Some(weight) = self.cpu_weight
-            && !(1..=10_000).contains(&weight)
+            && !WEIGHTS.contains(&weight)
         {
             return Err(Error::invalid("cpu_weight", weight, "1 to 10000"));
         }
@@ -220,6 +222,7 @@ pub(crate) fn merge_resources(to: &mut Resources, from: &Resources) {
     to.memory_swap_max_bytes = from.memory_swap_max_bytes.or(to.memory_swap_max_bytes);
     to.memory_high_bytes = from.memory_high_bytes.or(to.memory_high_bytes);
     to.pids_max = from.pids_max.or(to.pids_max);
+    to.io_weight = from.io_weight.or(to.io_weight);
     for limit in &from.io {
         match to.io.iter_mut().find(|l| (l.major, l.minor) == (limit.major, limit.minor)) {
             Some(known) => merge_io(known, limit),

@@ -13,13 +13,13 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tenantry_cgroupfs::{CpuMax, IoLimit, Max, Resources};
+use tenantry_cgroupfs::{CpuMax, IoLimit, IoWeight, Max, Resources};
 use tenantry_network::Bandwidth;
 
 use crate::{
     error::Error,
     limit_changes::Cause,
-    limits::{CPU_PERIOD_USEC, IoPatch, LEAST_MEMORY_BYTES, Limit, Limits, LimitsPatch},
+    limits::{CPU_PERIOD_USEC, IoPatch, LEAST_MEMORY_BYTES, Limit, Limits, LimitsPatch, WEIGHTS},
 };
 
 /// The kernel's, for a group that was given none.
@@ -45,6 +45,9 @@ pub struct Throttle {
     /// v2 alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_high_bytes: Option<u64>,
+    /// 1 to 10000, 100 being the default; heeded by disks whose queue knows weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_weight: Option<u64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io: Vec<IoThrottle>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,6 +101,8 @@ pub enum Actuator {
     CpuIdle,
     #[serde(rename = "memory.high")]
     MemoryHigh,
+    #[serde(rename = "io.weight")]
+    IoWeight,
     #[serde(rename = "io.max")]
     IoMax,
     #[serde(rename = "net.egress")]
@@ -113,6 +118,7 @@ impl Actuator {
             Actuator::CpuWeight => "cpu.weight",
             Actuator::CpuIdle => "cpu.idle",
             Actuator::MemoryHigh => "memory.high",
+            Actuator::IoWeight => "io.weight",
             Actuator::IoMax => "io.max",
             Actuator::NetEgress => "net.egress",
             Actuator::NetIngress => "net.ingress",
@@ -126,6 +132,7 @@ impl Actuator {
             "cpu.weight" | "cpu.shares" => Actuator::CpuWeight,
             "cpu.idle" => Actuator::CpuIdle,
             "memory.high" => Actuator::MemoryHigh,
+            "io.weight" | "io.bfq.weight" | "blkio.bfq.weight" => Actuator::IoWeight,
             "io.max" => Actuator::IoMax,
             v1 if v1.starts_with("blkio.throttle.") => Actuator::IoMax,
             _ => return None,
@@ -191,6 +198,12 @@ impl Throttle {
             limits.resources.cpu_idle = Some(true);
             limits.resources.cpu_weight = None;
         }
+        if let Some(weight) = self.io_weight {
+            if !WEIGHTS.contains(&weight) {
+                return Err(Error::invalid("io_weight", weight, "1 to 10000"));
+            }
+            limits.resources.io_weight = Some(IoWeight::of(weight));
+        }
         if let Some(bytes) = self.memory_high_bytes {
             if !(LEAST_MEMORY_BYTES..=i64::MAX as u64).contains(&bytes) {
                 let allowed = format!("at least {LEAST_MEMORY_BYTES} bytes (6m)");
@@ -227,6 +240,9 @@ pub fn tighter(operator: &Limits, wanted: &Limits) -> Limits {
             memory_high_bytes: to
                 .memory_high_bytes
                 .filter(|wanted| bytes(*wanted) < of.memory_high_bytes.map_or(u64::MAX, bytes)),
+            io_weight: to
+                .io_weight
+                .and_then(|wanted| of.io_weight.unwrap_or_default().tighter(wanted)),
             io: io.collect(),
             ..Resources::default()
         },
@@ -277,6 +293,9 @@ pub fn state_of(operator: &Resources, force: &Resources, like: &Resources) -> Re
         memory_high_bytes: like
             .memory_high_bytes
             .and(force.memory_high_bytes.or(operator.memory_high_bytes).or(Some(Max::Unlimited))),
+        io_weight: like
+            .io_weight
+            .map(|_| force.io_weight.or(operator.io_weight).unwrap_or_default()),
         io: io.collect(),
         ..Resources::default()
     }
@@ -300,6 +319,7 @@ pub fn differing(before: &Resources, after: &Resources) -> Resources {
         memory_high_bytes: after
             .memory_high_bytes
             .filter(|max| before.memory_high_bytes != Some(*max)),
+        io_weight: after.io_weight.filter(|weight| before.io_weight != Some(*weight)),
         io: io.collect(),
         ..Resources::default()
     }
@@ -318,6 +338,7 @@ pub fn dropped(before: &Resources, after: &Resources) -> Resources {
         cpu_weight: before.cpu_weight.filter(|_| !has_share),
         cpu_idle: before.cpu_idle.filter(|_| !has_share),
         memory_high_bytes: before.memory_high_bytes.filter(|_| after.memory_high_bytes.is_none()),
+        io_weight: before.io_weight.filter(|_| after.io_weight.is_none()),
         io: io.collect(),
         ..Resources::default()
     }
@@ -331,6 +352,7 @@ pub fn actuators(limits: &Limits) -> BTreeSet<Actuator> {
         (Actuator::CpuWeight, resources.cpu_weight.is_some()),
         (Actuator::CpuIdle, resources.cpu_idle.is_some()),
         (Actuator::MemoryHigh, resources.memory_high_bytes.is_some()),
+        (Actuator::IoWeight, resources.io_weight.is_some()),
         (Actuator::IoMax, !resources.io.is_empty()),
         (Actuator::NetEgress, bandwidth.egress_bits_per_s.is_some()),
         (Actuator::NetIngress, bandwidth.ingress_bits_per_s.is_some()),
@@ -347,6 +369,7 @@ pub fn without(limits: &Limits, actuators: &BTreeSet<Actuator>) -> Limits {
             Actuator::CpuWeight => left.resources.cpu_weight = None,
             Actuator::CpuIdle => left.resources.cpu_idle = None,
             Actuator::MemoryHigh => left.resources.memory_high_bytes = None,
+            Actuator::IoWeight => left.resources.io_weight = None,
             Actuator::IoMax => left.resources.io.clear(),
             Actuator::NetEgress => left.bandwidth.egress_bits_per_s = None,
             Actuator::NetIngress => left.bandwidth.ingress_bits_per_s = None,
@@ -370,6 +393,7 @@ pub fn ended_by(patch: &LimitsPatch, change: &Limits, force: &Limits) -> Limits 
     end(Actuator::CpuIdle, resources.cpu_weight.is_some());
     let memory = resources.memory_max_bytes.or(resources.memory_swap_max_bytes);
     end(Actuator::MemoryHigh, memory.is_some());
+    end(Actuator::IoWeight, resources.io_weight.is_some());
     end(Actuator::NetEgress, patch.egress_bits_per_s.is_some());
     end(Actuator::NetIngress, patch.ingress_bits_per_s.is_some());
     let mut left = without(force, &ended);

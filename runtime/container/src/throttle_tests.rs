@@ -35,6 +35,18 @@ fn only_what_is_tighter_than_the_operator_s_limit_is_throttled() {
         &[],
     );
     check("{}", r#"{"io":[{"major":8,"write_ops_per_s":5}]}"#, &["io.max"]);
+    check("{}", r#"{"io_weight":100}"#, &[]);
+    check("{}", r#"{"io_weight":99}"#, &["io.weight"]);
+    let another = Limits {
+        resources: Resources {
+            io_weight: Some(IoWeight { cost: 100, bfq: 20 }),
+            ..Resources::default()
+        },
+        ..Limits::default()
+    };
+    let held = force(&another, r#"{"io_weight":50}"#).resources.io_weight;
+    assert_eq!(held, Some(IoWeight { cost: 50, bfq: 20 }));
+    assert_eq!(force(&another, r#"{"io_weight":10}"#).resources.io_weight, Some(IoWeight::of(10)));
     check(
         r#"{"egress_bits_per_s":1000000}"#,
         r#"{"egress_bits_per_s":2000000,"ingress_bits_per_s":2000000}"#,
@@ -53,6 +65,8 @@ fn a_wrong_throttle_names_its_field() {
     };
     check(r#"{"cpu_max_cores":3}"#, "cpus");
     check(r#"{"cpu_weight":0}"#, "cpu_weight");
+    check(r#"{"io_weight":0}"#, "io_weight");
+    check(r#"{"io_weight":10001}"#, "io_weight");
     check(r#"{"memory_high_bytes":1}"#, "memory_high_bytes");
     check(r#"{"egress_bits_per_s":1}"#, "egress_bits_per_s");
     check(r#"{"io":[{"major":8,"read_ops_per_s":0}]}"#, "read_ops_per_s");
@@ -70,7 +84,7 @@ fn a_container_without_limits_gets_no_limits_back() {
     let none = Resources::default();
     let held = force(
         &Limits::default(),
-        r#"{"cpu_max_cores":0.5,"cpu_idle":true,"memory_high_bytes":67108864,
+        r#"{"cpu_max_cores":0.5,"cpu_idle":true,"memory_high_bytes":67108864,"io_weight":1,
             "io":[{"major":8,"read_bytes_per_s":5}]}"#,
     );
     let expected = Resources {
@@ -78,6 +92,7 @@ fn a_container_without_limits_gets_no_limits_back() {
         cpu_idle: Some(false),
         cpu_weight: Some(100),
         memory_high_bytes: Some(Max::Unlimited),
+        io_weight: Some(IoWeight::of(100)),
         io: vec![IoLimit {
             major: 8,
             read_bytes_per_s: Some(Max::Unlimited),
@@ -132,8 +147,9 @@ fn rate() -> impl Strategy<Value = Option<u64>> {
 fn throttle() -> impl Strategy<Value = Throttle> {
     let io = proptest::collection::btree_map(0..3u32, (rate(), rate()), 0..3);
     let memory = proptest::option::of((7u64..20).prop_map(|mib| mib << 20));
-    (proptest::option::of(1..8u64), rate(), any::<bool>(), memory, io).prop_map(
-        |(cores, cpu_weight, cpu_idle, memory_high_bytes, io)| Throttle {
+    (proptest::option::of(1..8u64), (rate(), rate()), any::<bool>(), memory, io).prop_map(
+        |(cores, (cpu_weight, io_weight), cpu_idle, memory_high_bytes, io)| Throttle {
+            io_weight,
             cpu_max_cores: cores.map(|tenths| tenths as f64 / 10.0),
             cpu_weight,
             cpu_idle,

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod cgroup;
 pub mod host;
 pub mod image;
+pub mod loop_device;
 pub mod name_server;
 pub mod netns;
 pub mod scrape;

@@ -9,7 +9,7 @@ use crate::agent::TestAgent;
 /// Every file that a throttle may change, of one container, with its text.
 pub type Files = BTreeMap<PathBuf, String>;
 
-const FILES: [&str; 12] = [
+const FILES: [&str; 15] = [
     "cpu.max",
     "cpu.weight",
     "cpu.idle",
@@ -18,6 +18,9 @@ const FILES: [&str; 12] = [
     "cpu.shares",
     "memory.high",
     "io.max",
+    "io.weight",
+    "io.bfq.weight",
+    "blkio.bfq.weight",
     "blkio.throttle.read_bps_device",
     "blkio.throttle.write_bps_device",
     "blkio.throttle.read_iops_device",

@@ -1,11 +1,11 @@
 //! Limits bite, measured from outside: `/proc`, the clock of a receiver, the
 //! container's own fate.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tenantry_e2e::agent::TestAgent;
 use tenantry_e2e::host::cpu_ticks;
+use tenantry_e2e::loop_device::LoopDevice;
 use tenantry_e2e::{in_virtual_machine, skip_unless_possible, until};
 
 /// Within 5 % of what was asked for. A measurement that something else on the host disturbed
@@ -103,58 +103,6 @@ fn forks_end_at_the_pids_limit() {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("fork"), "{error}");
     agent.finish();
-}
-
-/// A mounted file as a disk of its own, so that nothing else's requests are limited.
-struct LoopDevice {
-    device: String,
-    file: std::path::PathBuf,
-    mount: std::path::PathBuf,
-}
-
-impl LoopDevice {
-    fn attach(agent: &TestAgent) -> Option<Self> {
-        let file = agent.scratch.join("disk.img");
-        std::fs::File::create(&file).ok()?.set_len(256 << 20).ok()?;
-        // In two steps, as busybox's losetup has no --show.
-        let free = Command::new("losetup").arg("-f").output().ok()?;
-        let device = String::from_utf8(free.stdout).ok()?.trim().to_owned();
-        let attached = Command::new("losetup").arg(&device).arg(&file).status().ok()?;
-        let disk =
-            attached.success().then(|| Self { device, file, mount: agent.scratch.join("mnt") })?;
-        std::fs::create_dir_all(&disk.mount).unwrap();
-        let (device, mount) = (&disk.device, disk.mount.display());
-        let script = format!("mke2fs {device} >/dev/null 2>&1 && mount {device} {mount}");
-        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success(), "{script}");
-        Some(disk)
-    }
-
-    fn bind(&self) -> String {
-        format!("{}:/disk", self.mount.display())
-    }
-
-    /// Megabytes a second that it has read and written, by the kernel's count of its requests.
-    fn rates(&self, window: Duration) -> [f64; 2] {
-        let sectors = || {
-            let text = std::fs::read_to_string("/proc/diskstats").unwrap();
-            let name = self.device.trim_start_matches("/dev/");
-            let mut lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-            let fields = lines.find(|fields| fields[2] == name).expect("the device");
-            [fields[5], fields[9]].map(|field| field.parse::<u64>().unwrap())
-        };
-        let (began, before) = (Instant::now(), sectors());
-        std::thread::sleep(window);
-        let (after, seconds) = (sectors(), began.elapsed().as_secs_f64());
-        [0, 1].map(|at| (after[at] - before[at]) as f64 * 512.0 / 1e6 / seconds)
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.mount).status();
-        let _ = Command::new("losetup").args(["-d", &self.device]).status();
-        let _ = std::fs::remove_file(&self.file);
-    }
 }
 
 /// What the emulated machine's disk surely exceeds.

@@ -283,6 +283,7 @@ fn a_restarted_container_is_not_throttled_and_bad_wishes_are_named() {
     check(r#"{"cpus":0.5,"lease_seconds":86401}"#, "lease_seconds");
     check(r#"{"lease_seconds":60}"#, "throttle");
     check(r#"{"cpu_weight":0,"lease_seconds":60}"#, "cpu_weight");
+    check(r#"{"io_weight":0,"lease_seconds":60}"#, "io_weight");
     if Path::new("/sys/fs/cgroup/memory").exists() {
         let body = r#"{"cpus":0.5,"memory_high_bytes":67108864,"lease_seconds":60}"#;
         let answer = agent_request(&agent, "PUT", "spin", body);
@@ -313,7 +314,7 @@ fn kill_at_random(times: u32) {
     let bodies = [
         format!(r#"{{"cpus":0.2,{io},"egress_bits_per_second":5000000,"lease_seconds":1}}"#),
         format!(r#"{{"cpu_idle":true,{io},"ingress_bits_per_second":5000000,"lease_seconds":1}}"#),
-        r#"{"cpus":0.1,"cpu_weight":10,"lease_seconds":1}"#.to_owned(),
+        r#"{"cpus":0.1,"cpu_weight":10,"io_weight":1,"lease_seconds":1}"#.to_owned(),
     ];
     let mut random = u64::from(std::process::id()) | 1;
     let mut next = |below: u64| {

@@ -8,12 +8,12 @@ use crate::decision::{Kind, Reason};
 use crate::policy::Policy;
 use crate::rates::ContainerRates;
 use crate::state::{Claim, Hold, Lease, Mark, Memory, push_bounded};
-use crate::types::{Class, Mode};
+use crate::types::{Class, Mode, Resource};
 
 /// A culprit that uses less than this part of what it used, and of what it may, wants little.
 const LITTLE_OF_BEFORE: f64 = 0.1;
 const LITTLE_OF_LIMIT: f64 = 0.5;
-/// A thread that stands in the run queue wants more than it gets; seconds per second.
+/// Who stands in the run queue, or in a disk's, wants more than it gets; seconds per second.
 const LITTLE_WAIT: f64 = 0.05;
 /// An idle window that grows with each time is never longer.
 const MOST_IDLE_MS: u64 = 60_000;
@@ -51,7 +51,7 @@ fn end_of(round: &mut Round, index: usize) -> Option<End> {
     }
     let window = idle_window(look.policy, hold);
     let since = hold.quiet_since_ms.unwrap_or(look.now_ms);
-    let quiet_since = wants_little(hold, culprit).then_some(since);
+    let quiet_since = wants_little(look, hold, culprit).then_some(since);
     let quiet = quiet_since.is_some_and(|since| look.now_ms.saturating_sub(since) >= window);
     let mut last = None;
     let ended = |claim: &Claim| {
@@ -119,8 +119,11 @@ fn allowed(look: &Look, hold: &Hold) -> bool {
 
 /// Whether the culprit would not need more if it were let go: it uses little, and not
 /// because of the limit.
-fn wants_little(hold: &Hold, culprit: &ContainerRates) -> bool {
+fn wants_little(look: &Look, hold: &Hold, culprit: &ContainerRates) -> bool {
+    // A light one may get next to nothing of a disk that others want; a rate's bound shows.
+    let is_light = hold.lease(&Actuator::IoWeight).is_some();
     culprit.cpu.wait < LITTLE_WAIT
+        && !(is_light && look.wait(&culprit.id, Resource::Disk) >= LITTLE_WAIT)
         && hold.leases.iter().all(|lease| {
             let used = ladder::used(culprit, &lease.actuator);
             let is_bound =

@@ -49,7 +49,7 @@ pub(super) fn next_step(
         let value = match actuator {
             // Among those who run when nobody else wants to, the kernel knows no weight.
             Actuator::CpuWeight if is_idle(culprit, hold) => None,
-            Actuator::CpuWeight => {
+            Actuator::CpuWeight | Actuator::IoWeight => {
                 let weight = floor.unwrap_or(LEAST_WEIGHT);
                 let guarantee = culprit.wish(&actuator).guarantee.unwrap_or(0.0);
                 let value = weight.max(guarantee);
@@ -115,7 +115,8 @@ pub(super) fn in_effect(
 }
 
 /// The resource's actuators, the gentlest first. A victim that waits [`SEVERE`] times as long as
-/// it should is spared the trial of the weight, with which the culprit still has its turns.
+/// it should is spared the trial of the CPU's weight, with which the culprit still has its turns;
+/// the disk's is tried all the same: it leaves no more than a step of the rates does.
 ///
 /// Whose CPU time goes into a stream is held by its bandwidth: a quota lets the stream go in
 /// bursts, and leaves it what the kernel and the stream's other end do for it.
@@ -135,7 +136,12 @@ fn candidates(
             [Some(gentle[0]), Some(gentle[1]), stream, Some(Actuator::CpuMax)]
         }
         Resource::Memory => only(Actuator::MemoryHigh),
-        Resource::Disk => [busiest_disk(culprit, victim), None, None, None],
+        Resource::Disk => match busiest_disk(culprit, victim) {
+            Some((disk, rate)) => {
+                [disk.weighted.then_some(Actuator::IoWeight), Some(rate), None, None]
+            }
+            None => [None; 4],
+        },
         Resource::Network => only(busier_way(culprit)),
     }
 }
@@ -157,9 +163,13 @@ fn busier_way(culprit: &ContainerRates) -> Actuator {
     }
 }
 
-/// What the culprit does most on the disks that both use: reading or writing, by bytes or,
-/// for small requests, by their number. A victim that gets nothing through uses every disk.
-fn busiest_disk(culprit: &ContainerRates, victim: &ContainerRates) -> Option<Actuator> {
+/// The disk that both use and the culprit keeps busiest, and what it does most there: reading or
+/// writing, by bytes or, for small requests, by their number. A victim that gets nothing through
+/// uses every disk.
+fn busiest_disk<'c>(
+    culprit: &'c ContainerRates,
+    victim: &ContainerRates,
+) -> Option<(&'c DiskRates, Actuator)> {
     let shared = |disk: &&DiskRates| {
         victim.disks.is_empty() || victim.disks.iter().any(|own| own.device == disk.device)
     };
@@ -179,7 +189,7 @@ fn busiest_disk(culprit: &ContainerRates, victim: &ContainerRates) -> Option<Act
         (false, false) => IoKind::WriteBytes,
         (false, true) => IoKind::WriteOps,
     };
-    Some(Actuator::IoMax { device: disk.device, kind })
+    Some((disk, Actuator::IoMax { device: disk.device, kind }))
 }
 
 /// What the container uses now, in the actuator's unit.
@@ -187,6 +197,7 @@ pub(super) fn used(container: &ContainerRates, actuator: &Actuator) -> f64 {
     match actuator {
         Actuator::CpuWeight | Actuator::CpuIdle | Actuator::CpuMax => container.cpu.used_cores,
         Actuator::MemoryHigh => container.memory.usage_bytes,
+        Actuator::IoWeight => taken(container, Resource::Disk),
         Actuator::NetEgress => container.network.egress_bytes_per_s,
         Actuator::NetIngress => container.network.ingress_bytes_per_s,
         Actuator::IoMax { device, kind } => {
@@ -223,6 +234,7 @@ pub(super) fn bound(bounds: &Bounds, actuator: &Actuator) -> Option<f64> {
         Actuator::CpuIdle => None,
         Actuator::CpuMax => bounds.cpu_cores,
         Actuator::MemoryHigh => bounds.memory_bytes,
+        Actuator::IoWeight => bounds.disk_weight,
         Actuator::IoMax { kind: IoKind::ReadBytes | IoKind::WriteBytes, .. } => {
             bounds.disk_bytes_per_s
         }
@@ -256,7 +268,8 @@ pub(super) fn is_same(actuator: &Actuator, a: Option<f64>, b: Option<f64>) -> bo
         // The kernel always has a weight; its default is as good as none.
         return !actuator.is_tighter(a, b) && !actuator.is_tighter(b, a);
     };
-    let slack = if *actuator == Actuator::CpuWeight { SAME_WEIGHT } else { 0.0 };
+    let is_weight = matches!(actuator, Actuator::CpuWeight | Actuator::IoWeight);
+    let slack = if is_weight { SAME_WEIGHT } else { 0.0 };
     (a - b).abs() <= (a.max(b) * SAME_PART).max(slack)
 }
 

@@ -20,7 +20,7 @@ mod triage;
 mod trial;
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use self::observe::Seen;
 pub use self::triage::{Blamed, Verdict, triage};
@@ -46,8 +46,7 @@ pub fn decide(
     if !rates.is_sane() {
         return (next, Vec::new());
     }
-    let look =
-        Look { policy, rates, now_ms, by_id: OnceCell::new(), network_waits: OnceCell::new() };
+    let look = Look { policy, rates, now_ms, by_id: OnceCell::new(), waits: OnceCell::new() };
     forget(&look, &mut next);
     let seen = observe::observe(&look, &mut next);
     if seen.is_empty() && next.holds.is_empty() {
@@ -68,7 +67,7 @@ struct Look<'a> {
     rates: &'a Rates,
     now_ms: u64,
     by_id: OnceCell<HashMap<&'a str, &'a ContainerRates>>,
-    network_waits: OnceCell<HashMap<&'a str, f64>>,
+    waits: OnceCell<BTreeMap<Resource, HashMap<&'a str, f64>>>,
 }
 
 /// What is in the making.
@@ -90,19 +89,18 @@ impl<'a> Look<'a> {
         index.get(id).copied()
     }
 
-    /// How long it waited for the network, seconds per second. Summed up once for all, when
-    /// somebody has such an objective.
-    fn network_wait(&self, id: &str) -> f64 {
-        let waits = self.network_waits.get_or_init(|| {
-            let mut waits = HashMap::new();
+    /// How long it waited for a resource, seconds per second. Summed up once for all, when
+    /// it is first asked for.
+    fn wait(&self, id: &str, resource: Resource) -> f64 {
+        let waits = self.waits.get_or_init(|| {
+            let mut waits: BTreeMap<Resource, HashMap<&str, f64>> = BTreeMap::new();
             for blame in &self.rates.blame {
-                if blame.resource == Resource::Network {
-                    *waits.entry(blame.victim.as_str()).or_insert(0.0) += blame.seconds_per_second;
-                }
+                let of = waits.entry(blame.resource).or_default();
+                *of.entry(blame.victim.as_str()).or_default() += blame.seconds_per_second;
             }
             waits
         });
-        waits.get(id).copied().unwrap_or_default()
+        waits.get(&resource).and_then(|of| of.get(id)).copied().unwrap_or_default()
     }
 }
 

@@ -174,7 +174,7 @@ fn worst(
         ],
         Resource::Network => [
             measure(Objective::NetworkWait, objectives.network_wait, || {
-                look.network_wait(&container.id)
+                look.wait(&container.id, Resource::Network)
             }),
             None,
         ],

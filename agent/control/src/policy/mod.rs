@@ -97,6 +97,8 @@ pub struct Bounds {
     pub cpu_weight: Option<f64>,
     pub cpu_cores: Option<f64>,
     pub memory_bytes: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_weight: Option<f64>,
     pub disk_bytes_per_s: Option<f64>,
     pub disk_ops_per_s: Option<f64>,
     pub network_bytes_per_s: Option<f64>,
@@ -278,6 +280,7 @@ impl Bounds {
     fn or(self, other: Bounds) -> Bounds {
         Bounds {
             cpu_weight: self.cpu_weight.or(other.cpu_weight),
+            disk_weight: self.disk_weight.or(other.disk_weight),
             cpu_cores: self.cpu_cores.or(other.cpu_cores),
             memory_bytes: self.memory_bytes.or(other.memory_bytes),
             disk_bytes_per_s: self.disk_bytes_per_s.or(other.disk_bytes_per_s),

@@ -92,6 +92,7 @@ pub(super) struct RawBounds {
     pub cpu_weight: Option<f64>,
     pub cpu_cores: Option<f64>,
     pub memory_bytes: Option<f64>,
+    pub disk_weight: Option<f64>,
     pub disk_bytes_per_s: Option<f64>,
     pub disk_ops_per_s: Option<f64>,
     pub network_bytes_per_s: Option<f64>,

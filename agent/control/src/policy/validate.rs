@@ -51,6 +51,7 @@ pub(super) fn validate(raw: RawPolicy) -> Result<Policy, Vec<Invalid>> {
         cpu_weight: Some(1.0),
         cpu_cores: Some(0.1),
         memory_bytes: Some(f64::from(64 << 20)),
+        disk_weight: Some(1.0),
         disk_bytes_per_s: Some(1e6),
         disk_ops_per_s: Some(50.0),
         network_bytes_per_s: Some(125_000.0),
@@ -232,6 +233,7 @@ impl Check {
         let mut of = |key, given, range| self.optional(&format!("{field}.{key}"), given, range);
         Bounds {
             cpu_weight: of("cpu_weight", raw.cpu_weight, 1.0..=10_000.0),
+            disk_weight: of("disk_weight", raw.disk_weight, 1.0..=10_000.0),
             cpu_cores: of("cpu_cores", raw.cpu_cores, 0.01..=4096.0),
             memory_bytes: of("memory_bytes", raw.memory_bytes, 6_291_456.0..=1e15),
             disk_bytes_per_s: of("disk_bytes_per_s", raw.disk_bytes_per_s, 4096.0..=1e12),
@@ -336,9 +338,10 @@ impl Objectives {
 }
 
 impl Bounds {
-    fn by_name(self) -> [(&'static str, Option<f64>); 6] {
+    fn by_name(self) -> [(&'static str, Option<f64>); 7] {
         [
             ("cpu_weight", self.cpu_weight),
+            ("disk_weight", self.disk_weight),
             ("cpu_cores", self.cpu_cores),
             ("memory_bytes", self.memory_bytes),
             ("disk_bytes_per_s", self.disk_bytes_per_s),

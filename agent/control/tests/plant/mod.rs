@@ -54,6 +54,8 @@ pub struct Plant {
     pub stubborn: f64,
     /// Nobody is in anybody's way.
     pub harmless: bool,
+    /// The disk's queue knows weights.
+    pub weighted_disk: bool,
 }
 
 impl Toy {
@@ -78,6 +80,13 @@ impl Toy {
         self.memory_bytes.min(self.limit(Actuator::MemoryHigh))
     }
 
+    /// How much of what it wants a disk with weights gives it beside `other`: all with the same
+    /// weight.
+    fn disk_share(&self, other: &Toy) -> f64 {
+        let weight = |toy: &Toy| toy.in_force.get(&Actuator::IoWeight).copied().unwrap_or(100.0);
+        (2.0 * weight(self) / (weight(self) + weight(other))).min(1.0)
+    }
+
     /// How much of a CPU it takes from another one that wants it, 0 to 1.
     fn weight(&self) -> f64 {
         if self.in_force.get(&Actuator::CpuIdle).is_some_and(|idle| *idle > 0.0) {
@@ -89,6 +98,13 @@ impl Toy {
 }
 
 impl Plant {
+    /// What it writes: all that it wants while nobody else wants the disk.
+    fn written(&self, toy: &Toy) -> f64 {
+        let rivals = self.running().filter(|other| other.id != toy.id);
+        let shares = rivals.filter(|other| other.writes() > 0.0).map(|one| toy.disk_share(one));
+        toy.writes() * if self.weighted_disk { shares.fold(1.0, f64::min) } else { 1.0 }
+    }
+
     pub fn of(toys: impl IntoIterator<Item = Toy>) -> Plant {
         let mut plant = Plant { toys: toys.into_iter().collect(), ..Plant::default() };
         plant.now_ms = 1_000_000;
@@ -120,7 +136,15 @@ impl Plant {
                 2.0 * victim.cores * other.weight() * other.cores_wanted() / crowd
             }
             Resource::Disk if victim.write_bytes_per_s > 0.0 => {
-                (other.writes() / DISK_BYTES_PER_S).powi(2)
+                let in_the_way = |share: f64| (share * other.writes() / DISK_BYTES_PER_S).powi(2);
+                // The lighter one waits while the other's requests are served.
+                let held_up = |share: f64| if other.writes() > 0.0 { 1.0 - share } else { 0.0 };
+                match self.weighted_disk {
+                    true => {
+                        in_the_way(other.disk_share(victim)) + held_up(victim.disk_share(other))
+                    }
+                    false => in_the_way(1.0),
+                }
             }
             Resource::Network if victim.egress_bytes_per_s > 0.0 => {
                 (other.sends() / UPLINK_BYTES_PER_S).powi(2)
@@ -163,7 +187,13 @@ impl Plant {
                 }
                 waits.insert(resource, total);
             }
-            rates.containers.push(container(victim, &waits));
+            let mut row = container(victim, &waits);
+            for disk in &mut row.disks {
+                disk.write_bytes_per_s = self.written(victim);
+                disk.write_ops_per_s = disk.write_bytes_per_s / 131_072.0;
+                disk.weighted = self.weighted_disk;
+            }
+            rates.containers.push(row);
         }
         rates
     }
@@ -215,6 +245,7 @@ fn container(toy: &Toy, waits: &BTreeMap<Resource, f64>) -> ContainerRates {
         write_bytes_per_s: toy.writes(),
         read_ops_per_s: 0.0,
         write_ops_per_s: toy.writes() / 131_072.0,
+        weighted: false,
         p99_us: (toy.write_bytes_per_s > 0.0).then(|| 1000.0 + 40_000.0 * wait(Resource::Disk)),
     };
     ContainerRates {

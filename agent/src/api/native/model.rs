@@ -96,6 +96,10 @@ pub struct ThrottleRequest {
     pub egress_bits_per_second: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingress_bits_per_second: Option<u64>,
+    /// 1 to 10000, 100 being the default: its part of a disk that others want, too. Heeded where
+    /// the disk's scheduler is bfq, or iocost is enabled for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_weight: Option<u64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io: Vec<IoLimit>,
     /// 1 to 86400. It ends then, also if no agent runs any more.
@@ -121,7 +125,7 @@ pub struct Throttled {
     pub since: String,
     pub ends_in_seconds: f64,
     /// What is tighter than the operator's limits, and so in force: cpu.max, cpu.weight,
-    /// cpu.idle, memory.high, io.max, net.egress, net.ingress.
+    /// cpu.idle, memory.high, io.weight, io.max, net.egress, net.ingress.
     pub actuators: Vec<String>,
     /// What is left alone because an operator or somebody else has written it meanwhile.
     pub yielded: Vec<String>,

@@ -157,6 +157,7 @@ fn throttle(request: &ThrottleRequest) -> ApiResult<Throttle> {
         cpu_weight: request.cpu_weight,
         cpu_idle: request.cpu_idle,
         memory_high_bytes: request.memory_high_bytes,
+        io_weight: request.io_weight,
         io: request.io.iter().map(io).collect::<ApiResult<_>>()?,
         egress_bits_per_s: request.egress_bits_per_second,
         ingress_bits_per_s: request.ingress_bits_per_second,

@@ -1,7 +1,7 @@
 //! Counters of everybody at one moment, and the rates between two such moments. Pure: the
 //! controller's loop fills the samples.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub struct Sample {
     /// Nanoseconds that the first waited because of the second. Most of them stand still, so
     /// they are called by name where they have grown.
     pub blame: HashMap<Pair, u64>,
+    /// Disks that share by weight; empty while no disk matters to anybody.
+    pub weighted_disks: HashSet<Device>,
 }
 
 pub type Pair = (Slot, ByKernel, BlamedResource);
@@ -141,6 +143,9 @@ pub fn rates(before: &Sample, now: &Sample) -> Rates {
             continue;
         }
         let mut row = container(had, counters, seconds);
+        for disk in &mut row.disks {
+            disk.weighted = now.weighted_disks.contains(&disk.device);
+        }
         row.cpu.quota = quota_ns.unwrap_or(0) as f64 / 1e9 / seconds;
         containers.push(row);
     }
@@ -310,6 +315,7 @@ fn still(device: Device) -> DiskRates {
         write_bytes_per_s: 0.0,
         read_ops_per_s: 0.0,
         write_ops_per_s: 0.0,
+        weighted: false,
         p99_us: None,
     }
 }

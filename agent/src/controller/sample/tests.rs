@@ -41,6 +41,7 @@ fn sample(at_s: u64, counters: Counters, blame: &[(ByKernel, u64)]) -> Sample {
             (NOISE, called("noise", Counters::default())),
         ]),
         blame: blame.iter().map(row).collect(),
+        weighted_disks: HashSet::new(),
     }
 }
 
@@ -206,9 +207,12 @@ fn reads_and_writes_of_a_device_are_told_apart() {
         disks: Some(vec![row(DiskOp::Read, 30, 8192), row(DiskOp::Write, 5, 1 << 20)]),
         ..Counters::default()
     };
-    let rates = rates(&sample(1, before, &[]), &sample(3, now, &[]));
+    let weighted_disks = HashSet::from([device]);
+    let now = Sample { weighted_disks, ..sample(3, now, &[]) };
+    let rates = rates(&sample(1, before, &[]), &now);
     let [disk] = &rates.containers[0].disks[..] else { panic!("one device") };
     assert_eq!((disk.read_bytes_per_s, disk.read_ops_per_s), (2048.0, 10.0));
     assert_eq!((disk.write_bytes_per_s, disk.write_ops_per_s), (524_288.0, 2.5));
+    assert!(disk.weighted);
     assert!(disk.p99_us.is_some_and(|us| (524.0..=1049.0).contains(&us)));
 }

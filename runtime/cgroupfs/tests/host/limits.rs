@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{Parent, Running, WRITTEN};
-use tenantry_cgroupfs::{ApplyError, CpuMax, Delta, IoLimit, Max, Resources, Restored};
+use tenantry_cgroupfs::{ApplyError, CpuMax, Delta, IoLimit, IoWeight, Max, Resources, Restored};
 
 const MIB: u64 = 1 << 20;
 
@@ -302,6 +302,38 @@ fn an_idle_group_gets_what_nobody_wants_and_then_its_weight_back() {
         assert!(restore.is_done(&restore.read().unwrap().unwrap()), "{restore:?}");
     }
     drop((loser, winner));
+}
+
+#[test]
+fn a_weight_of_disks_is_lowered_and_brought_back_where_the_kernel_has_one() {
+    let Some(parent) = Parent::new() else { return };
+    let group = parent.group("io-weight");
+    let weight = |of| Resources { io_weight: Some(IoWeight::of(of)), ..Resources::default() };
+    let before = group.read_resources().unwrap();
+    let applied = match (before.io_weight, group.apply(&weight(1))) {
+        (None, Err(ApplyError::Unsupported { resource, .. })) => {
+            assert_eq!(resource, "io_weight");
+            return println!("SKIPPED: this kernel has no queue with weights");
+        }
+        (known, applied) => {
+            assert_eq!(known, Some(IoWeight::default()));
+            applied.unwrap()
+        }
+    };
+    for file in &applied {
+        let text = std::fs::read_to_string(&file.actuator).unwrap();
+        println!("{}: {text:?}", file.actuator.display());
+        assert!(text == "1\n" || text == "default 1\n", "{text:?}");
+    }
+    assert_eq!(group.read_resources().unwrap().io_weight, Some(IoWeight::of(1)));
+    // What would be refused later does not stay.
+    let bad = Resources { cpuset_cpus: Some("8000".to_owned()), ..weight(5) };
+    group.apply(&bad).unwrap_err();
+    assert_eq!(group.read_resources().unwrap().io_weight, Some(IoWeight::of(1)));
+    let restores = group.restores(&weight(100), &[&weight(1)]).unwrap();
+    let written = restores.iter().filter(|one| one.run().unwrap() == Restored::Written).count();
+    assert_eq!(written, applied.len());
+    assert_eq!(group.read_resources().unwrap(), before);
 }
 
 #[test]

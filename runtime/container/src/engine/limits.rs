@@ -127,6 +127,7 @@ fn touched(before: &Resources, changed: &Resources) -> Resources {
         memory_swap_max_bytes: changed.memory_swap_max_bytes.and(before.memory_swap_max_bytes),
         memory_high_bytes: changed.memory_high_bytes.and(before.memory_high_bytes),
         pids_max: changed.pids_max.and(before.pids_max),
+        io_weight: changed.io_weight.and(before.io_weight),
         io: changed.io.iter().map(|limit| device(limit).unwrap_or_else(|| lifted(limit))).collect(),
     }
 }
