@@ -27,7 +27,8 @@ pub enum IoKind {
 /// One limit of one container. In JSON (also as a key) the text that is displayed:
 /// `cpu.weight`, `io.max 8:0 wbps`.
 ///
-/// Values are `f64`, tighter when smaller, except `cpu.idle`, which is 0 or 1.
+/// Values are `f64`, tighter when smaller, except `cpu.idle` and `net.priority`, which are 0
+/// or 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Actuator {
@@ -49,6 +50,9 @@ pub enum Actuator {
     NetEgress,
     /// **Bytes** per second that the container receives.
     NetIngress,
+    /// 1: what it sends goes after what others send, in a queue that knows classes; 0: as
+    /// others.
+    NetPriority,
 }
 
 /// An actuator of whatever device: what a policy allows.
@@ -70,10 +74,12 @@ pub enum ActuatorKind {
     NetEgress,
     #[serde(rename = "net.ingress")]
     NetIngress,
+    #[serde(rename = "net.priority")]
+    NetPriority,
 }
 
 impl ActuatorKind {
-    pub const ALL: [ActuatorKind; 8] = [
+    pub const ALL: [ActuatorKind; 9] = [
         ActuatorKind::CpuWeight,
         ActuatorKind::CpuIdle,
         ActuatorKind::CpuMax,
@@ -82,6 +88,7 @@ impl ActuatorKind {
         ActuatorKind::IoMax,
         ActuatorKind::NetEgress,
         ActuatorKind::NetIngress,
+        ActuatorKind::NetPriority,
     ];
 }
 
@@ -91,7 +98,7 @@ impl Actuator {
             Actuator::CpuWeight | Actuator::CpuIdle | Actuator::CpuMax => Resource::Cpu,
             Actuator::MemoryHigh => Resource::Memory,
             Actuator::IoWeight | Actuator::IoMax { .. } => Resource::Disk,
-            Actuator::NetEgress | Actuator::NetIngress => Resource::Network,
+            Actuator::NetEgress | Actuator::NetIngress | Actuator::NetPriority => Resource::Network,
         }
     }
 
@@ -105,12 +112,18 @@ impl Actuator {
             Actuator::IoMax { .. } => ActuatorKind::IoMax,
             Actuator::NetEgress => ActuatorKind::NetEgress,
             Actuator::NetIngress => ActuatorKind::NetIngress,
+            Actuator::NetPriority => ActuatorKind::NetPriority,
         }
     }
 
     /// Takes from a container only what others want, and nothing when nobody does.
     pub fn is_work_conserving(&self) -> bool {
-        matches!(self, Actuator::CpuWeight | Actuator::CpuIdle | Actuator::IoWeight)
+        matches!(self, Actuator::CpuWeight | Actuator::IoWeight) || self.is_switch()
+    }
+
+    /// On or off; on is tighter.
+    fn is_switch(&self) -> bool {
+        matches!(self, Actuator::CpuIdle | Actuator::NetPriority)
     }
 
     /// Another runtime's container has its limits in cgroup files; its interfaces are not
@@ -122,14 +135,14 @@ impl Actuator {
     /// Whether `a` leaves the container less than `b`; `None` is the kernel's default.
     pub fn is_tighter(&self, a: Option<f64>, b: Option<f64>) -> bool {
         let [a, b] = [a, b].map(|value| value.unwrap_or(self.unlimited()));
-        if *self == Actuator::CpuIdle { a > b } else { a < b }
+        if self.is_switch() { a > b } else { a < b }
     }
 
     /// What the kernel does when nobody wrote anything.
     pub(crate) fn unlimited(&self) -> f64 {
         match self {
             Actuator::CpuWeight | Actuator::IoWeight => 100.0,
-            Actuator::CpuIdle => 0.0,
+            Actuator::CpuIdle | Actuator::NetPriority => 0.0,
             _ => f64::INFINITY,
         }
     }
@@ -149,8 +162,8 @@ impl IoKind {
 /// The text that is no actuator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no actuator: cpu.weight, cpu.idle, cpu.max, memory.high, io.weight, net.egress, net.ingress \
-     or `io.max MAJOR:MINOR rbps|wbps|riops|wiops`"
+    "{0:?} is no actuator: cpu.weight, cpu.idle, cpu.max, memory.high, io.weight, net.egress, \
+     net.ingress, net.priority or `io.max MAJOR:MINOR rbps|wbps|riops|wiops`"
 )]
 pub struct ActuatorError(String);
 
@@ -183,6 +196,7 @@ impl fmt::Display for Actuator {
             Actuator::IoMax { device, kind } => write!(f, "io.max {device} {}", kind.as_str()),
             Actuator::NetEgress => f.write_str("net.egress"),
             Actuator::NetIngress => f.write_str("net.ingress"),
+            Actuator::NetPriority => f.write_str("net.priority"),
         }
     }
 }
@@ -199,6 +213,7 @@ impl FromStr for Actuator {
             "io.weight" => Actuator::IoWeight,
             "net.egress" => Actuator::NetEgress,
             "net.ingress" => Actuator::NetIngress,
+            "net.priority" => Actuator::NetPriority,
             _ => {
                 let wrong = || ActuatorError(text.into());
                 let rest = text.strip_prefix("io.max ").ok_or_else(wrong)?;
@@ -249,6 +264,7 @@ mod tests {
             Actuator::IoMax { device, kind: IoKind::WriteOps },
             Actuator::NetEgress,
             Actuator::NetIngress,
+            Actuator::NetPriority,
         ] {
             assert_eq!(actuator.to_string().parse(), Ok(actuator));
         }
@@ -258,13 +274,15 @@ mod tests {
     }
 
     #[test]
-    fn tighter_is_less_but_for_idle() {
+    fn tighter_is_less_but_for_what_is_on_or_off() {
         assert!(Actuator::CpuMax.is_tighter(Some(0.5), None));
         assert!(Actuator::CpuWeight.is_tighter(Some(1.0), None));
         assert!(!Actuator::CpuWeight.is_tighter(Some(200.0), None));
         assert!(Actuator::IoWeight.is_tighter(Some(1.0), None));
         assert!(Actuator::CpuIdle.is_tighter(Some(1.0), None));
         assert!(!Actuator::CpuIdle.is_tighter(None, Some(1.0)));
+        assert!(Actuator::NetPriority.is_tighter(Some(1.0), None));
+        assert!(!Actuator::NetPriority.is_tighter(Some(0.0), None));
         assert!(!Actuator::CpuMax.is_tighter(None, None));
     }
 }

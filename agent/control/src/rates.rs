@@ -23,6 +23,10 @@ pub struct Rates {
     /// Share of all CPU time that the hypervisor gave to others, 0 to 1.
     #[serde(skip_serializing_if = "is_default")]
     pub steal: f64,
+    /// A queue that stands on its way out of the host, or stood lately, knows classes, so that
+    /// `net.priority` does something there.
+    #[serde(skip_serializing_if = "is_default")]
+    pub uplink_has_classes: bool,
     pub containers: Vec<ContainerRates>,
     #[serde(skip_serializing_if = "is_default")]
     pub blame: Vec<Blame>,

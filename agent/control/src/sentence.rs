@@ -118,7 +118,9 @@ impl fmt::Display for Shown<'_> {
         let Some(value) = self.1 else { return f.write_str("none") };
         match self.0 {
             Actuator::CpuWeight | Actuator::IoWeight => write!(f, "{value:.0}"),
-            Actuator::CpuIdle => f.write_str(if value > 0.0 { "on" } else { "off" }),
+            Actuator::CpuIdle | Actuator::NetPriority => {
+                f.write_str(if value > 0.0 { "on" } else { "off" })
+            }
             Actuator::CpuMax => write!(f, "{value:.2} CPUs"),
             Actuator::MemoryHigh => write!(f, "{:.0} MiB", value / f64::from(1 << 20)),
             Actuator::IoMax { kind: IoKind::ReadOps | IoKind::WriteOps, .. } => {

@@ -25,6 +25,7 @@ const TUNED: [Actuator; 8] = [
     READS,
     Actuator::NetEgress,
     Actuator::NetIngress,
+    Actuator::NetPriority,
 ];
 /// Ids and classes of the containers in a random look.
 const HOST: [(&str, &str); 6] = [
@@ -118,10 +119,12 @@ prop_compose! {
             container(5)),
         blame in vec(blame(), 0..24),
         steal in prop_oneof![9 => Just(0.0), 1 => 0.0..1.0],
+        uplink_has_classes in any::<bool>(),
     ) -> Rates {
         let (a, b, c, d, e, f) = containers;
         Rates {
-            interval_ms: 1000, cpus: 2, steal, containers: vec![a, b, c, d, e, f], blame,
+            interval_ms: 1000, cpus: 2, steal, uplink_has_classes,
+            containers: vec![a, b, c, d, e, f], blame,
             ..Rates::default()
         }
     }
@@ -177,7 +180,7 @@ fn floor(actuator: Actuator) -> f64 {
         Actuator::IoMax { kind: IoKind::ReadBytes | IoKind::WriteBytes, .. } => 1e6,
         Actuator::IoMax { .. } => 50.0,
         Actuator::NetEgress | Actuator::NetIngress => 125_000.0,
-        Actuator::CpuIdle => 0.0,
+        Actuator::CpuIdle | Actuator::NetPriority => 0.0,
     }
 }
 
@@ -325,7 +328,8 @@ prop_compose! {
     /// A host whose victim has one neighbour too many, at one resource.
     fn host()(
         resource in select(Resource::ALL.to_vec()),
-        weighted_disk in any::<bool>(), victim in 0.1..0.9f64, culprits in vec(0.3..1.5f64, 1..4),
+        weighted_disk in any::<bool>(), uplink_has_classes in any::<bool>(),
+        victim in 0.1..0.9f64, culprits in vec(0.3..1.5f64, 1..4),
     ) -> (Plant, Resource) {
         let of = |id: &str, class, part: f64, whole: f64| {
             let mut toy = toy(id, class);
@@ -341,7 +345,7 @@ prop_compose! {
         let culprits = culprits.into_iter().enumerate();
         let culprits = culprits.map(|(index, part)| of(&format!("b{index}"), "best-effort", part, 1.0));
         let plant = Plant::of([victim].into_iter().chain(culprits));
-        (Plant { weighted_disk, ..plant }, resource)
+        (Plant { weighted_disk, uplink_has_classes, ..plant }, resource)
     }
 }
 

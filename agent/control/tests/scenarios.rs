@@ -189,6 +189,51 @@ fn who_is_kept_from_a_disk_by_its_weight_is_not_taken_for_idle() {
     assert_eq!(after[0].reason, Reason::CulpritIdle);
 }
 
+#[test]
+fn who_fills_the_uplink_goes_last_where_its_queue_knows_that_and_is_shaped_where_not() {
+    let plant = || {
+        let web = Toy { egress_bytes_per_s: 1e6, ..toy("web", "protected") };
+        let hog = Toy { egress_bytes_per_s: 120e6, ..toy("hog", "best-effort") };
+        Plant { uplink_has_classes: true, ..Plant::of([web, hog]) }
+    };
+    let run = |plant: &mut Plant, more: &str, looks: u32| {
+        let policy = enforce(&format!("{more}\n[protected]\nnetwork_wait = 0.2\n"));
+        let mut state = State::default();
+        (plant.looks(&policy, &mut state, looks), state)
+    };
+    let taken = |decisions: &[Decision]| -> Vec<Actuator> {
+        let tightened = decisions.iter().filter(|d| d.kind == Kind::Tighten);
+        tightened.filter_map(|d| d.actuator).collect()
+    };
+    // It keeps the rate that the victim leaves.
+    let mut helped = plant();
+    let (decisions, state) = run(&mut helped, "", 60);
+    assert_eq!(taken(&decisions), [Actuator::NetPriority], "{decisions:#?}");
+    assert!(decisions[0].to_string().contains("net.priority"), "{}", decisions[0]);
+    assert!(state.victims["web"].watches[&Resource::Network].severity <= 1.0);
+    assert!(!helped.toy("hog").in_force.contains_key(&Actuator::NetEgress));
+    // A queue that knows classes stands, but the victim waits elsewhere.
+    let mut elsewhere = plant();
+    elsewhere.waits_elsewhere = true;
+    let (decisions, _) = run(&mut elsewhere, "", 20);
+    let both = taken(&decisions);
+    assert_eq!(both[..2], [Actuator::NetPriority, Actuator::NetEgress], "{decisions:#?}");
+    // Not allowed, guaranteed a rate, another runtime's, and where no queue knows classes.
+    let (decisions, _) = run(&mut plant(), "[act]\nallow = [\"net.egress\"]", 20);
+    assert!(!taken(&decisions).contains(&Actuator::NetPriority), "{decisions:#?}");
+    let mut promised = plant();
+    let promise = Wish { limit: None, guarantee: Some(1e6) };
+    promised.toy("hog").wishes.insert(Actuator::NetEgress, promise);
+    let (decisions, _) = run(&mut promised, "", 20);
+    assert_eq!(taken(&decisions)[0], Actuator::NetEgress, "{decisions:#?}");
+    let mut foreign = plant();
+    foreign.toy("hog").foreign = true;
+    assert_eq!(taken(&run(&mut foreign, "limit_foreign = true", 20).0), []);
+    let mut plain = plant();
+    plain.uplink_has_classes = false;
+    assert_eq!(taken(&run(&mut plain, "", 20).0)[0], Actuator::NetEgress);
+}
+
 /// Looks at this for a minute and finds nothing to do or to say.
 fn check_no_action(what: &str, mut plant: Plant) {
     for mode in ["enforce", "advise"] {

@@ -23,6 +23,10 @@ pub struct LimitFlags {
     /// With --for: run only where no other container wants to.
     #[arg(long, requires = "lasting")]
     cpu_idle: bool,
+    /// With --for: send after everybody else, where the host's queue knows classes
+    /// (pfifo_fast, prio).
+    #[arg(long, requires = "lasting")]
+    egress_bulk: bool,
     /// With --for: a note for whoever wonders.
     #[arg(long, requires = "lasting", default_value = "")]
     reason: String,
@@ -109,6 +113,7 @@ fn for_a_while(
         egress_bits_per_second: number("--egress", limits.egress_bits_per_second)?,
         ingress_bits_per_second: number("--ingress", limits.ingress_bits_per_second)?,
         io_weight: None,
+        egress_bulk: flags.egress_bulk,
         io: limits.io,
         lease_seconds,
         reason: flags.reason.clone(),

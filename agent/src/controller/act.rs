@@ -24,6 +24,7 @@ fn put(throttle: &mut Throttle, lease: &Lease) {
         Actuator::MemoryHigh => throttle.memory_high_bytes = Some(whole()),
         Actuator::IoWeight => throttle.io_weight = Some(whole()),
         Actuator::NetEgress => throttle.egress_bits_per_s = Some(whole() * 8),
+        Actuator::NetPriority => throttle.egress_bulk = lease.value >= 0.5,
         Actuator::NetIngress => throttle.ingress_bits_per_s = Some(whole() * 8),
         Actuator::IoMax { device, kind } => {
             let (major, minor) = (device.major, device.minor);
@@ -154,7 +155,11 @@ mod tests {
             holds: vec![
                 hold("batch", Resource::Cpu, cpu),
                 hold("batch", Resource::Disk, disk),
-                hold("copy", Resource::Network, vec![lease(Actuator::NetEgress, 1000.4)]),
+                hold(
+                    "copy",
+                    Resource::Network,
+                    vec![lease(Actuator::NetPriority, 1.0), lease(Actuator::NetEgress, 1000.4)],
+                ),
                 hold("spin", Resource::Cpu, vec![lease(Actuator::CpuIdle, 1.0)]),
             ],
             ..State::default()
@@ -175,6 +180,7 @@ mod tests {
         };
         assert_eq!(throttles["batch"], batch);
         assert_eq!(throttles["copy"].egress_bits_per_s, Some(8000));
+        assert!(throttles["copy"].egress_bulk && !throttles["spin"].egress_bulk);
         assert!(throttles["spin"].cpu_idle);
         assert_eq!(reason(&state, "batch"), "cpu for web, disk for web");
     }

@@ -17,6 +17,7 @@ mod reach;
 mod sample;
 mod scrape;
 mod taken;
+mod uplink;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -38,6 +39,7 @@ pub use self::reach::Reach;
 use self::sample::{Sample, rates};
 pub use self::scrape::Failure as ScrapeFailure;
 use self::scrape::{Scraper, targets};
+use self::uplink::Uplink;
 
 /// Decisions that are kept for whoever asks later.
 const REMEMBERED: usize = 1024;
@@ -190,6 +192,7 @@ impl Controller {
         let mut parties = HashSet::new();
         let mut shortage = Shortage::default();
         let mut scraper = Scraper::default();
+        let mut uplink = Uplink::default();
         loop {
             ticks.tick().await;
             let look_began = Instant::now();
@@ -216,7 +219,12 @@ impl Controller {
             scraper.ask(targets(&now), self.settings.interval);
             let rates = before.as_ref().map(|before| rates(before, &now));
             before = Some(now);
-            if let Some(rates) = rates {
+            if let Some(mut rates) = rates {
+                rates.uplink_has_classes = uplink.has_classes(&rates, || {
+                    tokio::task::block_in_place(|| {
+                        self.looker.engine.standing_queue_knows_classes()
+                    })
+                });
                 parties = concerned(&policy, &rates);
                 // Waits for memory are not in the kernel's table.
                 self.looker.blames.add(memory::parts(&rates));

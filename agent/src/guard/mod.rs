@@ -7,6 +7,7 @@
 pub mod client;
 pub mod keeper;
 
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,10 @@ pub enum GuardVerb {
         /// Bits a second, with a burst `BITS:BYTES`, or `max`.
         egress: String,
         ingress: String,
+        /// The nftables table in which its address is one of those that go last.
+        #[arg(requires = "address")]
+        table: Option<String>,
+        address: Option<Ipv4Addr>,
     },
 }
 
@@ -46,6 +51,7 @@ fn bandwidth(egress: &str, ingress: &str) -> Result<Bandwidth, tenantry_containe
         ingress_bits_per_s: rate(ingress),
         egress_burst_bytes,
         ingress_burst_bytes,
+        egress_bulk: false,
     })
 }
 
@@ -62,9 +68,10 @@ pub fn restore_bandwidth_command() -> std::io::Result<Vec<String>> {
 pub fn main(verb: GuardVerb) -> ExitCode {
     let outcome = match verb {
         GuardVerb::Keep { run_dir } => keep(&run_dir).map_err(|error| chain(&error)),
-        GuardVerb::RestoreBandwidth { bridge, host_interface, egress, ingress } => {
+        GuardVerb::RestoreBandwidth { bridge, host_interface, egress, ingress, table, address } => {
             bandwidth(&egress, &ingress).map_err(|error| chain(&error)).and_then(|wanted| {
-                set_bandwidth_without_network(&bridge, &host_interface, &wanted)
+                let bulk = table.as_deref().zip(address);
+                set_bandwidth_without_network(&bridge, &host_interface, &wanted, bulk)
                     .map_err(|error| chain(&error))
             })
         }

@@ -237,6 +237,7 @@ pub fn values(limits: &Limits) -> BTreeMap<String, String> {
     let rate = |bits: Option<u64>, burst| bits.map(|_| units::render_bandwidth(bits, burst));
     put("net.egress", rate(own.egress_bits_per_s, own.egress_burst_bytes));
     put("net.ingress", rate(own.ingress_bits_per_s, own.ingress_burst_bytes));
+    put("net.priority", own.egress_bulk.then(|| "1".to_owned()));
     for io in &resources.io {
         for (rate, max) in ["rbps", "wbps", "riops", "wiops"].iter().zip(io.limits()) {
             put(&format!("io.max {}:{} {rate}", io.major, io.minor), of_max(max));
@@ -254,7 +255,7 @@ fn cpus(cpu: CpuMax) -> String {
 fn unnamed(limit: &str) -> &'static str {
     match limit {
         "cpu.weight" | "io.weight" => "100",
-        "cpu.idle" => "0",
+        "cpu.idle" | "net.priority" => "0",
         CPUSET => "all",
         _ => NONE,
     }

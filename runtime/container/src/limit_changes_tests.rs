@@ -62,6 +62,8 @@ fn a_difference_has_the_limit_s_name_and_both_values() {
     check(&none, &limits(None, Some(100), None), &[]);
     let idle = Resources { cpu_idle: Some(true), ..Resources::default() };
     check(&none, &Limits { resources: idle, ..Limits::default() }, &[["cpu.idle", "0", "1"]]);
+    let last = Bandwidth { egress_bulk: true, ..Bandwidth::default() };
+    check(&none, &Limits { bandwidth: last, ..none.clone() }, &[["net.priority", "0", "1"]]);
     let force = limits(Some(20_000), Some(10), None);
     check(
         &own,
@@ -97,6 +99,9 @@ fn each_limit_has_one_holder() {
         &own,
         "cpu.max 0.9 0.9 operator false; net.egress 50000000 50000000 operator false",
     );
+    let last = Bandwidth { egress_bulk: true, ..Bandwidth::default() };
+    let force = throttled(Owner::Controller, Limits { bandwidth: last, ..none.clone() });
+    check(&none, Some(&force), &none, "net.priority 0 1 controller true");
     let force = throttled(Owner::Controller, limits(Some(20_000), Some(10), Some(5_000_000)));
     check(
         &own,

@@ -187,6 +187,8 @@ impl LimitsPatch {
             ingress_bits_per_s: self.ingress_bits_per_s.and_then(value),
             egress_burst_bytes: self.egress_burst_bytes,
             ingress_burst_bytes: self.ingress_burst_bytes,
+            // Nobody wants that for good.
+            egress_bulk: false,
         };
         bandwidth.validate().map_err(invalid_bandwidth)?;
         Ok(Limits { resources, bandwidth })

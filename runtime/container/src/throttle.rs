@@ -54,6 +54,9 @@ pub struct Throttle {
     pub egress_bits_per_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingress_bits_per_s: Option<u64>,
+    /// What it sends goes last in a queue of the host's that knows classes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub egress_bulk: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -109,6 +112,8 @@ pub enum Actuator {
     NetEgress,
     #[serde(rename = "net.ingress")]
     NetIngress,
+    #[serde(rename = "net.priority")]
+    NetPriority,
 }
 
 impl Actuator {
@@ -122,6 +127,7 @@ impl Actuator {
             Actuator::IoMax => "io.max",
             Actuator::NetEgress => "net.egress",
             Actuator::NetIngress => "net.ingress",
+            Actuator::NetPriority => "net.priority",
         }
     }
 
@@ -194,6 +200,7 @@ impl Throttle {
             ..LimitsPatch::default()
         };
         let mut limits = patch.validate(host_cpus)?;
+        limits.bandwidth.egress_bulk = self.egress_bulk;
         if self.cpu_idle {
             limits.resources.cpu_idle = Some(true);
             limits.resources.cpu_weight = None;
@@ -255,6 +262,7 @@ pub fn tighter(operator: &Limits, wanted: &Limits) -> Limits {
                 wanted.bandwidth.ingress_bits_per_s,
                 operator.bandwidth.ingress_bits_per_s,
             ),
+            egress_bulk: wanted.bandwidth.egress_bulk && !operator.bandwidth.egress_bulk,
             ..Bandwidth::default()
         },
     }
@@ -356,6 +364,7 @@ pub fn actuators(limits: &Limits) -> BTreeSet<Actuator> {
         (Actuator::IoMax, !resources.io.is_empty()),
         (Actuator::NetEgress, bandwidth.egress_bits_per_s.is_some()),
         (Actuator::NetIngress, bandwidth.ingress_bits_per_s.is_some()),
+        (Actuator::NetPriority, bandwidth.egress_bulk),
     ];
     turned.into_iter().filter(|(_, is)| *is).map(|(actuator, _)| actuator).collect()
 }
@@ -373,6 +382,7 @@ pub fn without(limits: &Limits, actuators: &BTreeSet<Actuator>) -> Limits {
             Actuator::IoMax => left.resources.io.clear(),
             Actuator::NetEgress => left.bandwidth.egress_bits_per_s = None,
             Actuator::NetIngress => left.bandwidth.ingress_bits_per_s = None,
+            Actuator::NetPriority => left.bandwidth.egress_bulk = false,
         }
     }
     left
@@ -395,6 +405,7 @@ pub fn ended_by(patch: &LimitsPatch, change: &Limits, force: &Limits) -> Limits 
     end(Actuator::MemoryHigh, memory.is_some());
     end(Actuator::IoWeight, resources.io_weight.is_some());
     end(Actuator::NetEgress, patch.egress_bits_per_s.is_some());
+    end(Actuator::NetPriority, patch.egress_bits_per_s.is_some());
     end(Actuator::NetIngress, patch.ingress_bits_per_s.is_some());
     let mut left = without(force, &ended);
     left.resources.io = left
@@ -427,6 +438,7 @@ pub fn bandwidth_of(operator: &Bandwidth, force: &Bandwidth) -> Bandwidth {
         ingress_bits_per_s: ingress.0,
         egress_burst_bytes: egress.1,
         ingress_burst_bytes: ingress.1,
+        egress_bulk: force.egress_bulk || own.egress_bulk,
     }
 }
 

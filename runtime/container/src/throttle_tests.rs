@@ -52,6 +52,7 @@ fn only_what_is_tighter_than_the_operator_s_limit_is_throttled() {
         r#"{"egress_bits_per_s":2000000,"ingress_bits_per_s":2000000}"#,
         &["net.ingress"],
     );
+    check("{}", r#"{"egress_bulk":true}"#, &["net.priority"]);
 }
 
 #[test]
@@ -119,7 +120,7 @@ fn an_operator_s_change_ends_the_throttle_on_what_it_names() {
         &Limits::default(),
         r#"{"cpu_max_cores":0.5,"cpu_idle":true,"memory_high_bytes":67108864,
             "io":[{"major":8,"read_bytes_per_s":5,"write_bytes_per_s":5}],
-            "egress_bits_per_s":1000000}"#,
+            "egress_bits_per_s":1000000,"egress_bulk":true}"#,
     );
     let check = |json: &str, expected: &[&str]| {
         let patch: LimitsPatch = serde_json::from_str(json).unwrap();
@@ -128,16 +129,39 @@ fn an_operator_s_change_ends_the_throttle_on_what_it_names() {
         assert_eq!(names, expected, "{json}");
         left
     };
-    check(r#"{"pids":7}"#, &["cpu.max", "cpu.idle", "memory.high", "io.max", "net.egress"]);
-    check(r#"{"cpus":"max"}"#, &["cpu.idle", "memory.high", "io.max", "net.egress"]);
-    check(r#"{"cpu_weight":9}"#, &["cpu.max", "memory.high", "io.max", "net.egress"]);
-    check(r#"{"memory_bytes":"max"}"#, &["cpu.max", "cpu.idle", "io.max", "net.egress"]);
+    check(
+        r#"{"pids":7}"#,
+        &["cpu.max", "cpu.idle", "memory.high", "io.max", "net.egress", "net.priority"],
+    );
+    check(
+        r#"{"cpus":"max"}"#,
+        &["cpu.idle", "memory.high", "io.max", "net.egress", "net.priority"],
+    );
+    check(
+        r#"{"cpu_weight":9}"#,
+        &["cpu.max", "memory.high", "io.max", "net.egress", "net.priority"],
+    );
+    check(
+        r#"{"memory_bytes":"max"}"#,
+        &["cpu.max", "cpu.idle", "io.max", "net.egress", "net.priority"],
+    );
     check(r#"{"egress_bits_per_s":"max"}"#, &["cpu.max", "cpu.idle", "memory.high", "io.max"]);
     let left = check(
         r#"{"io":[{"major":8,"read_bytes_per_s":"max"}]}"#,
-        &["cpu.max", "cpu.idle", "memory.high", "io.max", "net.egress"],
+        &["cpu.max", "cpu.idle", "memory.high", "io.max", "net.egress", "net.priority"],
     );
     assert_eq!(left.resources.io[0].limits(), [None, Some(Max::Value(5)), None, None]);
+}
+
+#[test]
+fn who_goes_last_does_so_below_any_bandwidth_of_the_operator_s() {
+    let operator = operator(r#"{"egress_bits_per_s":5000000,"egress_burst_bytes":65536}"#);
+    let held = force(&operator, r#"{"egress_bulk":true}"#);
+    let expected = Bandwidth { egress_bulk: true, ..operator.bandwidth };
+    assert_eq!(bandwidth_of(&operator.bandwidth, &held.bandwidth), expected);
+    assert_eq!(bandwidth_of(&operator.bandwidth, &Bandwidth::default()), operator.bandwidth);
+    let left = without(&held, &[Actuator::NetPriority].into());
+    assert_eq!(left, Limits::default());
 }
 
 fn rate() -> impl Strategy<Value = Option<u64>> {

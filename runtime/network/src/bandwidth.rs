@@ -4,13 +4,17 @@
 //! Owns the root qdisc of a container's host veth (a token bucket on what goes
 //! into the container), its ingress qdisc, and one ifb per limited sender: what
 //! the container sends is redirected there and passes a token bucket before it
-//! reaches the bridge. All of it is on the host: the container cannot reach it.
+//! reaches the bridge. Who goes last is in our nftables table. All of it is on the host: the
+//! container cannot reach it.
 //! Called by [`crate::Network::set_bandwidth`].
+
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::decode::{Link, Qdisc, Tbf};
 use crate::error::{Error, Result};
+use crate::firewall;
 use crate::link;
 use crate::netlink::Netlink;
 use crate::qdisc;
@@ -32,6 +36,10 @@ pub struct Bandwidth {
     pub egress_burst_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingress_burst_bytes: Option<u64>,
+    /// What the container sends to elsewhere goes after what others send, in a queue of the
+    /// host's that knows classes (`pfifo_fast`, `prio`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub egress_bulk: bool,
 }
 
 impl Bandwidth {
@@ -65,7 +73,8 @@ impl Bandwidth {
 pub struct Applied {
     pub resource: String,
     pub actuator: String,
-    /// `20mbit`, `20mbit burst 65536` (bytes) where one was chosen, or `none`.
+    /// `20mbit`, `20mbit burst 65536` (bytes) where one was chosen, or `none`; of
+    /// [`Bandwidth::egress_bulk`] `bulk` or `none`.
     pub written: String,
     pub read_back: String,
 }
@@ -111,7 +120,8 @@ pub(crate) fn apply(
 }
 
 /// As [`apply`], for a program that has no [`crate::Network`]: an agent that is gone has left
-/// a limit that nobody else takes back. A veth that is gone has none.
+/// a limit that nobody else takes back. A veth that is gone has none. `bulk`: our table and
+/// an address that goes first again; no error if the table is gone.
 ///
 /// # Errors
 /// As [`crate::Network::set_bandwidth`].
@@ -119,10 +129,35 @@ pub fn set_bandwidth_without_network(
     bridge: &str,
     host_interface: &str,
     wanted: &Bandwidth,
+    bulk: Option<(&str, Ipv4Addr)>,
 ) -> Result<()> {
+    // One does not depend on the other.
+    let first_again = match bulk {
+        Some((table, address)) => firewall::remove_bulk(table, address),
+        None => Ok(()),
+    };
     match apply(&mut Netlink::open()?, bridge, host_interface, wanted) {
-        Ok(_) | Err(Error::Gone(_)) => Ok(()),
+        Ok(_) | Err(Error::Gone(_)) => first_again,
         Err(error) => Err(error),
+    }
+}
+
+/// Puts an address in the last class, or takes it out, whatever the table says now: a shim may
+/// have been there meanwhile.
+///
+/// # Errors
+/// [`Error::Firewall`]; [`Error::Mismatch`] if the table does not say so afterwards.
+pub(crate) fn set_bulk(table: &str, address: Ipv4Addr, is_bulk: bool) -> Result<Applied> {
+    match is_bulk {
+        true => firewall::add_bulk(table, address)?,
+        false => firewall::remove_bulk(table, address)?,
+    }
+    let word = |is_bulk| if is_bulk { "bulk" } else { "none" }.to_owned();
+    let actuator = format!("class of {address} in the nftables table {table}");
+    let (written, read_back) = (word(is_bulk), word(firewall::is_bulk(table, address)?));
+    match written == read_back {
+        true => Ok(Applied { resource: "network.priority".into(), actuator, written, read_back }),
+        false => Err(Error::Mismatch { actuator, written, read_back }),
     }
 }
 
@@ -310,6 +345,8 @@ mod tests {
                     queue_bytes: b.queue_bytes,
                     burst_bytes: b.burst_bytes.into(),
                 }),
+                backlog_bytes: 0,
+                bands: None,
             }
         };
         let check = |from: Option<(u64, u16)>, to, expected| {

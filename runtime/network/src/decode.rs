@@ -22,6 +22,8 @@ const RTA_TABLE: u16 = 15;
 const RT_TABLE_LOCAL: u32 = 255;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
+const TCA_STATS2: u16 = 7;
+const TCA_STATS_QUEUE: u16 = 3;
 pub(crate) const TCA_TBF_PARMS: u16 = 1;
 pub(crate) const TCA_TBF_RATE64: u16 = 4;
 pub(crate) const TCA_TBF_BURST: u16 = 6;
@@ -167,6 +169,10 @@ pub(crate) struct Qdisc {
     pub parent: u32,
     pub kind: String,
     pub tbf: Option<Tbf>,
+    /// What stands in it.
+    pub backlog_bytes: u32,
+    /// `pfifo_fast` and `prio`: the band of each of a packet's 16 priorities, 0 goes first.
+    pub bands: Option<[u8; 16]>,
 }
 
 /// A token bucket as the kernel reports it.
@@ -183,12 +189,19 @@ pub(crate) fn qdisc(payload: &[u8]) -> Option<Qdisc> {
     let attributes = Attributes(payload.get(20..)?);
     let kind = attributes.text(TCA_KIND)?;
     let tbf = (kind == "tbf").then(|| tbf(attributes.nested(TCA_OPTIONS)?)).flatten();
+    let has_bands = ["pfifo_fast", "prio"].contains(&kind.as_str());
+    // `struct tc_prio_qopt`: how many bands (4 bytes), then the map.
+    let bands = || attributes.get(TCA_OPTIONS)?.get(4..20)?.try_into().ok();
+    // `struct gnet_stats_queue`: packets, bytes, …
+    let queue = attributes.nested(TCA_STATS2).and_then(|stats| stats.get(TCA_STATS_QUEUE));
     Some(Qdisc {
         index: u32_at(payload, 4),
         handle: u32_at(payload, 8),
         parent: u32_at(payload, 12),
         kind,
         tbf,
+        backlog_bytes: queue.filter(|q| q.len() >= 8).map_or(0, |q| u32_at(q, 4)),
+        bands: has_bands.then(bands).flatten(),
     })
 }
 
@@ -281,6 +294,26 @@ mod tests {
                 burst_bytes: 10_000_000,
             })
         );
+    }
+
+    #[test]
+    fn of_a_queue_with_classes_the_map_and_what_stands_are_read() {
+        let of = |kind: &[u8], map: &[u8]| {
+            let options = [&3u32.to_ne_bytes()[..], map].concat();
+            let stats: Vec<u8> =
+                [2u32, 3028, 0, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
+            let mut payload = vec![0; 20];
+            payload.extend(attribute(TCA_KIND, kind));
+            payload.extend(attribute(TCA_OPTIONS, &options));
+            payload.extend(attribute(TCA_STATS2, &attribute(TCA_STATS_QUEUE, &stats)));
+            let qdisc = qdisc(&payload).unwrap();
+            (qdisc.bands, qdisc.backlog_bytes)
+        };
+        let map = [1, 2, 2, 2, 1, 2, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1];
+        assert_eq!(of(b"pfifo_fast\0", &map), (Some(map), 3028));
+        assert_eq!(of(b"prio\0", &map), (Some(map), 3028));
+        assert_eq!(of(b"prio\0", &map[..15]), (None, 3028));
+        assert_eq!(of(b"tbf\0", &map), (None, 3028));
     }
 
     proptest! {

@@ -30,6 +30,7 @@ mod netlink;
 mod network;
 mod qdisc;
 mod rate;
+mod standing;
 mod subnet;
 mod survey;
 

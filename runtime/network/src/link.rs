@@ -73,6 +73,15 @@ pub(crate) fn find(netlink: &mut Netlink, name: &str) -> Result<Option<Link>> {
     }
 }
 
+/// As [`find`].
+pub(crate) fn find_index(netlink: &mut Netlink, index: u32) -> Result<Option<Link>> {
+    let message = LinkMessageBuilder::<LinkUnspec>::new().index(index).build();
+    match netlink.get(about("read link", "by index"), Message::GetLink(message), decode::link) {
+        Err(e) if is(&e, Errno::NODEV) => Ok(None),
+        other => other,
+    }
+}
+
 /// All links, or the ports of one bridge: that much is filtered in the kernel.
 pub(crate) fn list(netlink: &mut Netlink, master: Option<u32>) -> Result<Vec<Link>> {
     let mut message = LinkMessage::default();

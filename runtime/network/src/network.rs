@@ -5,7 +5,7 @@
 //! and `firewall`; all of it blocks and so runs on threads of its own, which
 //! inherit the network namespace of the caller.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,7 +24,7 @@ use crate::link;
 use crate::namespace::{Namespace, NamespaceId};
 use crate::netlink::Netlink;
 use crate::subnet::Ipv4Subnet;
-use crate::{firewall, forwarding};
+use crate::{firewall, forwarding, standing};
 
 /// A veth dies with its namespace some milliseconds after the last process;
 /// one that is still there after this is deleted.
@@ -81,6 +81,8 @@ struct Inner {
     /// For those that wait for RCU, so that no connect queues behind them.
     slow: Mutex<Netlink>,
     ipam: Mutex<Ipam>,
+    /// Addresses that were put in the last class. A shim may have taken them out again.
+    bulk: Mutex<HashSet<Ipv4Addr>>,
     /// Makes interface names unique, also across agents: begins at the time.
     serial: AtomicU64,
     /// Bounded by the containers that ended within [`REAP_DELAY`].
@@ -127,8 +129,17 @@ impl Network {
 
     /// Quick: the address is free at once. Links that do not die with their
     /// namespace are deleted in the background; [`Network::close`] waits for it.
+    /// One whose packets go last takes as long as `nft`: who has its address next must not.
     pub async fn disconnect(&self, endpoint: &Endpoint) -> Result<()> {
-        self.inner.clone().forget(endpoint);
+        let (inner, address) = (self.inner.clone(), endpoint.address);
+        if lock(&inner.bulk).remove(&address) {
+            let table = inner.config.table.clone();
+            let remove = move || firewall::remove_bulk(&table, address);
+            if let Err(error) = blocking("leave the last class", remove).await {
+                tracing::error!(%address, %error, "its next holder sends after everybody else");
+            }
+        }
+        inner.forget(endpoint);
         Ok(())
     }
 
@@ -144,11 +155,11 @@ impl Network {
         }
     }
 
-    /// Replaces both limits, at once and while traffic flows; `None` removes.
+    /// Replaces both limits and the class, at once and while traffic flows; `None` removes.
     /// Each is read back from the kernel and compared.
     ///
     /// # Errors
-    /// [`Error::Invalid`] naming the field, [`Error::Gone`],
+    /// [`Error::Invalid`] naming the field, [`Error::Gone`], [`Error::Firewall`],
     /// [`Error::Mismatch`], [`Error::Netlink`]; the limits are as before.
     pub async fn set_bandwidth(
         &self,
@@ -156,11 +167,15 @@ impl Network {
         bandwidth: &Bandwidth,
     ) -> Result<Vec<Applied>> {
         let (inner, name) = (self.inner.clone(), endpoint.host_interface.clone());
-        let bandwidth = *bandwidth;
-        blocking("set bandwidth", move || {
-            bandwidth::apply(&mut lock(&inner.slow), &inner.config.bridge, &name, &bandwidth)
-        })
-        .await
+        let (address, bandwidth) = (endpoint.address, *bandwidth);
+        blocking("set bandwidth", move || inner.set_bandwidth(&name, address, &bandwidth)).await
+    }
+
+    /// Whether a queue that stands now on its way out of the host knows classes, so that who
+    /// is [`Bandwidth::egress_bulk`] goes last in it; `None` if none stands. Blocking: two
+    /// requests and more, below a millisecond.
+    pub fn standing_queue_knows_classes(&self) -> Result<Option<bool>> {
+        standing::look(&mut lock(&self.inner.quick))
     }
 
     /// All containers' link counters in one request, by
@@ -221,6 +236,8 @@ impl Inner {
             quick: Mutex::new(quick),
             slow: Mutex::new(slow),
             ipam: Mutex::new(Ipam::new(config.subnet)),
+            // The table is new.
+            bulk: Mutex::default(),
             serial: AtomicU64::new(now.as_nanos() as u64),
             background: Mutex::new(JoinSet::new()),
             closing: watch::Sender::new(false),
@@ -256,6 +273,39 @@ impl Inner {
         }
         let endpoint = plan.endpoint;
         Ok(Fresh { endpoint: Some(endpoint), inner: self })
+    }
+
+    fn set_bandwidth(
+        &self,
+        name: &str,
+        address: Ipv4Addr,
+        wanted: &Bandwidth,
+    ) -> Result<Vec<Applied>> {
+        wanted.validate()?;
+        let table = &self.config.table;
+        let was = lock(&self.bulk).contains(&address);
+        // Costs a run of `nft`, so it is left out for who never was.
+        let class = (was || wanted.egress_bulk)
+            .then(|| bandwidth::set_bulk(table, address, wanted.egress_bulk))
+            .transpose()?;
+        let mut netlink = lock(&self.slow);
+        match bandwidth::apply(&mut netlink, &self.config.bridge, name, wanted) {
+            Ok(rows) => {
+                match wanted.egress_bulk {
+                    true => lock(&self.bulk).insert(address),
+                    false => lock(&self.bulk).remove(&address),
+                };
+                Ok(rows.into_iter().chain(class).collect())
+            }
+            Err(error) => {
+                if class.is_some()
+                    && let Err(e) = bandwidth::set_bulk(table, address, was)
+                {
+                    tracing::error!(%address, error = %e, "class left as it is");
+                }
+                Err(error)
+            }
+        }
     }
 
     fn forget(self: Arc<Self>, endpoint: &Endpoint) {

@@ -11,6 +11,9 @@ use crate::{programs, until};
 /// The other end's address.
 pub const FAR: &str = "10.78.0.2";
 
+/// The root queue's handle.
+const BUCKET: &str = "1:";
+
 /// With sinks at its end. All of it goes when this is dropped.
 #[derive(Debug)]
 pub struct Uplink {
@@ -41,10 +44,15 @@ impl Uplink {
         run(&format!("ip link add {name} type veth peer name eth0 netns {pid}"));
         run(&format!("ip address add 10.78.0.1/30 dev {name}"));
         run(&format!("ip link set {name} up"));
-        run(&format!("tc qdisc add dev {name} root {queue}"));
+        run(&format!("tc qdisc add dev {name} root handle {BUCKET} {queue}"));
         run(&format!("nsenter -t {pid} -n ip address add {FAR}/30 dev eth0"));
         run(&format!("nsenter -t {pid} -n ip link set eth0 up"));
         uplink
+    }
+
+    /// Puts a queue of three classes (`pfifo_fast`) into the token bucket that it was made with.
+    pub fn sort_by_class(&self) {
+        run(&format!("tc qdisc add dev {} parent {BUCKET}1 handle 10: pfifo_fast", self.name));
     }
 
     pub fn pid(&self) -> u32 {

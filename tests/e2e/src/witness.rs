@@ -33,6 +33,9 @@ pub struct Witness {
     directories: Vec<PathBuf>,
     /// The host's end of its interface; empty without one.
     pub veth: String,
+    address: String,
+    /// The agent's nftables table.
+    table: String,
 }
 
 impl Witness {
@@ -43,7 +46,12 @@ impl Witness {
         let mounts = ["", "cpu", "memory", "blkio"];
         let all = mounts.iter().map(|mount| Path::new("/sys/fs/cgroup").join(mount).join(&below));
         let veth = native["host_interface"].as_str().unwrap_or_default().to_owned();
-        Self { directories: all.filter(|dir| dir.is_dir()).collect(), veth }
+        Self {
+            directories: all.filter(|dir| dir.is_dir()).collect(),
+            veth,
+            address: native["address"].as_str().unwrap_or_default().to_owned(),
+            table: agent.bridge.clone(),
+        }
     }
 
     pub fn files(&self) -> Files {
@@ -57,8 +65,17 @@ impl Witness {
             for link in [&self.veth, &ifb] {
                 files.insert(link.into(), bucket_of(link));
             }
+            files.insert("class".into(), if self.goes_last() { "bulk" } else { "" }.to_owned());
         }
         files
+    }
+
+    /// Whether what it sends is put into the last class, by `nft`.
+    pub fn goes_last(&self) -> bool {
+        let set = ["list", "set", "ip", &self.table, "bulk"];
+        let output = Command::new("nft").args(set).output().expect("nft");
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.split(|c: char| !c.is_ascii_digit() && c != '.').any(|word| word == self.address)
     }
 
     /// The file with its CPU quota, and what it says.

@@ -74,7 +74,7 @@ fn cpu_ratio(agent: &TestAgent, name: &str, time: Duration) -> f64 {
 fn all_flags(device: &str) -> Vec<String> {
     let io = format!("{device}:1000000");
     let flags = ["--cpus", "0.2", "--io-write", &io, "--egress", "5mbit", "--ingress", "5mbit"];
-    flags.map(str::to_owned).to_vec()
+    [&flags[..], &["--egress-bulk"]].concat().into_iter().map(str::to_owned).collect()
 }
 
 fn hold(agent: &TestAgent, name: &str, time: &str, flags: &[String]) {
@@ -222,7 +222,11 @@ fn an_operator_s_change_wins_and_stays() {
     assert_eq!(rate_of(&witness.veth), "5Mbit", "what he did not name is still held");
     let state = throttle(&agent, "spin")["throttle"].take();
     assert_eq!(state["actuators"], serde_json::json!(["io.max", "net.ingress"]), "{state}");
-    assert_eq!(state["yielded"], serde_json::json!(["cpu.max", "net.egress"]), "{state}");
+    assert_eq!(
+        state["yielded"],
+        serde_json::json!(["cpu.max", "net.egress", "net.priority"]),
+        "{state}"
+    );
     agent.ok(&["limit", "spin", "--release"]);
     assert!(quota().starts_with("70000"), "{}", quota());
     assert_eq!(rate_of(&witness.veth.replace("veth", "ifb")), "20Mbit");
@@ -313,7 +317,7 @@ fn kill_at_random(times: u32) {
     let io = format!(r#""io":[{{"device":"{device}","write_bytes_per_second":1000000}}]"#);
     let bodies = [
         format!(r#"{{"cpus":0.2,{io},"egress_bits_per_second":5000000,"lease_seconds":1}}"#),
-        format!(r#"{{"cpu_idle":true,{io},"ingress_bits_per_second":5000000,"lease_seconds":1}}"#),
+        format!(r#"{{"cpu_idle":true,{io},"egress_bulk":true,"lease_seconds":1}}"#),
         r#"{"cpus":0.1,"cpu_weight":10,"io_weight":1,"lease_seconds":1}"#.to_owned(),
     ];
     let mut random = u64::from(std::process::id()) | 1;

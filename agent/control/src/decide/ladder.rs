@@ -37,7 +37,8 @@ pub(super) fn next_step(
     is_free: impl Fn(&Actuator) -> bool,
 ) -> Option<(Actuator, f64)> {
     let (floors, ceilings) = look.policy.bounds(culprit);
-    candidates(culprit, victim, resource, severity).into_iter().flatten().find_map(|actuator| {
+    let all = candidates(look, culprit, victim, resource, severity);
+    all.into_iter().flatten().find_map(|actuator| {
         let within_reach = !culprit.foreign || actuator.reaches_foreign();
         let is_allowed = look.policy.act.allow.contains(&actuator.kind());
         if !within_reach || !is_allowed || !is_free(&actuator) {
@@ -65,6 +66,14 @@ pub(super) fn next_step(
                 let keeps = floors.cpu_weight.is_some_and(|weight| weight > LEAST_WEIGHT);
                 let refused = keeps || culprit.wish(&actuator).guarantee.is_some();
                 (!promised && !is_idle(culprit, hold) && !refused).then_some(1.0)
+            }
+            Actuator::NetPriority => {
+                // Who goes last is guaranteed no rate.
+                let promised = [Actuator::NetPriority, Actuator::NetEgress]
+                    .iter()
+                    .any(|actuator| culprit.wish(actuator).guarantee.is_some());
+                let is_last = in_effect(culprit, &actuator, lease) > 0.0;
+                (!promised && !is_last).then_some(1.0)
             }
             _ => cut(look, culprit, &actuator, lease, floor, ceiling, severity),
         };
@@ -121,6 +130,7 @@ pub(super) fn in_effect(
 /// Whose CPU time goes into a stream is held by its bandwidth: a quota lets the stream go in
 /// bursts, and leaves it what the kernel and the stream's other end do for it.
 fn candidates(
+    look: &Look,
     culprit: &ContainerRates,
     victim: &ContainerRates,
     resource: Resource,
@@ -142,7 +152,11 @@ fn candidates(
             }
             None => [None; 4],
         },
-        Resource::Network => only(busier_way(culprit)),
+        Resource::Network => {
+            let busier = busier_way(culprit);
+            let sorts = look.rates.uplink_has_classes && busier == Actuator::NetEgress;
+            [sorts.then_some(Actuator::NetPriority), Some(busier), None, None]
+        }
     }
 }
 
@@ -198,7 +212,7 @@ pub(super) fn used(container: &ContainerRates, actuator: &Actuator) -> f64 {
         Actuator::CpuWeight | Actuator::CpuIdle | Actuator::CpuMax => container.cpu.used_cores,
         Actuator::MemoryHigh => container.memory.usage_bytes,
         Actuator::IoWeight => taken(container, Resource::Disk),
-        Actuator::NetEgress => container.network.egress_bytes_per_s,
+        Actuator::NetEgress | Actuator::NetPriority => container.network.egress_bytes_per_s,
         Actuator::NetIngress => container.network.ingress_bytes_per_s,
         Actuator::IoMax { device, kind } => {
             let disk = container.disks.iter().find(|disk| disk.device == *device);
@@ -231,7 +245,7 @@ pub(super) fn taken(container: &ContainerRates, resource: Resource) -> f64 {
 pub(super) fn bound(bounds: &Bounds, actuator: &Actuator) -> Option<f64> {
     match actuator {
         Actuator::CpuWeight => bounds.cpu_weight,
-        Actuator::CpuIdle => None,
+        Actuator::CpuIdle | Actuator::NetPriority => None,
         Actuator::CpuMax => bounds.cpu_cores,
         Actuator::MemoryHigh => bounds.memory_bytes,
         Actuator::IoWeight => bounds.disk_weight,

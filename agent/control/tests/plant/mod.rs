@@ -52,6 +52,10 @@ pub struct Plant {
     pub steal: f64,
     /// Part of each victim's wait that comes whatever its neighbours do.
     pub stubborn: f64,
+    /// The uplink's queue lets who is `net.priority` 1 wait for the others.
+    pub uplink_has_classes: bool,
+    /// But everybody waits at a queue that does not.
+    pub waits_elsewhere: bool,
     /// Nobody is in anybody's way.
     pub harmless: bool,
     /// The disk's queue knows weights.
@@ -147,7 +151,11 @@ impl Plant {
                 }
             }
             Resource::Network if victim.egress_bytes_per_s > 0.0 => {
-                (other.sends() / UPLINK_BYTES_PER_S).powi(2)
+                // One of its packets may be on its way already.
+                let goes_last = other.in_force.contains_key(&Actuator::NetPriority);
+                let sorts = self.uplink_has_classes && !self.waits_elsewhere;
+                let part = if goes_last && sorts { 0.01 } else { 1.0 };
+                part * (other.sends() / UPLINK_BYTES_PER_S).powi(2)
             }
             Resource::Memory if victim.memory_bytes > 0.0 => {
                 let all: f64 = self.running().map(Toy::memory).sum();
@@ -165,6 +173,7 @@ impl Plant {
         let mut rates = Rates {
             at_ms: self.now_ms,
             interval_ms: 1000,
+            uplink_has_classes: self.uplink_has_classes,
             cpus: CPUS as u32,
             steal: self.steal,
             ..Rates::default()

@@ -29,7 +29,7 @@ pub struct HeldLimit {
     /// `cpu.max` (CPUs), `cpu.weight`, `cpu.idle`, `cpuset.cpus`, `memory.max`, `memory.high`
     /// (bytes), `memory.swap.max` (with the memory itself), `pids.max`, `io.max 8:0 rbps`
     /// (`wbps`, `riops`, `wiops`; a second), `net.egress`, `net.ingress` (bits a second,
-    /// and behind a colon the burst in bytes where one was chosen).
+    /// and behind a colon the burst in bytes where one was chosen), `net.priority` (1: last).
     pub limit: String,
     /// The operator's.
     pub wish: String,

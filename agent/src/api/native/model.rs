@@ -100,6 +100,8 @@ pub struct ThrottleRequest {
     /// the disk's scheduler is bfq, or iocost is enabled for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub io_weight: Option<u64>,
+    /// What it sends goes last in a queue of the host's that knows classes.
+    pub egress_bulk: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io: Vec<IoLimit>,
     /// 1 to 86400. It ends then, also if no agent runs any more.
@@ -125,7 +127,7 @@ pub struct Throttled {
     pub since: String,
     pub ends_in_seconds: f64,
     /// What is tighter than the operator's limits, and so in force: cpu.max, cpu.weight,
-    /// cpu.idle, memory.high, io.weight, io.max, net.egress, net.ingress.
+    /// cpu.idle, memory.high, io.weight, io.max, net.egress, net.ingress, net.priority.
     pub actuators: Vec<String>,
     /// What is left alone because an operator or somebody else has written it meanwhile.
     pub yielded: Vec<String>,

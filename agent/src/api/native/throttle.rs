@@ -161,6 +161,7 @@ fn throttle(request: &ThrottleRequest) -> ApiResult<Throttle> {
         io: request.io.iter().map(io).collect::<ApiResult<_>>()?,
         egress_bits_per_s: request.egress_bits_per_second,
         ingress_bits_per_s: request.ingress_bits_per_second,
+        egress_bulk: request.egress_bulk,
     })
 }
 

@@ -170,6 +170,8 @@ pub fn rates(before: &Sample, now: &Sample) -> Rates {
         .clamp(0.0, 1.0),
         containers,
         blame: waits.into_iter().map(blame).chain(of_memory).collect(),
+        // Asked for where somebody waits, by the controller's loop.
+        uplink_has_classes: false,
     }
 }
 

@@ -87,7 +87,8 @@ pub struct EngineConfig {
     pub user_namespace_base: u32,
     /// A program and its first arguments that a shim runs when an agent that throttled
     /// bandwidth is gone: bridge, host interface, egress and ingress (bits a second,
-    /// `BITS:BYTES` with a burst, or `max`) are appended. Empty: bandwidth cannot be throttled.
+    /// `BITS:BYTES` with a burst, or `max`) are appended, and of who was to send last the
+    /// nftables table and its address. Empty: bandwidth cannot be throttled.
     pub restore_bandwidth: Vec<String>,
     /// Where each change of a limit is told.
     pub limit_history: Arc<LimitHistory>,

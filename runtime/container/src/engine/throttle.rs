@@ -91,6 +91,13 @@ impl Engine {
         let Some(throttled) = self.throttle_of(reference)? else { return Ok(vec![]) };
         blocking("read limits in force", move || in_force(&throttled)).await
     }
+
+    /// Whether a queue that stands now knows classes, so that [`Throttle::egress_bulk`] does
+    /// something. `None` if none stands, or it cannot be read. Blocks for up to a millisecond.
+    pub fn standing_queue_knows_classes(&self) -> Option<bool> {
+        let looked = self.shared.network.standing_queue_knows_classes();
+        looked.inspect_err(|error| tracing::debug!(%error, "queues not read")).ok().flatten()
+    }
 }
 
 fn in_force(throttled: &Throttled) -> Result<Vec<InForce>, Error> {
@@ -281,6 +288,10 @@ impl Step<'_> {
             command.extend([bridge, endpoint.host_interface.clone()]);
             command.push(units::render_bandwidth(own.egress_bits_per_s, own.egress_burst_bytes));
             command.push(units::render_bandwidth(own.ingress_bits_per_s, own.ingress_burst_bytes));
+            if force.bandwidth.egress_bulk {
+                let table = self.shared.network.config().table.clone();
+                command.extend([table, endpoint.address.to_string()]);
+            }
             command
         });
         let lease_ms = (lease + SHIM_GRACE).as_millis() as u64;
