@@ -20,6 +20,7 @@ mod loop_device;
 mod namespaces;
 mod network;
 mod network_blame;
+mod network_blame_sum;
 mod oom;
 mod pinning;
 mod processes;

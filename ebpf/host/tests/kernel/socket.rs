@@ -130,6 +130,43 @@ pub fn send(socket: i32, bytes: usize) -> bool {
     sent == bytes as isize
 }
 
+/// One datagram, to whom the socket is connected.
+pub fn send_buffer(socket: i32, buffer: &[u8]) -> bool {
+    let (data, length) = (buffer.as_ptr().cast(), buffer.len());
+    // SAFETY: reads the buffer.
+    unsafe { libc::send(socket, data, length, libc::MSG_NOSIGNAL) == length as isize }
+}
+
+/// Its length, negative after an error; what is longer than the buffer is cut.
+pub fn receive_into(socket: i32, buffer: &mut [u8]) -> isize {
+    // SAFETY: writes into the buffer only.
+    unsafe { libc::recv(socket, buffer.as_mut_ptr().cast(), buffer.len(), 0) }
+}
+
+/// When the device had what was received last, by [`realtime_ns`]'s clock. `None` before
+/// anything was; to ask makes the kernel note it from then on.
+pub fn arrival_ns(socket: i32) -> Option<u64> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes `time`, which has the layout of the 64-bit request.
+    let answer = unsafe { libc::ioctl(socket, SIOCGSTAMPNS, &raw mut time) };
+    (answer == 0).then(|| nanoseconds(&time))
+}
+
+/// `linux/sockios.h`, of 64-bit time.
+const SIOCGSTAMPNS: libc::c_ulong = 0x8010_8907;
+
+/// Since 1970, by the clock of receive times.
+pub fn realtime_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes `time`.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut time) };
+    nanoseconds(&time)
+}
+
+fn nanoseconds(time: &libc::timespec) -> u64 {
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 /// One datagram of `bytes` bytes, 1,000 at most, to an IPv4 or IPv6 address.
 pub fn send_to<A>(socket: i32, bytes: usize, to: &A) -> bool {
     send_bytes(socket, &[7; 1000][..bytes], to)
