@@ -35,6 +35,7 @@ usage: cargo xtask COMMAND
   vm test [--kernel 6.1|6.12|newest] [--package NAME] [--only TEXT] [--unlisted]
                                   the virtual machine suite alone; --unlisted tries integration
                                   tests that no manifest lists for it yet
+  vm bench NAMES                  the same benchmarks in the virtual machine (cgroup v2, slow disk)
   vm shell-run [--kernel V] FILE [ARGS]
                                   boot, run one static program as root, hand back its status
   lint                            rustfmt and clippy, warnings are errors
@@ -75,6 +76,7 @@ fn dispatch(args: Vec<String>) -> Result<ExitCode> {
             return run_program(Task::Bench, "tenantry-bench", "tenantry-bench", rest);
         }
         ["vm", "test", rest @ ..] => return test::vm_only(&test::Options::parse(rest)?),
+        ["vm", "bench", names @ ..] => return vm::run_bench(names),
         ["vm", "shell-run", rest @ ..] => return vm::run_one(rest),
         ["lint"] => return test::lint_only(),
         ["check-imports"] => {

@@ -6,12 +6,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
-use tenantry_e2e::cgroup::root;
 
 use super::goals::{Compared, Goal, P99_RATIO, by_second, recovered_bound, turns, well_after};
 use super::plot;
 use super::run::{Arm, CULPRIT_AT, Outcome, run as one};
-use super::scenario::{Kind, Scenario};
+use super::scenario::Scenario;
 use crate::order::shuffled;
 use crate::spread::Spread;
 
@@ -36,7 +35,7 @@ pub fn run(scenario: &Scenario, rounds: usize) -> Result<Value> {
         }
     }
     print_arms(&outcomes)?;
-    let goals = told(scenario, &outcomes)?;
+    let goals = told(&outcomes, scenario.harmless_s)?;
     let plot = plotted(scenario, &outcomes)?;
     let raw: Vec<_> = ARMS
         .iter()
@@ -60,6 +59,7 @@ fn best_limit(scenario: &Scenario) -> Result<Vec<String>> {
         while low < high {
             let middle = (low + high) / 2;
             let felt = one(scenario, &Arm::Static(words(middle)))?.p99_us;
+            println!("  tried {}: × {:.2}", words(middle).join(" "), felt / alone);
             match felt <= P99_RATIO * alone {
                 true => high = middle,
                 false => low = middle + 1,
@@ -111,7 +111,7 @@ fn in_units(work: Spread) -> String {
 }
 
 /// Prints and returns what was aimed at, and what was reached.
-fn told(scenario: &Scenario, outcomes: &Outcomes) -> Result<Vec<Goal>> {
+fn told(outcomes: &Outcomes, harmless_s: u64) -> Result<Vec<Goal>> {
     let median = |arm: usize, of: fn(&Outcome) -> f64| -> Result<f64> {
         Ok(spread(&outcomes[arm], of)?.median)
     };
@@ -128,14 +128,11 @@ fn told(scenario: &Scenario, outcomes: &Outcomes) -> Result<Vec<Goal>> {
         turns: controlled.iter().map(|outcome| turns(&outcome.decisions)).sum(),
         controlled_s: controlled.iter().map(|outcome| outcome.controlled_s).sum(),
     };
-    let goals = match scenario.kind {
-        Kind::Culprit => compared.goals(),
-        Kind::Unaimed | Kind::NobodyGuilty => Vec::new(),
-    };
+    let goals = compared.goals();
     goals.iter().for_each(|goal| println!("  {goal}"));
     let bound = recovered_bound(compared.alone, compared.together) * 1000.0;
     let felt = medians(controlled);
-    let begin = usize::try_from(CULPRIT_AT)?;
+    let begin = usize::try_from(CULPRIT_AT + harmless_s)?;
     let stays = match well_after(&felt, begin, bound) {
         Some(seconds) => format!("after {seconds} s"),
         None => "not within the run".to_owned(),
@@ -144,9 +141,6 @@ fn told(scenario: &Scenario, outcomes: &Outcomes) -> Result<Vec<Goal>> {
     let used = actuators(controlled);
     let used = if used.is_empty() { "none".to_owned() } else { used.join(", ") };
     println!("  limits that the controller used: {used}");
-    if scenario.kind == Kind::Unaimed && root("memory").ends_with("memory") {
-        println!("  for memory it has none here: cgroup v1 has no memory.high");
-    }
     println!("  agent, of a core: {:.4}", spread(controlled, |outcome| outcome.agent_cores)?);
     Ok(goals)
 }

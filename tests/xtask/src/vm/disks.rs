@@ -180,6 +180,8 @@ fn parse_ldd(text: &str) -> Vec<PathBuf> {
 pub struct Payload {
     stage: Stage,
     plan: String,
+    /// Lines of a shell script.
+    variables: String,
 }
 
 impl Payload {
@@ -188,7 +190,7 @@ impl Payload {
         stage.dir("bin")?;
         stage.dir("tests")?;
         stage.copy(&guest_script("run-tests"), "run-tests")?;
-        Ok(Payload { stage, plan: String::new() })
+        Ok(Payload { stage, plan: String::new(), variables: String::new() })
     }
 
     /// A program that tests start, from `TENANTRY_BIN_DIR` or by its path on the host.
@@ -227,9 +229,16 @@ impl Payload {
         Ok(())
     }
 
+    /// A variable of the programs' environment.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        self.variables += &assignment(name, value)?;
+        Ok(())
+    }
+
     /// Writes the disk and hands back its file.
     pub fn build(&self, work: &Path) -> Result<PathBuf> {
         self.stage.write("plan", &self.plan)?;
+        self.stage.write("environment", &self.variables)?;
         let image = work.join("payload.img");
         let bytes = size_of_tree(&self.stage.path)?;
         make_ext4(
@@ -239,6 +248,15 @@ impl Payload {
         )?;
         Ok(image)
     }
+}
+
+/// A line that the guest's shell reads, of a value in which nothing means anything to it.
+fn assignment(name: &str, value: &str) -> Result<String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.,".contains(c);
+    if !value.chars().all(is_plain) {
+        bail!("{name}: {value:?} cannot be handed to the guest; letters, digits, - _ . , can");
+    }
+    Ok(format!("export {name}={value}\n"))
 }
 
 /// An empty disk for what the tests write.
@@ -255,6 +273,15 @@ fn tool(name: &str) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_guests_shell_would_read_otherwise_is_refused() {
+        assert_eq!(assignment("NAMES", "T4-10,T4-25").unwrap(), "export NAMES=T4-10,T4-25\n");
+        for value in ["T1 T2", "$HOME", "a;b", "'", "a\nb"] {
+            let error = assignment("NAMES", value).unwrap_err().to_string();
+            assert!(error.contains("NAMES") && error.contains("letters"), "{error}");
+        }
+    }
 
     #[test]
     fn libraries_are_read_from_ldd() {

@@ -51,12 +51,14 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// `scratch`: options of the disk on which programs write, from a comma on.
     pub fn new(
         emulator: Emulator,
         kernel: &Kernel,
         files: &Files,
         initrd: PathBuf,
         root: PathBuf,
+        scratch: &str,
         cache: &Path,
     ) -> Result<Machine> {
         remove_dead_runs(cache);
@@ -93,7 +95,7 @@ impl Machine {
         command_line.extend(disk(
             "scratch",
             &work.join("scratch.img"),
-            "cache=unsafe,discard=unmap",
+            &format!("cache=unsafe,discard=unmap{scratch}"),
         ));
         command_line.extend(words(
             "-object rng-random,id=random,filename=/dev/urandom -device virtio-rng-pci,rng=random \

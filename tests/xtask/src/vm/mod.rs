@@ -6,6 +6,7 @@
 //! on the host. A machine that cannot be had is one skipped entry with the reason.
 
 mod apt;
+mod bench;
 mod disks;
 mod emulator;
 mod image;
@@ -30,6 +31,8 @@ use crate::vm::disks::Payload;
 use crate::vm::emulator::Emulator;
 use crate::vm::machine::Machine;
 use crate::vm::protocol::{Results, Said};
+
+pub use bench::run as run_bench;
 
 pub const DEFAULT_KERNEL: &str = "6.1";
 pub const NEWEST_KERNEL: &str = "newest";
@@ -65,7 +68,7 @@ pub fn run_suite(kernel: &str, tests: &[Chosen<'_>], programs: &Programs) -> Res
     if tests.is_empty() {
         return Ok(vec![Suite::skipped(&name, "no package lists vm-tests")]);
     }
-    let machine = match prepare(kernel) {
+    let machine = match prepare(kernel, "") {
         Ok(machine) => machine,
         Err(e) => {
             let suite = Suite::skipped(&name, format!("{e:#}"));
@@ -140,19 +143,22 @@ pub fn run_one(args: &[&str]) -> Result<ExitCode> {
         rest => (DEFAULT_KERNEL, rest),
     };
     let [file, args @ ..] = rest else { bail!("vm shell-run wants a file to run") };
-    let machine = prepare(version)?;
+    let machine = prepare(version, "")?;
     let mut payload = Payload::new(&machine.work)?;
     let name = Path::new(file).file_name().context("that file has no name")?;
     // A program may look at its own name, as busybox does.
     let id = protocol::id(&name.to_string_lossy());
     payload.add_test_with(&id, Path::new(file), PROGRAM_LIMIT_S, args)?;
+    status_of(&machine, &payload, Duration::from_secs(PROGRAM_LIMIT_S + 60))
+}
+
+/// Runs a payload of one program, whose output is shown and whose status is handed back.
+fn status_of(machine: &Machine, payload: &Payload, limit: Duration) -> Result<ExitCode> {
     let mut status = None;
-    let death = machine.run(&payload, Duration::from_secs(PROGRAM_LIMIT_S + 60), |line| {
-        match protocol::marker(line) {
-            Some(protocol::Marker::End { status: code, .. }) => status = Some(code),
-            Some(_) => {}
-            None => println!("{line}"),
-        }
+    let death = machine.run(payload, limit, |line| match protocol::marker(line) {
+        Some(protocol::Marker::End { status: code, .. }) => status = Some(code),
+        Some(_) => {}
+        None => println!("{line}"),
     })?;
     if let Some(death) = death {
         bail!("the guest ended early: {death}");
@@ -162,7 +168,7 @@ pub fn run_one(args: &[&str]) -> Result<ExitCode> {
 }
 
 /// Everything that is the same for each run: packages, kernel, initrd, root disk.
-fn prepare(version: &str) -> Result<Machine> {
+fn prepare(version: &str, scratch: &str) -> Result<Machine> {
     let known = kernel::find(version)?;
     fs::create_dir_all(cache()).with_context(|| format!("creating {}", cache().display()))?;
     // Held until the end of this function: two must not install or fill the cache at once.
@@ -173,5 +179,5 @@ fn prepare(version: &str) -> Result<Machine> {
     let files = kernel::obtain(known, &cache())?;
     let initrd = disks::initrd(&files, &cache())?;
     let root = disks::root(&files, &cache())?;
-    Machine::new(emulator, known, &files, initrd, root, &cache())
+    Machine::new(emulator, known, &files, initrd, root, scratch, &cache())
 }
