@@ -103,7 +103,7 @@ impl Looker {
         Some(FromFiles {
             memory_usage_bytes: memory.usage_bytes.unwrap_or(0),
             memory_limit_bytes: memory.limit_bytes.and_then(|limit| limit.value()),
-            memory_limit_hits: memory.failcnt,
+            memory_limit_hits: memory.limit_hits(),
             refaults: stat.workingset_refault_anon.unwrap_or(0)
                 + stat.workingset_refault_file.unwrap_or(0),
             file_bytes: stat.file_bytes.unwrap_or(0),

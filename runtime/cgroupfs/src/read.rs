@@ -391,9 +391,10 @@ fn pids(buffer: &mut ReadBuffer, dir: Dir<'_>) -> Result<PidsSample, Error> {
 }
 
 fn memory_v2(buffer: &mut ReadBuffer, dir: Dir<'_>) -> Result<MemorySample, Error> {
-    let (mut failcnt, mut oom_kills) = (None, None);
+    let (mut failcnt, mut over_high, mut oom_kills) = (None, None, None);
     if let Some(text) = buffer.text(dir, "memory.events")? {
         failcnt = parse::keyed(text, "max");
+        over_high = parse::keyed(text, "high");
         oom_kills = parse::keyed(text, "oom_kill");
     }
     let limit_bytes = buffer.max(dir, "memory.max")?;
@@ -406,6 +407,7 @@ fn memory_v2(buffer: &mut ReadBuffer, dir: Dir<'_>) -> Result<MemorySample, Erro
         reservation_bytes: buffer.max(dir, "memory.low")?,
         swap_bytes: buffer.number(dir, "memory.swap.current")?,
         failcnt,
+        over_high,
         oom_kills,
         stat: buffer.text(dir, "memory.stat")?.map(parse::memory_stat).unwrap_or_default(),
     })
@@ -428,6 +430,7 @@ fn memory_v1(buffer: &mut ReadBuffer, dir: Dir<'_>) -> Result<MemorySample, Erro
         reservation_bytes: buffer.bytes_v1(dir, "memory.soft_limit_in_bytes")?,
         swap_bytes,
         failcnt: at_memory.map(|hits| hits + at_total.unwrap_or(0)),
+        over_high: None,
         oom_kills: buffer.keyed(dir, "memory.oom_control", "oom_kill")?,
         stat,
     })

@@ -69,6 +69,8 @@ pub struct MemorySample {
     /// Times a limit was hit (v1 `memory.failcnt` and `memory.memsw.failcnt` together,
     /// v2 `memory.events` max).
     pub failcnt: Option<u64>,
+    /// Times it was held back above `memory.high` (v2 `memory.events` high).
+    pub over_high: Option<u64>,
     /// Processes killed because a limit was hit. On v1 not those of nested groups.
     pub oom_kills: Option<u64>,
     pub stat: MemoryStat,
@@ -165,5 +167,11 @@ impl MemorySample {
     /// back first. `None` if either is unknown.
     pub fn working_set_bytes(&self) -> Option<u64> {
         Some(self.usage_bytes?.saturating_sub(self.stat.inactive_file_bytes?))
+    }
+
+    /// Times that a limit of its own held it back, whichever. `None` if nothing is counted.
+    pub fn limit_hits(&self) -> Option<u64> {
+        let counts = self.failcnt.into_iter().chain(self.over_high);
+        counts.reduce(u64::saturating_add)
     }
 }

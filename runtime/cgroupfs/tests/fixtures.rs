@@ -46,6 +46,7 @@ fn the_hybrid_tree_is_read_whole() {
         reservation_bytes: Some(Max::Unlimited),
         swap_bytes: Some(0),
         failcnt: Some(0),
+        over_high: None,
         oom_kills: Some(1),
         stat: MemoryStat {
             anon_bytes: Some(4_702_208),
@@ -157,6 +158,7 @@ fn the_unified_tree_is_read_whole() {
         reservation_bytes: Some(Max::Value(0)),
         swap_bytes: Some(0),
         failcnt: Some(60),
+        over_high: Some(0),
         oom_kills: Some(1),
         stat: MemoryStat {
             anon_bytes: Some(4_366_336),

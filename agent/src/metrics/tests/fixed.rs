@@ -200,6 +200,7 @@ fn sample() -> Sample {
             reservation_bytes: Some(Max::Value(0)),
             swap_bytes: Some(0),
             failcnt: Some(7),
+            over_high: Some(2),
             oom_kills: Some(1),
             stat: MemoryStat {
                 anon_bytes: Some(50_000_000),

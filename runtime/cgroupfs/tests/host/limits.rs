@@ -368,7 +368,9 @@ fn memory_above_high_is_reclaimed_and_nothing_is_killed() {
     }
     assert_eq!(group.read_resources().unwrap().memory_high_bytes, Some(Max::Unlimited));
     assert_eq!(hog.says(), (40 * MIB / 4096).to_string());
-    assert_eq!(group.read_sample().unwrap().memory.oom_kills, Some(0));
+    let memory = group.read_sample().unwrap().memory;
+    assert_eq!((memory.oom_kills, memory.failcnt), (Some(0), Some(0)));
+    assert_eq!((memory.over_high, memory.limit_hits()), (Some(events()), Some(events())));
 }
 
 #[test]
