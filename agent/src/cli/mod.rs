@@ -5,6 +5,7 @@
 //! `tenantry.sock`. A verb prints to standard output what a person or a script
 //! asked for, and to standard error what went wrong.
 
+mod audit;
 mod blame;
 mod connections;
 mod container;
@@ -94,6 +95,9 @@ enum Verb {
     Simulate(decisions::SimulateFlags),
     /// Follow lifecycle, exec, exit and limit events.
     Events(show::EventsFlags),
+    /// Check the audit file, or print where it ends.
+    #[command(subcommand)]
+    Audit(audit::AuditVerb),
     /// For the agent's own use.
     #[command(subcommand, hide = true)]
     Guard(guard::GuardVerb),
@@ -184,6 +188,7 @@ async fn dispatch(target: &Target, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Policy(verb) => decisions::policy(target, verb).await.map(done),
         Verb::Replay(flags) => decisions::replay(&flags),
         Verb::Simulate(flags) => decisions::simulate(&flags).map(done),
+        Verb::Audit(verb) => audit::audit(&verb),
         Verb::Events(flags) => show::events(target, flags).await.map(done),
         Verb::Probes(flags) => show::probes(target, flags).await.map(done),
     }

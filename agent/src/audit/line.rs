@@ -1,36 +1,14 @@
-//! Execs, exits and OOM kills of every container: from the kernel's ring buffer to the
-//! audit file and to whoever listens, with an exact count of what was lost. Changes of limits
-//! beside them, as they are made.
-//!
-//! The kernel counts what it produced and what found no room in the ring, per
-//! container and kind. This module counts what it delivered; a listener that is
-//! too slow is told how many it missed. It decides nothing.
-
-use std::io::Write;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+//! What the audit says of an event or of a limit's change: one JSON object on one line.
 
 use serde::Serialize;
 use tenantry_container::LimitChange;
-use tenantry_ebpf::{Event, EventReader, Slot};
-use tokio::io::unix::AsyncFd;
-use tokio::sync::broadcast;
+use tenantry_ebpf::Event;
 
-use crate::delivered::Delivered;
 use crate::limit_line::LimitLine;
-use crate::oom::{Evidence, Groups, Neighbour};
-use crate::readable;
-use crate::registry::{Holder, Registry};
+use crate::oom::{Evidence, Neighbour};
+use crate::registry::Holder;
 
-/// Events that are described and written at once: about half a megabyte of lines. While
-/// there are more, others have their turn in between.
-const BATCH: usize = 1024;
-/// Events that one slow listener may fall behind before it loses some.
-const LISTENER_BACKLOG: usize = 8192;
-
-/// One line of the audit file.
+/// One line of the audit file, but for its place in the chain.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(untagged)]
 pub enum AuditLine {
@@ -101,137 +79,8 @@ pub struct Namespace {
     pub inode: u64,
 }
 
-#[derive(Clone, Debug)]
-pub struct FileLimits {
-    pub path: PathBuf,
-    pub max_bytes: u64,
-    pub keep_files: u32,
-}
-
-#[derive(Debug)]
-pub struct Audit {
-    sender: broadcast::Sender<Arc<AuditLine>>,
-    file: Mutex<AuditFile>,
-    written: AtomicU64,
-    /// Read from the ring, but the disk refused them.
-    file_lost: AtomicU64,
-    /// Missed by listeners that were too slow, all listeners together.
-    stream_lost: AtomicU64,
-    /// Batches that left something in the ring for the next one.
-    full_batches: AtomicU64,
-}
-
-impl Audit {
-    /// Starts the task that reads `reader` until the agent ends.
-    pub fn start(
-        reader: EventReader,
-        registry: Arc<Registry>,
-        limits: FileLimits,
-        groups: Groups,
-    ) -> std::io::Result<Arc<Self>> {
-        let audit = Arc::new(Self {
-            sender: broadcast::channel(LISTENER_BACKLOG).0,
-            file: Mutex::new(AuditFile::open(limits)?),
-            written: AtomicU64::new(0),
-            file_lost: AtomicU64::new(0),
-            stream_lost: AtomicU64::new(0),
-            full_batches: AtomicU64::new(0),
-        });
-        let ready = readable::register(reader.as_fd().try_clone_to_owned()?)?;
-        tokio::spawn(Arc::clone(&audit).run(ready, reader, registry, groups));
-        Ok(audit)
-    }
-
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<AuditLine>> {
-        self.sender.subscribe()
-    }
-
-    /// To the file and to the listeners, before it returns.
-    pub fn record_limit(&self, change: &LimitChange) {
-        let line = Arc::new(AuditLine::Limit(LimitEvent::from(change)));
-        let mut text = Vec::new();
-        write(&line, &mut text);
-        self.append(&text, 1);
-        let _ = self.sender.send(line);
-    }
-
-    pub fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
-    }
-
-    pub fn stream_lost(&self) -> u64 {
-        self.stream_lost.load(Ordering::Relaxed)
-    }
-
-    /// A listener missed `events`.
-    pub fn count_stream_lost(&self, events: u64) {
-        self.stream_lost.fetch_add(events, Ordering::Relaxed);
-    }
-
-    /// How often a batch was full: the agent was behind by more than that.
-    pub fn full_batches(&self) -> u64 {
-        self.full_batches.load(Ordering::Relaxed)
-    }
-
-    pub fn file_lost(&self) -> u64 {
-        self.file_lost.load(Ordering::Relaxed)
-    }
-
-    async fn run(
-        self: Arc<Self>,
-        ready: AsyncFd<OwnedFd>,
-        mut reader: EventReader,
-        registry: Arc<Registry>,
-        groups: Groups,
-    ) {
-        let boot_ns = boot_unix_ns();
-        while let Ok(mut ready) = ready.readable().await {
-            ready.clear_ready();
-            loop {
-                let mut batch = Vec::new();
-                let is_full = reader.read(BATCH, |event| batch.push(event));
-                self.handle(&batch, &registry, &groups, boot_ns);
-                if !is_full {
-                    break;
-                }
-                self.full_batches.fetch_add(1, Ordering::Relaxed);
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-
-    /// To the listeners, to the file, and then into the account.
-    fn handle(&self, batch: &[Event], registry: &Registry, groups: &Groups, boot_ns: i128) {
-        let mut lines = Vec::with_capacity(batch.len() * 512);
-        for event in batch {
-            let holder = registry.holder(event.header().slot).unwrap_or_default();
-            let neighbours = match event {
-                Event::Oom(oom) => groups.neighbours(&holder.id, oom.header.pid),
-                _ => Vec::new(),
-            };
-            let event = describe(event, holder, neighbours, boot_ns);
-            let line = Arc::new(AuditLine::Kernel(event));
-            write(&line, &mut lines);
-            let _ = self.sender.send(line);
-        }
-        self.append(&lines, batch.len() as u64);
-        registry.deliver(batch.iter().map(delivery));
-    }
-
-    fn append(&self, lines: &[u8], events: u64) {
-        // A panic between two writes loses a line, and the file takes the next one.
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        match file.append(lines) {
-            Ok(()) => self.written.fetch_add(events, Ordering::Relaxed),
-            Err(error) => {
-                tracing::error!(path = %file.limits.path.display(), %error, events, "audit lost");
-                self.file_lost.fetch_add(events, Ordering::Relaxed)
-            }
-        };
-    }
-}
-
-fn write(line: &AuditLine, lines: &mut Vec<u8>) {
+/// With a newline behind it.
+pub(super) fn write(line: &AuditLine, lines: &mut Vec<u8>) {
     // Plain data without maps of foreign keys always serializes.
     let _ = serde_json::to_writer(&mut *lines, line);
     lines.push(b'\n');
@@ -250,16 +99,8 @@ impl From<&LimitChange> for LimitEvent {
     }
 }
 
-fn delivery(event: &Event) -> (Slot, Delivered) {
-    match event {
-        Event::Exec(exec) => (exec.header.slot, Delivered { exec: 1, ..Delivered::default() }),
-        Event::Exit(exit) => (exit.header.slot, Delivered { exit: 1, ..Delivered::default() }),
-        Event::Oom(oom) => (oom.header.slot, Delivered { oom: 1, ..Delivered::default() }),
-    }
-}
-
 /// `neighbours`: of an OOM kill's victim.
-fn describe(
+pub(super) fn describe(
     event: &Event,
     holder: Holder,
     neighbours: Vec<Neighbour>,
@@ -317,54 +158,6 @@ fn namespaces(inodes: &tenantry_ebpf::Namespaces) -> Vec<Namespace> {
         ("cgroup", inodes.cgroup),
     ];
     all.map(|(kind, inode)| Namespace { kind, inode: u64::from(inode) }).into()
-}
-
-/// What the wall clock said when the monotonic clock was zero.
-fn boot_unix_ns() -> i128 {
-    let monotonic = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let monotonic_ns = i128::from(monotonic.tv_sec) * 1_000_000_000 + i128::from(monotonic.tv_nsec);
-    jiff::Timestamp::now().as_nanosecond() - monotonic_ns
-}
-
-/// JSON lines, rotated by size: `audit.jsonl`, `audit.jsonl.1`, … the oldest is removed.
-#[derive(Debug)]
-struct AuditFile {
-    file: std::fs::File,
-    bytes: u64,
-    limits: FileLimits,
-}
-
-impl AuditFile {
-    fn open(limits: FileLimits) -> std::io::Result<Self> {
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(&limits.path)?;
-        let bytes = file.metadata()?.len();
-        Ok(Self { file, bytes, limits })
-    }
-
-    fn append(&mut self, lines: &[u8]) -> std::io::Result<()> {
-        if self.bytes > 0 && self.bytes + lines.len() as u64 > self.limits.max_bytes {
-            self.rotate()?;
-        }
-        self.file.write_all(lines)?;
-        self.bytes += lines.len() as u64;
-        Ok(())
-    }
-
-    fn rotate(&mut self) -> std::io::Result<()> {
-        let numbered = |n: u32| PathBuf::from(format!("{}.{n}", self.limits.path.display()));
-        for n in (1..self.limits.keep_files).rev() {
-            if numbered(n).exists() {
-                std::fs::rename(numbered(n), numbered(n + 1))?;
-            }
-        }
-        if self.limits.keep_files == 0 {
-            std::fs::remove_file(&self.limits.path)?;
-        } else {
-            std::fs::rename(&self.limits.path, numbered(1))?;
-        }
-        *self = Self::open(self.limits.clone())?;
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -482,21 +275,5 @@ mod tests {
             serde_json::to_string(&line).unwrap(),
             r#"{"time":"1970-01-01T00:00:02.5Z","party":"controller","change":"throttle","limit":"cpu.max","before":"0.8","after":"0.2","reason":"web waits","lease_seconds":5.0,"victim_id":"0a1f","victim_name":"db","evidence":{"wait":0.5},"kind":"limit","container_id":"c0ffee","container_name":"web","image":"demo:latest"}"#
         );
-    }
-
-    #[test]
-    fn a_full_file_is_rotated_and_the_oldest_goes() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("audit.jsonl");
-        let limits = FileLimits { path: path.clone(), max_bytes: 8, keep_files: 2 };
-        let mut file = AuditFile::open(limits).unwrap();
-        for line in ["first\n", "second\n", "third\n", "fourth\n"] {
-            file.append(line.as_bytes()).unwrap();
-        }
-        let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
-        assert_eq!(read("audit.jsonl"), "fourth\n");
-        assert_eq!(read("audit.jsonl.1"), "third\n");
-        assert_eq!(read("audit.jsonl.2"), "second\n");
-        assert!(!directory.path().join("audit.jsonl.3").exists());
     }
 }

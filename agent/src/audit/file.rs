@@ -1,0 +1,244 @@
+//! The audit file: sealed JSON lines, rotated by size, that begin anew where an agent before
+//! ended. What could not be written is a line of the file as soon as one can be written again.
+//!
+//! Nothing is chosen here about what an event is; `super` is the only caller.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::chain::{self, Head, Link, SEAL_BYTES};
+use super::rotation;
+use super::tail::{self, Tail, Torn};
+
+#[derive(Clone, Debug)]
+pub struct FileLimits {
+    pub path: PathBuf,
+    /// A file that would be larger with the next lines is put aside.
+    pub max_bytes: u64,
+    /// Of those that were put aside.
+    pub keep_files: u32,
+}
+
+/// What the file says about itself, between the events.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Notice {
+    /// The first line of each file: the hash that it follows.
+    Chain { prev: String },
+    /// A line that an agent did not write to its end was cut off here.
+    Torn { bytes: u64, sha256: String },
+    /// Events that could not be written here, since the time of the first.
+    Gap { lost: u64, since: String, error: String },
+}
+
+impl Notice {
+    fn seal(&self, head: &mut Head, lines: &mut Vec<u8>) {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            #[serde(flatten)]
+            notice: &'a Notice,
+            time: String,
+        }
+        // Plain text and numbers always serialize.
+        let object = serde_json::to_vec(&Line { notice: self, time: now() }).unwrap_or_default();
+        chain::seal(head, &object, lines);
+    }
+}
+
+/// What became of some lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub written: u64,
+    pub lost: u64,
+}
+
+#[derive(Debug)]
+pub struct AuditFile {
+    file: File,
+    bytes: u64,
+    limits: FileLimits,
+    head: Head,
+    /// Bytes of a piece of a line at the file's end that could not be cut off yet.
+    uncut: u64,
+    /// Stand in front of the next lines. Two at most: a torn line, a gap.
+    pending: Vec<Notice>,
+    /// With no files kept, the one before goes when its follower has begun.
+    is_removal_due: bool,
+}
+
+impl AuditFile {
+    /// Goes on behind the last line there is; a torn one is cut off, and a line says so.
+    pub fn open(limits: FileLimits) -> io::Result<Self> {
+        let file = open(&limits.path)?;
+        let mut tail = tail::read(&file)?;
+        let torn_bytes = tail.torn.as_ref().map_or(0, |torn| torn.bytes);
+        if tail.last.is_none() && file.metadata()?.len() > torn_bytes {
+            // Nothing of it is a line of the chain: it stays as it is.
+            tracing::error!(path = %limits.path.display(), "the audit file holds no chain");
+            rotate(&limits)?;
+            tail = Tail::default();
+        }
+        let last = match tail.last {
+            Some(last) => Some(last),
+            // A new file, or one that was torn in its first line.
+            None => tail::newest(&limits.path)?,
+        };
+        if last.as_ref().is_some_and(|last| !last.is_right) {
+            let path = limits.path.display();
+            tracing::error!(%path, "the audit file's last line is not as it was written");
+        }
+        let file = open(&limits.path)?;
+        let bytes = file.metadata()?.len();
+        let head = last.map_or(Head::START, |last| last.head);
+        let mut audit = Self {
+            file,
+            bytes,
+            limits,
+            head,
+            uncut: 0,
+            pending: Vec::new(),
+            is_removal_due: false,
+        };
+        if let Some(torn) = tail.torn {
+            audit.cut_off(&torn)?;
+        }
+        Ok(audit)
+    }
+
+    fn cut_off(&mut self, torn: &Torn) -> io::Result<()> {
+        let path = self.limits.path.display();
+        tracing::warn!(%path, bytes = torn.bytes, sha256 = %torn.hash, "a torn line is cut off");
+        self.bytes -= torn.bytes;
+        self.file.set_len(self.bytes)?;
+        self.pending.push(Notice::Torn { bytes: torn.bytes, sha256: torn.hash.to_string() });
+        // Where the disk is full, the line stays due.
+        self.append(&[], 0);
+        Ok(())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.limits.path
+    }
+
+    /// `objects`: `count` JSON objects, each with a newline behind it. What the disk did not take
+    /// is lost, and stands as a gap in front of what it takes next.
+    pub fn append(&mut self, objects: &[u8], count: u64) -> Outcome {
+        let (landed, error) = match self.make_room(objects.len() as u64 + count * SEAL_BYTES as u64)
+        {
+            Ok(()) => self.write(objects),
+            Err(error) => (0, Some(error)),
+        };
+        let notices = self.pending.len().min(landed);
+        for notice in self.pending.drain(..notices) {
+            if let Notice::Gap { lost, .. } = notice {
+                tracing::warn!(path = %self.limits.path.display(), lost, "audit goes on");
+            }
+        }
+        let written = ((landed - notices) as u64).min(count);
+        let lost = count - written;
+        if let Some(error) = &error {
+            self.miss(lost, error);
+        }
+        if self.is_removal_due {
+            // Tried again with the next lines.
+            self.is_removal_due = std::fs::remove_file(rotation::numbered(self.path(), 1)).is_err();
+        }
+        Outcome { written, lost }
+    }
+
+    /// Cuts off what a failed write left, and puts a full file aside.
+    fn make_room(&mut self, bytes: u64) -> io::Result<()> {
+        if self.uncut > 0 {
+            self.cut(self.uncut)?;
+        }
+        if self.bytes > 0 && self.bytes + bytes > self.limits.max_bytes {
+            rotate(&self.limits)?;
+            self.file = open(&self.limits.path)?;
+            self.bytes = self.file.metadata()?.len();
+            self.is_removal_due = self.limits.keep_files == 0;
+        }
+        Ok(())
+    }
+
+    /// Seals and writes what is pending and then `objects`, and moves the head. How many lines of
+    /// them landed, whole; why not all.
+    fn write(&mut self, objects: &[u8]) -> (usize, Option<io::Error>) {
+        let mut head = self.head;
+        let mut lines = Vec::with_capacity(objects.len() + objects.len() / 4 + 1024);
+        let is_new = self.bytes == 0;
+        if is_new {
+            Notice::Chain { prev: head.hash.to_string() }.seal(&mut head, &mut lines);
+        }
+        self.pending.iter().for_each(|notice| notice.seal(&mut head, &mut lines));
+        for object in objects.split_inclusive(|byte| *byte == b'\n') {
+            chain::seal(&mut head, object.strip_suffix(b"\n").unwrap_or(object), &mut lines);
+        }
+        let (taken, error) = write_all(&mut self.file, &lines);
+        let whole = lines[..taken].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let last = lines[..whole].strip_suffix(b"\n").unwrap_or_default();
+        let last = last.rsplit(|byte| *byte == b'\n').next().and_then(Link::parse);
+        self.head = last.map_or(self.head, |link| link.head);
+        self.bytes += taken as u64;
+        if taken > whole {
+            self.uncut = (taken - whole) as u64;
+            // Where that fails, it is tried again before the next line.
+            let _ = self.cut(self.uncut);
+        }
+        let landed = lines[..whole].iter().filter(|byte| **byte == b'\n').count();
+        (landed.saturating_sub(usize::from(is_new)), error)
+    }
+
+    /// The file's last `bytes`: nobody else writes to it.
+    fn cut(&mut self, bytes: u64) -> io::Result<()> {
+        let length = self.file.metadata()?.len().saturating_sub(bytes);
+        self.file.set_len(length)?;
+        self.bytes = length;
+        self.uncut = 0;
+        Ok(())
+    }
+
+    fn miss(&mut self, events: u64, error: &io::Error) {
+        match self.pending.last_mut() {
+            _ if events == 0 => {}
+            Some(Notice::Gap { lost, .. }) => *lost += events,
+            _ => {
+                let error = error.to_string();
+                tracing::error!(path = %self.path().display(), error, "audit lines are lost");
+                self.pending.push(Notice::Gap { lost: events, since: now(), error });
+            }
+        }
+    }
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).read(true).append(true).open(path)
+}
+
+fn rotate(limits: &FileLimits) -> io::Result<()> {
+    let present = rotation::present(&limits.path)?;
+    rotation::execute(&limits.path, &rotation::plan(&present, limits.keep_files))
+}
+
+/// How many bytes were taken, and why not all.
+fn write_all(file: &mut File, bytes: &[u8]) -> (usize, Option<io::Error>) {
+    let mut taken = 0;
+    while taken < bytes.len() {
+        match file.write(&bytes[taken..]) {
+            Ok(0) => return (taken, Some(io::ErrorKind::WriteZero.into())),
+            Ok(more) => taken += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (taken, Some(error)),
+        }
+    }
+    (taken, None)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! The audit file's chain of hashes: edits are found, a killed agent and a full disk leave a
+//! chain that goes on. The witnesses are `sha256sum` and the kernel's own ends: kill −9, ENOSPC.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use tenantry_e2e::agent::{self, IMAGE, TestAgent};
+use tenantry_e2e::{skip_unless_possible, until};
+
+fn audit_file(agent: &TestAgent) -> PathBuf {
+    agent.data_dir().join("audit.jsonl")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Of a chain that must be right.
+#[track_caller]
+fn verified(agent: &TestAgent, path: &Path) -> Value {
+    agent::json(&agent.ok(&["audit", "verify", "--json", text(path)]))
+}
+
+/// What `verify` says, which must have found something.
+#[track_caller]
+fn found(agent: &TestAgent, arguments: &[&str]) -> String {
+    let output = agent.output(&[&["audit", "verify"], arguments].concat());
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    told
+}
+
+/// By the program of that name.
+fn sha256sum(bytes: &[u8]) -> String {
+    let mut child = Command::new("sha256sum")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("sha256sum runs");
+    child.stdin.take().unwrap().write_all(bytes).unwrap();
+    let output = child.wait_with_output().unwrap();
+    String::from_utf8(output.stdout).unwrap()[..64].to_owned()
+}
+
+/// As ARCHITECTURE.md tells a stranger to do.
+fn check_by_sha256sum(lines: &str) {
+    let mut previous: Option<String> = None;
+    for line in lines.lines() {
+        let value = agent::json(line);
+        let before = previous.unwrap_or_else(|| value["prev"].as_str().unwrap().to_owned());
+        let (hashed, _) = line.rsplit_once(",\"hash\":").unwrap();
+        let hash = sha256sum(format!("{before}{hashed}").as_bytes());
+        assert_eq!(value["hash"], hash.as_str(), "{line}");
+        previous = Some(hash);
+    }
+}
+
+#[test]
+fn an_edited_byte_is_found_and_so_is_an_end_that_was_cut_off() {
+    skip_unless_possible!();
+    let mut agent = TestAgent::start();
+    let path = audit_file(&agent);
+    for n in 0..3 {
+        agent.ok(&["run", "--rm", "--name", &format!("web{n}"), IMAGE, "sh", "-c", "true; true"]);
+        // The agent runs and writes.
+        verified(&agent, &path);
+    }
+    agent.stop_agent();
+    let whole = std::fs::read_to_string(&path).unwrap();
+    check_by_sha256sum(&whole);
+    let summary = verified(&agent, &path);
+    assert_eq!(summary["lines"], whole.lines().count());
+    assert_eq!((&summary["lost"], &summary["torn"]), (&0.into(), &0.into()));
+    let head = agent.ok(&["audit", "head", text(&path)]).trim().to_owned();
+    let last = agent::json(whole.lines().last().unwrap());
+    assert_eq!(head, format!("{}:{}", last["seq"], last["hash"].as_str().unwrap()));
+    agent.ok(&["audit", "verify", "--head", &head, text(&path)]);
+
+    let copy = agent.scratch.join("copy.jsonl");
+    let at = whole.find("\"uid\":0").unwrap() + "\"uid\":".len();
+    let line = whole[..at].lines().count();
+    let mut edited = whole.clone().into_bytes();
+    edited[at] = b'1';
+    std::fs::write(&copy, edited).unwrap();
+    let told = found(&agent, &[text(&copy)]);
+    let place = format!("copy.jsonl line {line}, sequence {line}: edited");
+    assert!(told.contains(&place), "{told}");
+
+    let cut = whole.len() - whole.lines().last().unwrap().len() - 1;
+    std::fs::write(&copy, &whole[..cut]).unwrap();
+    agent.ok(&["audit", "verify", text(&copy)]);
+    let told = found(&agent, &["--head", &head, text(&copy)]);
+    assert!(told.contains("missing: the chain ends at"), "{told}");
+    agent.spawn().unwrap();
+    agent.finish();
+}
+
+#[test]
+fn an_agent_killed_while_it_writes_is_followed_by_one_that_goes_on_with_the_chain() {
+    skip_unless_possible!();
+    let mut agent = TestAgent::start();
+    let path = audit_file(&agent);
+    let script = "while :; do /bin/true; done";
+    for name in ["one", "two"] {
+        agent.run_detached(name, &[], &["sh", "-c", script]).unwrap();
+    }
+    let last = |agent: &TestAgent| verified(agent, &path)["last_sequence"].as_u64().unwrap_or(0);
+    let mut so_far = 0;
+    for _ in 0..8 {
+        until("events to be written", || last(&agent) > so_far + 500);
+        so_far = last(&agent);
+        agent.kill_nine();
+        agent.spawn().unwrap();
+        assert!(last(&agent) >= so_far);
+    }
+    agent.ok(&["rm", "-f", "one", "two"]);
+    agent.stop_agent();
+    let summary = verified(&agent, &path);
+    println!("killed 8 times: {summary}");
+    check_by_sha256sum(
+        &std::fs::read_to_string(&path)
+            .unwrap()
+            .lines()
+            .take(50)
+            .fold(String::new(), |lines, line| lines + line + "\n"),
+    );
+    agent.spawn().unwrap();
+    agent.finish();
+}
+
+/// A disk of a size that can be changed.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mounted_at(path: PathBuf, size: &str) -> Self {
+        std::fs::create_dir(&path).unwrap();
+        let disk = Self(path);
+        disk.mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "none"]);
+        disk
+    }
+
+    fn resize(&self, size: &str) {
+        self.mount(&["-o", &format!("remount,size={size}")]);
+    }
+
+    fn mount(&self, arguments: &[&str]) {
+        assert!(Command::new("mount").args(arguments).arg(&self.0).status().unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn what_a_full_disk_refuses_is_streamed_counted_and_stands_as_a_gap() {
+    skip_unless_possible!();
+    let mut agent = TestAgent::prepare().unwrap();
+    let disk = SmallDisk::mounted_at(agent.scratch.join("small"), "64k");
+    let path = disk.0.join("audit.jsonl");
+    agent.configure(&format!("[audit]\npath = \"{}\"\n", path.display())).unwrap();
+    agent.spawn_with_image().unwrap();
+    let count = |agent: &TestAgent, name: &str| agent.metrics().sum(name, &[]).unwrap_or(0.0);
+    let (lost, written) =
+        ("tenantry_audit_records_lost_total", "tenantry_audit_records_written_total");
+    let heard = agent.scratch.join("heard.jsonl");
+    let file = std::fs::File::create(&heard).unwrap();
+    let arguments = ["events", "--json", "--kind", "exec"];
+    let mut stream = agent.client(&arguments).stdout(file).spawn().unwrap();
+    let streamed = || std::fs::read_to_string(&heard).unwrap().lines().count();
+    until("the stream to be open", || {
+        agent.ok(&["run", "--rm", IMAGE, "true"]);
+        streamed() > 0
+    });
+    let before = streamed();
+    let script = "n=0; while [ $n -lt 200 ]; do n=$((n+1)); /bin/true; done";
+    agent.ok(&["run", "--rm", "--name", "busy", IMAGE, "sh", "-c", script]);
+    until("the stream to have each exec", || streamed() >= before + 201);
+    assert!(count(&agent, lost) > 200.0, "{} execs and exits are lost", count(&agent, lost));
+    // A piece of a line is never left behind. A short line may have found room behind a gap.
+    let full = verified(&agent, &path);
+    let own = full["gaps"].as_f64().unwrap() + 1.0;
+    assert_eq!(full["lines"].as_f64(), Some(count(&agent, written) + own));
+
+    disk.resize("4m");
+    agent.ok(&["run", "--rm", "--name", "after", IMAGE, "true"]);
+    until("the gap to be written", || {
+        verified(&agent, &path)["lost"].as_f64() == Some(count(&agent, lost))
+    });
+    let lines = std::fs::read_to_string(&path).unwrap();
+    let gap = lines.lines().map(agent::json).rfind(|line| line["kind"] == "gap").unwrap();
+    assert!(gap["lost"].as_f64() > Some(200.0), "{gap}");
+    assert!(gap["error"].as_str().unwrap().starts_with("No space left on device"), "{gap}");
+    assert!(gap["since"].as_str() < gap["time"].as_str(), "{gap}");
+    check_by_sha256sum(&lines);
+    println!("{gap}");
+    stream.kill().unwrap();
+    stream.wait().unwrap();
+    agent.clear().unwrap();
+    agent.stop_agent();
+    drop(disk);
+    agent.configure("").unwrap();
+    agent.spawn().unwrap();
+    agent.finish();
+}
