@@ -16,7 +16,7 @@ use tenantry_control::{
 
 const POLICY: &str = "[protected]\nnetwork_wait = 0.2\n[ceilings]\ncpu_cores = 3\n";
 const READS: Actuator = Actuator::IoMax { device: DISK, kind: IoKind::ReadBytes };
-const TUNED: [Actuator; 8] = [
+const TUNED: [Actuator; 9] = [
     Actuator::CpuWeight,
     Actuator::CpuMax,
     Actuator::MemoryHigh,
