@@ -105,48 +105,6 @@ fn the_lighter_one_has_less_of_a_disk_while_the_other_wants_it_and_all_otherwise
     agent.finish();
 }
 
-const POLICY: &str = r#"
-mode = "enforce"
-[[rule]]
-class = "protected"
-name = ["calm"]
-[rule.objectives]
-disk_p99_ms = 0.5
-[[rule]]
-class = "best-effort"
-name = ["greedy"]
-"#;
-
-#[test]
-fn the_controller_takes_weight_before_it_sets_a_rate() {
-    skip_unless_possible!();
-    let agent = TestAgent::try_start_with_policy(POLICY, "").expect("the agent starts");
-    let Some(disk) = weighted_disk(&agent) else {
-        agent.finish();
-        println!("SKIPPED: no loop device with bfq can be had");
-        return;
-    };
-    read(&agent, &disk, "calm", "300", "2");
-    read(&agent, &disk, "greedy", "40000", "4");
-    let witness = Witness::of(&agent, "greedy");
-    let taken = || {
-        let all = json(&agent.ok(&["decisions", "--json"]));
-        let all = all.as_array().cloned().unwrap_or_default();
-        all.into_iter().find(|one| one["kind"] == "tighten" && one["resource"] == "disk")
-    };
-    until("the controller acts", || taken().is_some());
-    let first = json(&agent.ok(&["limits", "greedy", "--json"]))["changes"].take();
-    let all = first.as_array().expect("changes");
-    println!("{}", taken().unwrap()["message"]);
-    assert!(all.iter().any(|one| one["limit"] == "io.weight"), "{first}");
-    until("the kernel says so", || weights(&witness) == ["1"]);
-    agent.ok(&["rm", "-f", "calm"]);
-    until("it is given back", || weights(&witness) == ["100"]);
-    agent.ok(&["rm", "-f", "greedy"]);
-    drop(disk);
-    agent.finish();
-}
-
 /// The endpoint itself, by hand.
 fn put_throttle(agent: &TestAgent, name: &str, body: &str) -> serde_json::Value {
     use std::io::{Read as _, Write as _};
