@@ -126,9 +126,9 @@ impl Actuator {
         matches!(self, Actuator::CpuIdle | Actuator::NetPriority)
     }
 
-    /// Another runtime's container has its limits in cgroup files; its interfaces are not
-    /// ours to shape.
-    pub fn reaches_foreign(&self) -> bool {
+    /// A container that is another runtime's, or on no network of ours, has its limits in cgroup
+    /// files; its interfaces are not ours to shape.
+    pub fn reaches_unshaped(&self) -> bool {
         self.resource() != Resource::Network
     }
 

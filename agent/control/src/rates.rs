@@ -58,6 +58,9 @@ pub struct ContainerRates {
     /// Another runtime's: limited only if the policy says `limit_foreign`.
     #[serde(skip_serializing_if = "is_default")]
     pub foreign: bool,
+    /// Ours, and on no network of ours (the host's, or none): its bandwidth cannot be held.
+    #[serde(skip_serializing_if = "is_default")]
+    pub unshaped: bool,
     pub running: bool,
     #[serde(skip_serializing_if = "is_default")]
     pub cpu: CpuRates,

@@ -190,6 +190,23 @@ fn who_is_kept_from_a_disk_by_its_weight_is_not_taken_for_idle() {
 }
 
 #[test]
+fn who_goes_last_in_a_queue_that_others_fill_is_not_taken_for_idle() {
+    let web = Toy { egress_bytes_per_s: 1e6, ..toy("web", "protected") };
+    let hog = Toy { egress_bytes_per_s: 120e6, ..toy("hog", "best-effort") };
+    let mut plant = Plant { uplink_has_classes: true, ..Plant::of([web, hog]) };
+    let (policy, mut state) = (enforce("[protected]\nnetwork_wait = 0.2"), State::default());
+    let taken = plant.looks(&policy, &mut state, 10);
+    assert_eq!(kinds(&taken), [(Kind::Tighten, Some(Actuator::NetPriority))]);
+    plant.toy("web").egress_bytes_per_s = 120e6;
+    plant.toy("hog").egress_bytes_per_s = 1e6;
+    assert_eq!(plant.looks(&policy, &mut state, 20), []);
+    plant.toy("web").egress_bytes_per_s = 1e6;
+    let after = plant.looks(&policy, &mut state, 10);
+    assert_eq!(kinds(&after), [(Kind::Release, Some(Actuator::NetPriority))]);
+    assert_eq!(after[0].reason, Reason::CulpritIdle);
+}
+
+#[test]
 fn who_fills_the_uplink_goes_last_where_its_queue_knows_that_and_is_shaped_where_not() {
     let plant = || {
         let web = Toy { egress_bytes_per_s: 1e6, ..toy("web", "protected") };

@@ -54,3 +54,12 @@ fn an_operators_bandwidth_stays_the_operators() {
     let later = plant.looks(&policy, &mut state, 30);
     assert_eq!(turned(&later), [Actuator::CpuMax], "{later:#?}");
 }
+
+#[test]
+fn where_bandwidth_cannot_be_held_the_quota_is() {
+    let mut plant = server_and_stream();
+    plant.toy("stream").unshaped = true;
+    let policy = enforce(&format!("{POLICY}[act]\nallow = [\"cpu.max\", \"net.egress\"]"));
+    let decisions = plant.looks(&policy, &mut State::default(), 30);
+    assert_eq!(turned(&decisions), [Actuator::CpuMax], "{decisions:#?}");
+}

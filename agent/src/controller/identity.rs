@@ -23,6 +23,8 @@ pub struct Identity {
     pub image: String,
     pub labels: BTreeMap<String, String>,
     pub foreign: bool,
+    /// Ours, on the host's network or on none.
+    pub unshaped: bool,
     /// The agent runs in it: whatever it does is the host's doing, and nobody may limit it.
     pub holds_agent: bool,
     /// Where the host reaches it. `None` of another runtime's container.
@@ -102,6 +104,7 @@ impl Identity {
             name: record.name.clone(),
             image: record.image.name.clone(),
             labels: record.config.labels.iter().filter_map(ours).collect(),
+            unshaped: record.config.network != NetworkMode::Bridge,
             address: match record.config.network {
                 NetworkMode::Bridge => endpoint.map(|own| own.address.into()),
                 NetworkMode::Host => Some(Ipv4Addr::LOCALHOST.into()),
@@ -151,6 +154,7 @@ impl Identity {
             image: self.image.clone(),
             labels: self.labels.clone(),
             foreign: self.foreign,
+            unshaped: self.unshaped,
             running: true,
             ..ContainerRates::default()
         }

@@ -13,7 +13,7 @@ use crate::types::{Class, Mode, Resource};
 /// A culprit that uses less than this part of what it used, and of what it may, wants little.
 const LITTLE_OF_BEFORE: f64 = 0.1;
 const LITTLE_OF_LIMIT: f64 = 0.5;
-/// Who stands in the run queue, or in a disk's, wants more than it gets; seconds per second.
+/// Who stands in a queue wants more than it gets; seconds per second.
 const LITTLE_WAIT: f64 = 0.05;
 /// An idle window that grows with each time is never longer.
 const MOST_IDLE_MS: u64 = 60_000;
@@ -120,10 +120,14 @@ fn allowed(look: &Look, hold: &Hold) -> bool {
 /// Whether the culprit would not need more if it were let go: it uses little, and not
 /// because of the limit.
 fn wants_little(look: &Look, hold: &Hold, culprit: &ContainerRates) -> bool {
-    // A light one may get next to nothing of a disk that others want; a rate's bound shows.
-    let is_light = hold.lease(&Actuator::IoWeight).is_some();
+    // Who comes last may get next to nothing of what others want; a rate's bound shows.
+    let comes_last =
+        [(Actuator::IoWeight, Resource::Disk), (Actuator::NetPriority, Resource::Network)];
+    let is_kept_waiting = |(actuator, resource): (Actuator, Resource)| {
+        hold.lease(&actuator).is_some() && look.wait(&culprit.id, resource) >= LITTLE_WAIT
+    };
     culprit.cpu.wait < LITTLE_WAIT
-        && !(is_light && look.wait(&culprit.id, Resource::Disk) >= LITTLE_WAIT)
+        && !comes_last.into_iter().any(is_kept_waiting)
         && hold.leases.iter().all(|lease| {
             let used = ladder::used(culprit, &lease.actuator);
             let is_bound =

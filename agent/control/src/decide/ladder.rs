@@ -39,7 +39,8 @@ pub(super) fn next_step(
     let (floors, ceilings) = look.policy.bounds(culprit);
     let all = candidates(look, culprit, victim, resource, severity);
     all.into_iter().flatten().find_map(|actuator| {
-        let within_reach = !culprit.foreign || actuator.reaches_foreign();
+        let is_shaped = !(culprit.foreign || culprit.unshaped);
+        let within_reach = is_shaped || actuator.reaches_unshaped();
         let is_allowed = look.policy.act.allow.contains(&actuator.kind());
         if !within_reach || !is_allowed || !is_free(&actuator) {
             return None;

@@ -26,6 +26,7 @@ pub struct Toy {
     pub id: String,
     pub class: &'static str,
     pub foreign: bool,
+    pub unshaped: bool,
     pub stopped: bool,
     pub cores: f64,
     pub write_bytes_per_s: f64,
@@ -262,6 +263,7 @@ fn container(toy: &Toy, waits: &BTreeMap<Resource, f64>) -> ContainerRates {
         name: format!("the-{}", toy.id),
         labels: [("tenantry.class".to_owned(), toy.class.to_owned())].into(),
         foreign: toy.foreign,
+        unshaped: toy.unshaped,
         running: !toy.stopped,
         cpu: CpuRates {
             used_cores: toy.cores_wanted(),
