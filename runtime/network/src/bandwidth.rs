@@ -154,7 +154,12 @@ pub(crate) fn set_bulk(table: &str, address: Ipv4Addr, is_bulk: bool) -> Result<
     }
     let word = |is_bulk| if is_bulk { "bulk" } else { "none" }.to_owned();
     let actuator = format!("class of {address} in the nftables table {table}");
-    let (written, read_back) = (word(is_bulk), word(firewall::is_bulk(table, address)?));
+    let found = match firewall::is_bulk(table, address) {
+        // Somebody has flushed all tables: it is out of the class.
+        Err(_) if !is_bulk && !firewall::has_table(table)? => false,
+        found => found?,
+    };
+    let (written, read_back) = (word(is_bulk), word(found));
     match written == read_back {
         true => Ok(Applied { resource: "network.priority".into(), actuator, written, read_back }),
         false => Err(Error::Mismatch { actuator, written, read_back }),

@@ -64,7 +64,7 @@ pub(crate) fn remove_bulk(table: &str, address: Ipv4Addr) -> Result<()> {
 
 /// # Errors
 /// [`Error::Firewall`] if nobody can tell.
-fn has_table(table: &str) -> Result<bool> {
+pub(crate) fn has_table(table: &str) -> Result<bool> {
     let listed = get_current_ruleset_with_args(Some(nft()), ["list", "tables", "ip"]);
     let listed = listed.map_err(|e| firewall_error("list", table, e))?;
     let is_it = |object: &NfObject<'_>| match object {

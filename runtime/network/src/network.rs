@@ -137,6 +137,7 @@ impl Network {
             let remove = move || firewall::remove_bulk(&table, address);
             if let Err(error) = blocking("leave the last class", remove).await {
                 tracing::error!(%address, %error, "its next holder sends after everybody else");
+                lock(&inner.bulk).insert(address);
             }
         }
         inner.forget(endpoint);
@@ -284,6 +285,10 @@ impl Inner {
         wanted.validate()?;
         let table = &self.config.table;
         let was = lock(&self.bulk).contains(&address);
+        if wanted.egress_bulk {
+            // It may be in the set from here on, whatever fails.
+            lock(&self.bulk).insert(address);
+        }
         // Costs a run of `nft`, so it is left out for who never was.
         let class = (was || wanted.egress_bulk)
             .then(|| bandwidth::set_bulk(table, address, wanted.egress_bulk))
