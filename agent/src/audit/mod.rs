@@ -94,6 +94,11 @@ impl Audit {
         let _ = self.sender.send(line);
     }
 
+    /// What is still owed to the file: how much it lost while its disk was full.
+    pub fn flush(&self) {
+        self.append(&[], 0);
+    }
+
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }

@@ -27,6 +27,17 @@ pub fn present(path: &Path) -> io::Result<Vec<u32>> {
     Ok(numbers)
 }
 
+/// How many of these, in ascending order, we made: one may be missing, as a rotation that was
+/// broken off leaves them. What comes after a wider gap (`audit.jsonl.20261122`) is somebody
+/// else's copy.
+fn ours(numbers: &[u32]) -> usize {
+    let gap = |pair: &[u32]| pair[1] - pair[0] > 2;
+    match numbers.first() {
+        Some(0..=2) => numbers.windows(2).position(gap).map_or(numbers.len(), |at| at + 1),
+        _ => 0,
+    }
+}
+
 /// Which of the files of `name` this is. One that we would not have named so is none.
 fn number(name: &str, found: &str) -> Option<u32> {
     let rest = found.strip_prefix(name)?;
@@ -58,7 +69,7 @@ pub fn plan(present: &[u32], keep: u32) -> Vec<Step> {
         true => Step::Remove(number),
         false => Step::Shift(number),
     };
-    present.iter().rev().copied().map(step).collect()
+    present[..ours(present)].iter().rev().copied().map(step).collect()
 }
 
 pub fn execute(path: &Path, steps: &[Step]) -> io::Result<()> {
@@ -85,11 +96,24 @@ mod tests {
         check(&[0], 2, &[Shift(0)]);
         check(&[0, 1], 2, &[Shift(1), Shift(0)]);
         check(&[0, 1, 2], 2, &[Remove(2), Shift(1), Shift(0)]);
-        check(&[0, 1, 2, 3, 9], 2, &[Remove(9), Remove(3), Remove(2), Shift(1), Shift(0)]);
+        check(&[0, 1, 2, 3, 9], 2, &[Remove(3), Remove(2), Shift(1), Shift(0)]);
         check(&[0, 2], 4, &[Shift(2), Shift(0)]);
         check(&[0], 0, &[Shift(0)]);
         check(&[0, 1], 0, &[Remove(1), Shift(0)]);
-        check(&[0, u32::MAX], u32::MAX, &[Remove(u32::MAX), Shift(0)]);
+        check(&[0, u32::MAX], u32::MAX, &[Shift(0)]);
+    }
+
+    #[test]
+    fn what_stands_apart_is_not_ours() {
+        let check = |numbers: &[u32], expected: usize| assert_eq!(ours(numbers), expected);
+        check(&[], 0);
+        check(&[0], 1);
+        check(&[0, 1, 2, 3], 4);
+        check(&[0, 2, 3], 3);
+        check(&[1, 2], 2);
+        check(&[0, 1, 2, 20_261_122], 3);
+        check(&[0, 3], 1);
+        check(&[2026], 0);
     }
 
     #[track_caller]

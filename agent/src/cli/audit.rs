@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::{Args, Subcommand};
 
 use crate::audit::{self, Head};
@@ -41,6 +41,7 @@ pub fn audit(verb: &AuditVerb) -> anyhow::Result<ExitCode> {
             let path = flags.path.display().to_string();
             let last = audit::newest(&flags.path).with_context(|| path.clone())?;
             let last = last.with_context(|| format!("{path} has no line"))?;
+            ensure!(last.is_right, "{path}: the last line is not as it was written");
             println!("{}", last.head);
             Ok(ExitCode::SUCCESS)
         }

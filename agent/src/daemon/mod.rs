@@ -219,6 +219,7 @@ async fn leave(app: &App) {
     let running = app.engine.list().iter().filter(|container| api::is_running(container)).count();
     if running > 0 {
         tracing::info!(running, "containers go on without the agent");
+        app.audit.flush();
         return;
     }
     if let Err(error) = app.engine.network().close().await {
@@ -229,6 +230,7 @@ async fn leave(app: &App) {
     while !app.registry.has_read_all() && tokio::time::Instant::now() < patience {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    app.audit.flush();
     if let Err(error) = app.meters.unpin() {
         tracing::warn!(%error, "kernel meters not removed");
     }
