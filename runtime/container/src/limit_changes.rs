@@ -214,8 +214,8 @@ pub fn changes(
     })
 }
 
-/// Each limit that the set names. `cpu.max` is in CPUs, `cpu.weight` and `io.weight` on cgroup v2's scale,
-/// memory in bytes, `io.max 8:0 rbps` in bytes and `riops` in operations a second, `net.egress`
+/// Each limit that the set names. `cpu.max` is in CPUs, `cpu.weight` and `io.weight` on cgroup
+/// v2's scale, memory in bytes, `io.max 8:0 rbps` in bytes and `riops` in operations a second, `net.egress`
 /// in bits a second, and behind a colon the burst in bytes where one was chosen.
 pub fn values(limits: &Limits) -> BTreeMap<String, String> {
     let mut values = BTreeMap::new();

@@ -27,8 +27,8 @@ pub struct LimitsHistory {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HeldLimit {
     /// `cpu.max` (CPUs), `cpu.weight`, `cpu.idle`, `cpuset.cpus`, `memory.max`, `memory.high`
-    /// (bytes), `memory.swap.max` (with the memory itself), `pids.max`, `io.max 8:0 rbps`
-    /// (`wbps`, `riops`, `wiops`; a second), `net.egress`, `net.ingress` (bits a second,
+    /// (bytes), `memory.swap.max` (with the memory itself), `pids.max`, `io.weight`,
+    /// `io.max 8:0 rbps` (`wbps`, `riops`, `wiops`; a second), `net.egress`, `net.ingress` (bits a second,
     /// and behind a colon the burst in bytes where one was chosen), `net.priority` (1: last).
     pub limit: String,
     /// The operator's.
