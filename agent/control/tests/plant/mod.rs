@@ -317,3 +317,8 @@ pub fn turns(decisions: &[Decision], container: &str, actuator: Actuator) -> Vec
     }
     turns
 }
+
+/// What each decision did, and with what.
+pub fn kinds(decisions: &[Decision]) -> Vec<(Kind, Option<Actuator>)> {
+    decisions.iter().map(|decision| (decision.kind, decision.actuator)).collect()
+}
