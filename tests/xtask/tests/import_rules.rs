@@ -26,6 +26,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     // The controller's brain: values in, values out. It knows no kernel and no runtime.
     ("tenantry-control", &[]),
+    // Rules over audit events: values in, values out.
+    ("tenantry-rules", &[]),
     // The agent: the only place where the two meet.
     (
         "tenantry",
@@ -38,6 +40,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "tenantry-image",
             "tenantry-network",
             "tenantry-programs",
+            "tenantry-rules",
             "tenantry-shim",
         ],
     ),
