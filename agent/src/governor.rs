@@ -141,10 +141,6 @@ pub struct GovernorReport {
 /// For `/v1/events`.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct GovernorEvent {
-    /// RFC 3339.
-    pub time: String,
-    /// Always `governor`.
-    pub kind: &'static str,
     /// shed or restored.
     pub action: &'static str,
     pub probe: String,
@@ -269,8 +265,6 @@ impl Governor {
         seen.state = next;
         // Nobody listens: fine.
         let _ = self.events.send(GovernorEvent {
-            time: jiff::Timestamp::now().to_string(),
-            kind: "governor",
             action: word,
             probe: probe.clone(),
             overhead_ratio,

@@ -22,7 +22,7 @@ pub const MAX_LINE_BYTES: usize = 1 << 20;
 pub const SEAL_BYTES: usize = OPENING.len() + 20 + HASH_OPENING.len() + HASH_BYTES + 2;
 
 const OPENING: &[u8] = b"{\"seq\":";
-const CHAIN_OPENING: &[u8] = b"\"kind\":\"chain\",\"prev\":\"";
+const CHAIN_OPENING: &[u8] = b"\"event\":{\"action\":\"chain\"},\"prev\":\"";
 const HASH_OPENING: &[u8] = b",\"hash\":\"";
 const HASH_BYTES: usize = 64;
 const CLOSING: &[u8] = b"\"}";
@@ -153,7 +153,7 @@ impl<'a> Link<'a> {
 
     pub fn is_kind(&self, kind: &str) -> bool {
         self.members
-            .strip_prefix(b"\"kind\":\"")
+            .strip_prefix(b"\"event\":{\"action\":\"")
             .and_then(|rest| rest.strip_prefix(kind.as_bytes()))
             .is_some_and(|rest| rest.starts_with(b"\""))
     }
@@ -212,8 +212,8 @@ mod tests {
     use super::*;
 
     /// Its hash was made by `sha256sum` and Python's hashlib.
-    const FIRST: &str = r#"{"seq":1,"kind":"chain","prev":"0000000000000000000000000000000000000000000000000000000000000000","time":"1970-01-01T00:00:00Z","hash":"bd6fd71d0bfe0ff5bf4d6d668a6dde0583461b5e56f40e72f52c9d1170a966c7"}"#;
-    const SECOND: &str = r#"{"seq":2,"path":"/bin/sh","note":"a \",\"hash\":\" b","hash":"e8310d60d7ecf5559f8b4443246423ac749b0f3000d67a546818814c3e2a210e"}"#;
+    const FIRST: &str = r#"{"seq":1,"event":{"action":"chain"},"prev":"0000000000000000000000000000000000000000000000000000000000000000","@timestamp":"1970-01-01T00:00:00Z","hash":"fee2fddc3d628e9d37a4c80d8e1b548f7a352ad684e5a2c2ea7f7f848032b81b"}"#;
+    const SECOND: &str = r#"{"seq":2,"path":"/bin/sh","note":"a \",\"hash\":\" b","hash":"694db4b3e59faa8da3ff616c4e929bfe8c28d759e532f4ab858833ceb0c73421"}"#;
 
     fn sealed(objects: &[&str]) -> (Head, String) {
         let (mut head, mut lines) = (Head::START, Vec::new());
@@ -224,7 +224,9 @@ mod tests {
     #[test]
     fn a_line_is_sealed_as_other_programs_do() {
         let zeros = "0".repeat(64);
-        let chain = format!(r#"{{"kind":"chain","prev":"{zeros}","time":"1970-01-01T00:00:00Z"}}"#);
+        let chain = format!(
+            r#"{{"event":{{"action":"chain"}},"prev":"{zeros}","@timestamp":"1970-01-01T00:00:00Z"}}"#
+        );
         let exec = r#"{"path":"/bin/sh","note":"a \",\"hash\":\" b"}"#;
         let (head, text) = sealed(&[&chain, exec]);
         assert_eq!(text, format!("{FIRST}\n{SECOND}\n"));
@@ -256,7 +258,7 @@ mod tests {
         for line in [
             "",
             "{}",
-            r#"{"kind":"exec"}"#,
+            r#"{"event":{"action":"exec"}}"#,
             &SECOND.replace("\"seq\":2", "\"seq\":02"),
             &SECOND.replace("\"seq\":2", "\"seq\":"),
             &SECOND.replace("\"seq\":2", "\"seq\":99999999999999999999"),

@@ -24,26 +24,52 @@ pub struct FileLimits {
 
 /// What the file says about itself, between the events.
 #[derive(Clone, Debug, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(untagged)]
 enum Notice {
     /// The first line of each file: the hash that it follows.
     Chain { prev: String },
     /// A line that an agent did not write to its end was cut off here.
-    Torn { bytes: u64, sha256: String },
-    /// Events that could not be written here, since the time of the first.
-    Gap { lost: u64, since: String, error: String },
+    Torn { torn: TornLine },
+    /// Events that could not be written here.
+    Gap { gap: Gap },
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct TornLine {
+    bytes: u64,
+    sha256: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Gap {
+    lost: u64,
+    /// When the first was lost.
+    since: String,
+    error: String,
 }
 
 impl Notice {
     fn seal(&self, head: &mut Head, lines: &mut Vec<u8>) {
         #[derive(Serialize)]
         struct Line<'a> {
+            event: Nature,
             #[serde(flatten)]
             notice: &'a Notice,
-            time: String,
+            #[serde(rename = "@timestamp")]
+            timestamp: String,
         }
+        #[derive(Serialize)]
+        struct Nature {
+            action: &'static str,
+        }
+        let action = match self {
+            Self::Chain { .. } => "chain",
+            Self::Torn { .. } => "torn",
+            Self::Gap { .. } => "gap",
+        };
+        let line = Line { event: Nature { action }, notice: self, timestamp: now() };
         // Plain text and numbers always serialize.
-        let object = serde_json::to_vec(&Line { notice: self, time: now() }).unwrap_or_default();
+        let object = serde_json::to_vec(&line).unwrap_or_default();
         chain::seal(head, &object, lines);
     }
 }
@@ -113,7 +139,9 @@ impl AuditFile {
         tracing::warn!(%path, bytes = torn.bytes, sha256 = %torn.hash, "a torn line is cut off");
         self.bytes -= torn.bytes;
         self.file.set_len(self.bytes)?;
-        self.pending.push(Notice::Torn { bytes: torn.bytes, sha256: torn.hash.to_string() });
+        self.pending.push(Notice::Torn {
+            torn: TornLine { bytes: torn.bytes, sha256: torn.hash.to_string() },
+        });
         // Where the disk is full, the line stays due.
         self.append(&[], 0);
         Ok(())
@@ -133,8 +161,8 @@ impl AuditFile {
         };
         let notices = self.pending.len().min(landed);
         for notice in self.pending.drain(..notices) {
-            if let Notice::Gap { lost, .. } = notice {
-                tracing::warn!(path = %self.limits.path.display(), lost, "audit goes on");
+            if let Notice::Gap { gap } = notice {
+                tracing::warn!(path = %self.limits.path.display(), gap.lost, "audit goes on");
             }
         }
         let written = ((landed - notices) as u64).min(count);
@@ -203,11 +231,11 @@ impl AuditFile {
     fn miss(&mut self, events: u64, error: &io::Error) {
         match self.pending.last_mut() {
             _ if events == 0 => {}
-            Some(Notice::Gap { lost, .. }) => *lost += events,
+            Some(Notice::Gap { gap }) => gap.lost += events,
             _ => {
                 let error = error.to_string();
                 tracing::error!(path = %self.path().display(), error, "audit lines are lost");
-                self.pending.push(Notice::Gap { lost: events, since: now(), error });
+                self.pending.push(Notice::Gap { gap: Gap { lost: events, since: now(), error } });
             }
         }
     }

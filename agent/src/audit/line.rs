@@ -1,100 +1,30 @@
 //! What the audit says of an event or of a limit's change: one JSON object on one line.
 
-use serde::Serialize;
 use tenantry_container::LimitChange;
-use tenantry_ebpf::Event;
+use tenantry_ebpf::{Event, EventHeader};
 
+use super::event::{AuditEvent, AuditKind, Container, Id, Namespace, Nature, Parent, Process};
 use crate::limit_line::LimitLine;
 use crate::oom::{Evidence, Neighbour};
 use crate::registry::Holder;
 
-/// One line of the audit file, but for its place in the chain.
-#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
-#[serde(untagged)]
-pub enum AuditLine {
-    Kernel(AuditEvent),
-    Limit(LimitEvent),
-}
-
-/// Somebody changed a container's limit.
-#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
-pub struct LimitEvent {
-    #[serde(flatten)]
-    pub line: LimitLine,
-    pub kind: AuditKind,
-    pub container_id: String,
-    pub container_name: String,
-    pub image: String,
-}
-
-#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub struct AuditEvent {
-    /// RFC 3339, from the kernel's own clock at the moment of the event.
-    pub time: String,
-    /// Nanoseconds since boot, which no clock adjustment moves.
-    pub monotonic_ns: u64,
-    pub kind: AuditKind,
-    pub container_id: String,
-    pub container_name: String,
-    pub image: String,
-    /// As the host numbers it.
-    pub pid: u32,
-    /// As the container numbers it.
-    pub container_pid: u32,
-    pub parent_pid: u32,
-    pub uid: u32,
-    pub comm: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub argv: Option<Vec<String>>,
-    /// Whether `argv` was longer than the kernel side keeps.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub argv_truncated: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exit_code: Option<i32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub signal: Option<i32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub oom: Option<Evidence>,
-    /// Inode by type, as `/proc/PID/ns` shows them.
-    pub namespaces: Vec<Namespace>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum AuditKind {
-    Exec,
-    Exit,
-    /// The kernel killed a process for want of memory.
-    Oom,
-    Limit,
-}
-
-#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
-pub struct Namespace {
-    #[serde(rename = "type")]
-    pub kind: &'static str,
-    pub inode: u64,
-}
-
 /// With a newline behind it.
-pub(super) fn write(line: &AuditLine, lines: &mut Vec<u8>) {
+pub(super) fn write(line: &AuditEvent, lines: &mut Vec<u8>) {
     // Plain data without maps of foreign keys always serializes.
     let _ = serde_json::to_writer(&mut *lines, line);
     lines.push(b'\n');
 }
 
-impl From<&LimitChange> for LimitEvent {
+impl From<&LimitChange> for AuditEvent {
     fn from(change: &LimitChange) -> Self {
         let of = change.container.clone();
+        let line = LimitLine::from(change);
         Self {
-            line: LimitLine::from(change),
-            kind: AuditKind::Limit,
-            container_id: of.id,
-            container_name: of.name,
-            image: of.image,
+            event: Nature { action: AuditKind::Limit, outcome: None },
+            timestamp: line.time.clone(),
+            container: Container::new(of.id, of.name, of.image),
+            limit: Some(Box::new(line)),
+            ..Self::default()
         }
     }
 }
@@ -106,45 +36,49 @@ pub(super) fn describe(
     neighbours: Vec<Neighbour>,
     boot_unix_ns: i128,
 ) -> AuditEvent {
-    let (header, kind) = match event {
-        Event::Exec(exec) => (&exec.header, AuditKind::Exec),
-        Event::Exit(exit) => (&exit.header, AuditKind::Exit),
-        Event::Oom(oom) => (&oom.header, AuditKind::Oom),
-    };
+    let header = event.header();
     let time = jiff::Timestamp::from_nanosecond(boot_unix_ns + i128::from(header.time_ns));
-    let mut line = AuditEvent {
-        time: time.unwrap_or_default().to_string(),
-        monotonic_ns: header.time_ns,
-        kind,
-        container_id: holder.id,
-        container_name: holder.name,
-        image: holder.image,
-        pid: header.pid,
-        container_pid: header.container_pid,
-        parent_pid: header.ppid,
-        uid: header.uid,
-        comm: header.comm.clone(),
-        path: None,
-        argv: None,
-        argv_truncated: None,
-        exit_code: None,
-        signal: None,
-        oom: None,
-        namespaces: namespaces(&header.namespaces),
-    };
-    match event {
+    let mut process = process(header);
+    let mut oom = None;
+    let action = match event {
         Event::Exec(exec) => {
-            line.path = Some(exec.path.clone());
-            line.argv = Some(exec.argv.clone());
-            line.argv_truncated = Some(exec.argv_truncated);
+            process.executable = Some(exec.path.clone());
+            process.args = Some(exec.argv.clone());
+            process.args_truncated = Some(exec.argv_truncated);
+            AuditKind::Exec
         }
         Event::Exit(exit) => {
-            line.exit_code = Some(exit.exit_code);
-            line.signal = exit.signal;
+            process.exit_code = Some(exit.exit_code);
+            process.signal = exit.signal;
+            AuditKind::Exit
         }
-        Event::Oom(oom) => line.oom = Some(Evidence::of(oom, neighbours)),
+        Event::Oom(event) => {
+            oom = Some(Evidence::of(event, neighbours));
+            AuditKind::Oom
+        }
+    };
+    AuditEvent {
+        event: Nature { action, outcome: None },
+        timestamp: time.unwrap_or_default().to_string(),
+        monotonic_ns: Some(header.time_ns),
+        container: Container::new(holder.id, holder.name, holder.image),
+        process: Some(process),
+        oom,
+        namespaces: namespaces(&header.namespaces),
+        ..AuditEvent::default()
     }
-    line
+}
+
+fn process(header: &EventHeader) -> Process {
+    Process {
+        pid: header.pid,
+        container_pid: header.container_pid,
+        thread: Id { id: header.tid },
+        name: header.comm.clone(),
+        user: Id { id: header.uid },
+        parent: Parent { pid: header.ppid },
+        ..Process::default()
+    }
 }
 
 fn namespaces(inodes: &tenantry_ebpf::Namespaces) -> Vec<Namespace> {
@@ -172,6 +106,7 @@ mod tests {
             time_ns: 1_500_000_000,
             slot: 1,
             pid: 4242,
+            tid: 4243,
             container_pid: 7,
             ppid: 4200,
             uid: 1000,
@@ -200,6 +135,13 @@ mod tests {
     }
 
     #[test]
+    fn a_kind_is_called_the_same_everywhere() {
+        for kind in AuditKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
+    }
+
+    #[test]
     fn an_exec_is_this_line() {
         let event = tenantry_ebpf::ExecEvent {
             header: header(),
@@ -209,7 +151,7 @@ mod tests {
         };
         check_line(
             Event::Exec(event),
-            r#"{"time":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"kind":"exec","container_id":"c0ffee","container_name":"web","image":"demo:latest","pid":4242,"container_pid":7,"parent_pid":4200,"uid":1000,"comm":"sh","path":"/bin/sh","argv":["sh","-c","echo \"hi\""],"argv_truncated":false,"#,
+            r#"{"event":{"action":"exec"},"@timestamp":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"container":{"id":"c0ffee","name":"web","image":{"name":"demo:latest"}},"process":{"pid":4242,"container_pid":7,"thread":{"id":4243},"name":"sh","user":{"id":1000},"parent":{"pid":4200},"executable":"/bin/sh","args":["sh","-c","echo \"hi\""],"args_truncated":false},"#,
         );
     }
 
@@ -223,7 +165,7 @@ mod tests {
         };
         check_line(
             Event::Exit(event),
-            r#"{"time":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"kind":"exit","container_id":"c0ffee","container_name":"web","image":"demo:latest","pid":4242,"container_pid":7,"parent_pid":4200,"uid":1000,"comm":"sh","exit_code":137,"signal":9,"#,
+            r#"{"event":{"action":"exit"},"@timestamp":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"container":{"id":"c0ffee","name":"web","image":{"name":"demo:latest"}},"process":{"pid":4242,"container_pid":7,"thread":{"id":4243},"name":"sh","user":{"id":1000},"parent":{"pid":4200},"exit_code":137,"signal":9},"#,
         );
     }
 
@@ -241,7 +183,7 @@ mod tests {
         };
         check_line(
             Event::Oom(event),
-            r#"{"time":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"kind":"oom","container_id":"c0ffee","container_name":"web","image":"demo:latest","pid":4242,"container_pid":7,"parent_pid":4200,"uid":1000,"comm":"sh","oom":{"anon_bytes":66000000,"file_bytes":0,"shmem_bytes":0,"swap_bytes":0,"limit_bytes":67108864,"usage_bytes":67108864,"cgroup_kills":1,"trigger_pid":4242,"trigger_comm":"sh","oom_score_adj":0,"neighbours":[]},"#,
+            r#"{"event":{"action":"oom"},"@timestamp":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"container":{"id":"c0ffee","name":"web","image":{"name":"demo:latest"}},"process":{"pid":4242,"container_pid":7,"thread":{"id":4243},"name":"sh","user":{"id":1000},"parent":{"pid":4200}},"oom":{"anon_bytes":66000000,"file_bytes":0,"shmem_bytes":0,"swap_bytes":0,"limit_bytes":67108864,"usage_bytes":67108864,"cgroup_kills":1,"trigger_pid":4242,"trigger_comm":"sh","oom_score_adj":0,"neighbours":[]},"#,
         );
     }
 
@@ -270,10 +212,10 @@ mod tests {
                 evidence: serde_json::json!({ "wait": 0.5 }),
             }),
         };
-        let line = AuditLine::Limit(LimitEvent::from(&change));
+        let line = AuditEvent::from(&change);
         assert_eq!(
             serde_json::to_string(&line).unwrap(),
-            r#"{"time":"1970-01-01T00:00:02.5Z","party":"controller","change":"throttle","limit":"cpu.max","before":"0.8","after":"0.2","reason":"web waits","lease_seconds":5.0,"victim_id":"0a1f","victim_name":"db","evidence":{"wait":0.5},"kind":"limit","container_id":"c0ffee","container_name":"web","image":"demo:latest"}"#
+            r#"{"event":{"action":"limit"},"@timestamp":"1970-01-01T00:00:02.5Z","container":{"id":"c0ffee","name":"web","image":{"name":"demo:latest"}},"limit":{"time":"1970-01-01T00:00:02.5Z","party":"controller","change":"throttle","limit":"cpu.max","before":"0.8","after":"0.2","reason":"web waits","lease_seconds":5.0,"victim_id":"0a1f","victim_name":"db","evidence":{"wait":0.5}}}"#
         );
     }
 }

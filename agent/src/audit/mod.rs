@@ -7,12 +7,14 @@
 //! too slow is told how many it missed. It decides nothing.
 //!
 //! ```text
+//! event    an event's JSON, as types
 //! chain    what a line's hash is over         rotation  which file has which number
-//! line     an event as JSON                   tail      where the last agent ended
+//! line     fills them in                        tail      where the last agent ended
 //! file     writes, rotates, tells gaps        verify    finds what is not as it was written
 //! ```
 
 mod chain;
+mod event;
 mod file;
 mod line;
 mod rotation;
@@ -29,8 +31,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::broadcast;
 
 pub use chain::Head;
+pub use event::{AuditEvent, AuditKind};
 pub use file::FileLimits;
-pub use line::{AuditEvent, AuditKind, AuditLine, LimitEvent, Namespace};
+
 pub use tail::newest;
 pub use verify::verify;
 
@@ -49,7 +52,7 @@ const LISTENER_BACKLOG: usize = 8192;
 
 #[derive(Debug)]
 pub struct Audit {
-    sender: broadcast::Sender<Arc<AuditLine>>,
+    sender: broadcast::Sender<Arc<AuditEvent>>,
     file: Mutex<AuditFile>,
     written: AtomicU64,
     /// Read from the ring, but the disk refused them.
@@ -81,13 +84,13 @@ impl Audit {
         Ok(audit)
     }
 
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<AuditLine>> {
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<AuditEvent>> {
         self.sender.subscribe()
     }
 
     /// To the file and to the listeners, before it returns.
     pub fn record_limit(&self, change: &LimitChange) {
-        let line = Arc::new(AuditLine::Limit(LimitEvent::from(change)));
+        let line = Arc::new(AuditEvent::from(change));
         let mut text = Vec::new();
         write(&line, &mut text);
         self.append(&text, 1);
@@ -153,8 +156,7 @@ impl Audit {
                 Event::Oom(oom) => groups.neighbours(&holder.id, oom.header.pid),
                 _ => Vec::new(),
             };
-            let event = describe(event, holder, neighbours, boot_ns);
-            let line = Arc::new(AuditLine::Kernel(event));
+            let line = Arc::new(describe(event, holder, neighbours, boot_ns));
             write(&line, &mut lines);
             let _ = self.sender.send(line);
         }

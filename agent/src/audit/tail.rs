@@ -114,7 +114,7 @@ mod tests {
 
     fn chain(lines: usize) -> (Head, Vec<u8>) {
         let (mut head, mut text) = (Head::START, Vec::new());
-        let first = format!(r#"{{"kind":"chain","prev":"{}"}}"#, Hash::NONE);
+        let first = format!(r#"{{"event":{{"action":"chain"}},"prev":"{}"}}"#, Hash::NONE);
         seal(&mut head, first.as_bytes(), &mut text);
         (1..lines).for_each(|n| seal(&mut head, format!(r#"{{"n":{n}}}"#).as_bytes(), &mut text));
         (head, text)

@@ -167,7 +167,7 @@ impl Walk {
         self.torn += u64::from(link.is_kind("torn"));
         if link.is_kind("gap") {
             self.gaps += 1;
-            self.lost += member(line, "lost").and_then(|lost| lost.as_u64()).unwrap_or(0);
+            self.lost += member(line, "gap").and_then(|gap| gap["lost"].as_u64()).unwrap_or(0);
         }
         if self.first.is_none() {
             self.first = Some((link.head.sequence, time(line)));
@@ -187,7 +187,7 @@ fn member(line: &[u8], name: &str) -> Option<serde_json::Value> {
 }
 
 fn time(line: &[u8]) -> Option<String> {
-    member(line, "time")?.as_str().map(str::to_owned)
+    member(line, "@timestamp")?.as_str().map(str::to_owned)
 }
 
 /// One file, line by line.

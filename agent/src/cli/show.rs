@@ -187,36 +187,39 @@ pub async fn events(target: &Target, flags: EventsFlags) -> anyhow::Result<()> {
 }
 
 fn event_line(event: &serde_json::Value) -> String {
-    let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
-    let argv = event["argv"]
-        .as_array()
-        .map(|argv| argv.iter().filter_map(|word| word.as_str()).collect::<Vec<_>>().join(" "));
-    let detail = match event["kind"].as_str() {
-        Some("exec") => format!("pid {} {}", event["pid"], argv.unwrap_or_default()),
-        Some("exit") => match &event["signal"] {
-            serde_json::Value::Null => format!("pid {} code {}", event["pid"], event["exit_code"]),
-            signal => format!("pid {} signal {signal}", event["pid"]),
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let (kind, process) = (text(&event["event"]["action"]), &event["process"]);
+    let told = &event[&kind];
+    let detail = match kind.as_str() {
+        "exec" => {
+            let words = process["args"].as_array().into_iter().flatten();
+            let words: Vec<String> = words.map(text).collect();
+            format!("pid {} {}", process["pid"], words.join(" "))
+        }
+        "exit" => match &process["signal"] {
+            serde_json::Value::Null => {
+                format!("pid {} code {}", process["pid"], process["exit_code"])
+            }
+            signal => format!("pid {} signal {signal}", process["pid"]),
         },
-        Some("oom") => format!(
+        "oom" => format!(
             "pid {} {} killed: {} of {} in use",
-            event["pid"],
-            text("comm"),
-            table::bytes(event["oom"]["usage_bytes"].as_u64().unwrap_or(0)),
-            event["oom"]["limit_bytes"].as_u64().map_or("the host".into(), table::bytes),
+            process["pid"],
+            text(&process["name"]),
+            table::bytes(told["usage_bytes"].as_u64().unwrap_or(0)),
+            told["limit_bytes"].as_u64().map_or("the host".into(), table::bytes),
         ),
-        Some("limit") => format!(
-            "{} by {}: {} {} → {} {}",
-            text("change"),
-            text("party"),
-            text("limit"),
-            text("before"),
-            text("after"),
-            text("reason"),
-        ),
-        Some("lost") => format!("{} events: this reader was too slow", event["count"]),
-        _ => text("action"),
+        "limit" => {
+            let [change, party, limit, before, after, reason] =
+                ["change", "party", "limit", "before", "after", "reason"]
+                    .map(|name| text(&told[name]));
+            format!("{change} by {party}: {limit} {before} → {after} {reason}")
+        }
+        "lost" => format!("{} events: this reader was too slow", told["count"]),
+        _ => text(&told["action"]),
     };
-    format!("{} {:9} {} {detail}", text("time"), text("kind"), text("container_name"))
+    let (time, name) = (text(&event["@timestamp"]), text(&event["container"]["name"]));
+    format!("{time} {kind:9} {name} {detail}")
 }
 
 pub async fn probes(target: &Target, flags: ProbesFlags) -> anyhow::Result<()> {

@@ -192,10 +192,12 @@ fn what_a_full_disk_refuses_is_streamed_counted_and_stands_as_a_gap() {
         verified(&agent, &path)["lost"].as_f64() == Some(count(&agent, lost))
     });
     let lines = std::fs::read_to_string(&path).unwrap();
-    let gap = lines.lines().map(agent::json).rfind(|line| line["kind"] == "gap").unwrap();
+    let mut lines_told = lines.lines().map(agent::json);
+    let line = lines_told.rfind(|line| line["event"]["action"] == "gap").unwrap();
+    let gap = &line["gap"];
     assert!(gap["lost"].as_f64() > Some(200.0), "{gap}");
     assert!(gap["error"].as_str().unwrap().starts_with("No space left on device"), "{gap}");
-    assert!(gap["since"].as_str() < gap["time"].as_str(), "{gap}");
+    assert!(gap["since"].as_str() < line["@timestamp"].as_str(), "{line}");
     check_by_sha256sum(&lines);
     println!("{gap}");
     stream.kill().unwrap();

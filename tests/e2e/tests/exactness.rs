@@ -153,12 +153,14 @@ fn a_thousand_short_containers_are_all_attributed() {
         let text =
             std::fs::read_to_string(agent.data_dir().join("audit.jsonl")).unwrap_or_default();
         let mut events: Vec<Value> = text.lines().map(json).collect();
-        events.retain(|event| event["kind"] != "chain");
-        execs = events.iter().filter(|event| event["kind"] == "exec").count();
+        events.retain(|event| event["event"]["action"] != "chain");
+        execs = events.iter().filter(|event| event["event"]["action"] == "exec").count();
         for event in &events {
-            let name = event["container_name"].as_str().unwrap_or_default();
-            assert!(name.starts_with('r') && event["image"] == IMAGE, "not attributed: {event}");
-            assert_eq!(event["container_id"].as_str().map(str::len), Some(64), "{event}");
+            let of = &event["container"];
+            let name = of["name"].as_str().unwrap_or_default();
+            let is_known = name.starts_with('r') && of["image"]["name"] == IMAGE;
+            assert!(is_known, "not attributed: {event}");
+            assert_eq!(of["id"].as_str().map(str::len), Some(64), "{event}");
         }
         execs >= total
     });
@@ -176,24 +178,26 @@ fn exec_and_exit_events_say_who_what_and_where() {
     let events = || -> Vec<Value> {
         let text =
             std::fs::read_to_string(agent.data_dir().join("audit.jsonl")).unwrap_or_default();
-        text.lines().map(json).filter(|event| event["container_name"] == "web").collect()
+        text.lines().map(json).filter(|event| event["container"]["name"] == "web").collect()
     };
     until("three programs were executed", || {
-        events().iter().filter(|event| event["kind"] == "exec").count() == 3
+        events().iter().filter(|event| event["event"]["action"] == "exec").count() == 3
     });
     let events = events();
     let first = &events[0];
-    assert_eq!(first["argv"], serde_json::json!(["sh", "-c", script]));
-    assert_eq!((&first["container_pid"], &first["uid"]), (&Value::from(1), &Value::from(0)));
+    let process = &first["process"];
+    assert_eq!(process["args"], serde_json::json!(["sh", "-c", script]));
+    assert_eq!((&process["container_pid"], &process["user"]["id"]), (&1.into(), &0.into()));
     let view = agent.native("web");
-    assert_eq!(first["pid"], view["pid"]);
+    assert_eq!(process["pid"], view["pid"]);
     for namespace in first["namespaces"].as_array().unwrap() {
         let kind = namespace["type"].as_str().unwrap();
         assert_eq!(namespace["inode"], view["namespaces"][kind], "{kind}");
     }
-    let work = events.iter().find(|event| event["path"] == "/bin/workload").unwrap();
-    assert_eq!(work["parent_pid"], first["pid"]);
-    let exit = events.iter().find(|event| event["kind"] == "exit" && event["pid"] == work["pid"]);
+    let mut processes = events.iter().map(|event| &event["process"]);
+    let work = processes.clone().find(|of| of["executable"] == "/bin/workload").unwrap();
+    assert_eq!(work["parent"]["pid"], process["pid"]);
+    let exit = processes.find(|of| of["pid"] == work["pid"] && of["exit_code"].is_number());
     assert_eq!(exit.expect("its exit is there")["exit_code"], 9);
     let stats = agent.stats("web");
     for kind in ["execs", "exits"] {

@@ -65,7 +65,7 @@ fn changes(agent: &TestAgent) -> Vec<Value> {
 fn in_audit_file(agent: &TestAgent) -> Vec<Value> {
     let text = std::fs::read_to_string(agent.data_dir().join("audit.jsonl")).unwrap_or_default();
     let mut lines: Vec<Value> = text.lines().map(agent::json).collect();
-    lines.retain(|line| line["kind"] == "limit");
+    lines.retain(|line| line["event"]["action"] == "limit");
     for line in &mut lines {
         let line = line.as_object_mut().unwrap();
         assert!(line.remove("seq").is_some() && line.remove("hash").is_some());
@@ -94,7 +94,7 @@ impl Stream {
     }
 
     fn limits(&self) -> Vec<Value> {
-        self.lines().into_iter().filter(|line| line["kind"] == "limit").collect()
+        self.lines().into_iter().filter(|line| line["event"]["action"] == "limit").collect()
     }
 }
 
@@ -174,8 +174,9 @@ fn each_change_has_its_party_and_each_limit_its_holder() {
     let told: Vec<Value> = in_audit_file(&agent);
     let of_all = limits(&agent)["changes"].take();
     for (line, change) in told.iter().zip(of_all.as_array().unwrap()) {
-        assert_eq!(line["container_name"], "spin");
-        let same = change.as_object().unwrap().iter().all(|(key, value)| line[key] == *value);
+        assert_eq!(line["container"]["name"], "spin");
+        let same =
+            change.as_object().unwrap().iter().all(|(key, value)| line["limit"][key] == *value);
         assert!(same, "{line} is not {change}");
     }
     assert_eq!(told.len(), of_all.as_array().unwrap().len());
@@ -196,6 +197,6 @@ fn each_change_has_its_party_and_each_limit_its_holder() {
     assert!(said("before").starts_with("10000") && said("after").starts_with("70000"));
     let all = in_audit_file(&agent);
     assert_eq!(all.len(), told.len() + 1);
-    assert_eq!(all.last().unwrap()["reason"], restored[0]["reason"]);
+    assert_eq!(all.last().unwrap()["limit"]["reason"], restored[0]["reason"]);
     agent.finish();
 }

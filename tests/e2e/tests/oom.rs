@@ -15,21 +15,25 @@ fn a_killed_child_is_counted_and_its_evidence_kept_while_the_container_lives() {
     let events = || -> Vec<Value> {
         let text =
             std::fs::read_to_string(agent.data_dir().join("audit.jsonl")).unwrap_or_default();
-        text.lines().map(json).filter(|event| event["kind"] == "oom").collect()
+        text.lines().map(json).filter(|event| event["event"]["action"] == "oom").collect()
     };
     until("the event is in the audit file", || !events().is_empty());
     let events = events();
     println!("{events:?}");
     assert_eq!(events.len(), 1);
     let (event, oom) = (&events[0], &events[0]["oom"]);
-    assert_eq!((&event["container_name"], &event["comm"]), (&"hog".into(), &"workload".into()));
+    let process = &event["process"];
+    assert_eq!(
+        (&event["container"]["name"], &process["name"]),
+        (&"hog".into(), &"workload".into())
+    );
     assert_eq!(oom["limit_bytes"], 64 << 20);
     // Under the limit lie page tables, the shell and the kernel's slack as well.
     let anonymous = oom["anon_bytes"].as_u64().unwrap();
     assert!(((48 << 20)..=(64 << 20)).contains(&anonymous), "{anonymous}");
-    assert_eq!(oom["trigger_pid"], event["pid"]);
+    assert_eq!(oom["trigger_pid"], process["pid"]);
     let first = agent.native("hog")["pid"].clone();
-    assert_eq!(event["parent_pid"], first);
+    assert_eq!(process["parent"]["pid"], first);
     let neighbours = oom["neighbours"].as_array().unwrap();
     let shell = neighbours.iter().find(|neighbour| neighbour["pid"] == first);
     assert_eq!(shell.expect("the shell is named")["comm"], "sh", "{neighbours:?}");

@@ -39,7 +39,7 @@ const KINDS: [&str; 6] = ["lifecycle", "exec", "exit", "oom", "limit", "governor
         ("kind" = Option<String>, Query, description = "lifecycle, exec, exit, oom, limit, governor; comma-separated")
     ),
     responses(
-        (status = 200, content_type = "text/event-stream", body = crate::audit::AuditLine),
+        (status = 200, content_type = "text/event-stream", body = crate::audit::AuditEvent),
         (status = 400, body = ApiError)
     )
 )]
@@ -62,34 +62,42 @@ pub async fn events(
     });
     let governor = BroadcastStream::new(app.collector.governor.subscribe());
     let governor = governor.map(|event| match event {
-        Ok(event) => serde_json::to_value(event).unwrap_or_default(),
+        Ok(event) => own("governor", &now(), json!(event)),
         Err(Lagged(count)) => lost("governor", count),
     });
     let rare = futures_util::stream::select(lifecycle, governor);
     let events = futures_util::stream::select(rare, kernel)
         .filter(move |event| std::future::ready(filter.wants(event)))
         .map(|event| {
-            let kind = event["kind"].as_str().unwrap_or_default().to_owned();
+            let kind = kind(&event).to_owned();
             Ok(Event::default().event(kind).data(event.to_string()))
         });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
 }
 
 fn lifecycle(event: &LifecycleEvent) -> Value {
-    json!({
-        "time": rfc3339(event.unix_ns),
-        "kind": "lifecycle",
-        "action": event.action.as_str(),
-        "container_id": event.id,
-        "container_name": event.name,
-        "image": event.image,
-        "attributes": event.attributes,
-    })
+    let told = json!({ "action": event.action.as_str(), "attributes": event.attributes });
+    let mut own = own("lifecycle", &rfc3339(event.unix_ns), told);
+    let image = json!({ "name": event.image });
+    own["container"] = json!({ "id": event.id, "name": event.name, "image": image });
+    own
 }
 
 fn lost(stream: &str, count: u64) -> Value {
-    let time = jiff::Timestamp::now().to_string();
-    json!({ "time": time, "kind": "lost", "stream": stream, "count": count })
+    own("lost", &now(), json!({ "stream": stream, "count": count }))
+}
+
+/// An event that is in no audit file, in the same form.
+fn own(kind: &str, time: &str, told: Value) -> Value {
+    json!({ "event": { "action": kind }, "@timestamp": time, kind: told })
+}
+
+fn kind(event: &Value) -> &str {
+    event["event"]["action"].as_str().unwrap_or_default()
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().to_string()
 }
 
 #[derive(Debug, Default)]
@@ -115,12 +123,13 @@ impl Filter {
 
     /// What was lost concerns every reader.
     fn wants(&self, event: &Value) -> bool {
-        let text = |name: &str| event[name].as_str().unwrap_or_default();
-        let kind = text("kind");
+        let kind = kind(event);
         let kind_fits = self.kinds.is_empty() || self.kinds.iter().any(|wanted| wanted == kind);
-        let container_fits = self.container.as_ref().is_none_or(|wanted| {
-            text("container_name") == wanted || text("container_id").starts_with(wanted.as_str())
-        });
+        let text = |name: &str| event["container"][name].as_str().unwrap_or_default();
+        let container_fits = self
+            .container
+            .as_ref()
+            .is_none_or(|wanted| text("name") == wanted || text("id").starts_with(wanted.as_str()));
         kind == "lost" || (kind_fits && container_fits)
     }
 }
@@ -133,9 +142,10 @@ mod tests {
     fn a_filter_lets_losses_through() {
         let query = EventsQuery { container: Some("web".into()), kind: Some("exec".into()) };
         let filter = Filter::parse(query).unwrap();
-        assert!(filter.wants(&json!({ "kind": "exec", "container_name": "web" })));
-        assert!(!filter.wants(&json!({ "kind": "exit", "container_name": "web" })));
-        assert!(!filter.wants(&json!({ "kind": "exec", "container_name": "db" })));
+        let event = |kind: &str, name: &str| json!({ "event": { "action": kind }, "container": { "name": name } });
+        assert!(filter.wants(&event("exec", "web")));
+        assert!(!filter.wants(&event("exit", "web")));
+        assert!(!filter.wants(&event("exec", "db")));
         assert!(filter.wants(&lost("exec, exit", 3)));
     }
 

@@ -88,7 +88,7 @@ fn the_next_agent_goes_on_where_one_ended() {
     assert_eq!(check(directory.path()).last_sequence, Some(14));
     // And one that died in the first line of a file.
     rotate(&limits).unwrap();
-    std::fs::write(&limits.path, b"{\"seq\":15,\"kind\"").unwrap();
+    std::fs::write(&limits.path, b"{\"seq\":15,\"event\"").unwrap();
     let mut file = AuditFile::open(limits.clone()).unwrap();
     append(&mut file, 1);
     let summary = check(directory.path());
@@ -111,13 +111,14 @@ fn a_torn_line_is_cut_off_at_each_of_its_bytes_and_told() {
         assert_eq!(summary.torn, u64::from(is_torn));
         assert_eq!(summary.lines, if cut == end { 3 } else { 4 });
         let text = std::fs::read_to_string(&limits.path).unwrap();
-        let notice = text.lines().find(|line| line.contains("\"kind\":\"torn\""));
+        let notice = text.lines().find(|line| line.contains("\"event\":{\"action\":\"torn\"}"));
         assert_eq!(notice.is_some(), is_torn);
         if let Some(notice) = notice {
             let bytes = cut - end;
             let hash = chain::Hash::of(&[&whole[end..cut]]);
-            let expected =
-                format!("{{\"seq\":3,\"kind\":\"torn\",\"bytes\":{bytes},\"sha256\":\"{hash}\",");
+            let expected = format!(
+                "{{\"seq\":3,\"event\":{{\"action\":\"torn\"}},\"torn\":{{\"bytes\":{bytes},\"sha256\":\"{hash}\"}},"
+            );
             assert!(notice.starts_with(&expected), "{notice}");
         }
     }

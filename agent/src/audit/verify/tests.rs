@@ -9,7 +9,8 @@ use super::*;
 /// The first line names what it follows, as in each file.
 fn chain(members: &[String]) -> Vec<Vec<u8>> {
     let mut head = Head { sequence: 41, hash: Hash::of(&[b"before"]) };
-    let first = format!(r#"{{"kind":"chain","prev":"{}","time":"t0"}}"#, head.hash);
+    let first =
+        format!(r#"{{"event":{{"action":"chain"}},"prev":"{}","@timestamp":"t0"}}"#, head.hash);
     let others = members.iter().map(|text| serde_json::json!({ "argv": text }).to_string());
     std::iter::once(first)
         .chain(others)
@@ -105,7 +106,7 @@ fn written(directory: &Path, lines: u64, max_bytes: u64) -> PathBuf {
     let limits = FileLimits { path: path.clone(), max_bytes, keep_files: 3 };
     let mut file = AuditFile::open(limits).unwrap();
     for n in 0..lines {
-        let object = format!("{{\"time\":\"2026-11-22T00:00:{n:02}Z\",\"n\":{n}}}\n");
+        let object = format!("{{\"@timestamp\":\"2026-11-22T00:00:{n:02}Z\",\"n\":{n}}}\n");
         assert_eq!(file.append(object.as_bytes(), 1).lost, 0);
     }
     path
@@ -120,7 +121,7 @@ fn lines_of(path: &Path) -> Vec<String> {
 #[track_caller]
 fn check(harm: impl Fn(&mut Vec<String>), line: u64, sequence: Option<u64>, expected: &str) {
     let directory = tempfile::tempdir().unwrap();
-    let path = written(directory.path(), 12, 600);
+    let path = written(directory.path(), 12, 720);
     let file = rotation::numbered(&path, 2);
     let mut lines = lines_of(&file);
     assert_eq!(lines.len(), 4);
@@ -147,7 +148,7 @@ fn the_first_wrong_line_is_named_with_what_is_wrong() {
 #[test]
 fn a_file_that_is_missing_between_two_is_found_and_the_oldest_is_not_missed() {
     let directory = tempfile::tempdir().unwrap();
-    let path = written(directory.path(), 12, 600);
+    let path = written(directory.path(), 12, 720);
     let whole = verify(&path, None).unwrap();
     assert_eq!((whole.files, whole.lines, whole.wrong.clone()), (4, 16, None));
     assert_eq!(whole.first_time.as_deref().map(|time| &time[..2]), Some("20"));
@@ -189,7 +190,7 @@ fn an_end_that_was_cut_off_and_a_chain_made_anew_are_found_by_a_head_that_was_ke
     assert_eq!(verify(&path, None).unwrap().wrong, None);
     assert_eq!(what(kept).unwrap(), "edited: not the line whose hash was kept");
     let kept = Head { sequence: 1, ..kept };
-    written(directory.path(), 60, 600);
+    written(directory.path(), 60, 720);
     assert!(what(kept).unwrap().starts_with("removed: the chain begins at"));
 }
 
