@@ -7,8 +7,10 @@
 
 mod counters;
 mod foreign;
+mod profile;
 mod records;
 
 pub use counters::*;
 pub use foreign::*;
+pub use profile::*;
 pub use records::*;

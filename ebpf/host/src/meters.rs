@@ -61,6 +61,9 @@ pub(crate) struct Maps {
     pub timing: Table<u32, abi::Timing>,
     pub slot_traces: Table<u32, abi::SlotTrace>,
     pub trace_calls: Table<u32, abi::TraceCall>,
+    pub profile_controls: Table<u32, abi::ProfileControl>,
+    pub profiles: Table<u32, abi::Profile>,
+    pub refused_calls: Table<abi::RefusedKey, abi::Refused>,
     pub network: Table<u32, abi::Network>,
     pub scheduler: Table<u32, abi::Scheduler>,
     pub causes: Table<u32, abi::Causes>,
@@ -149,6 +152,7 @@ impl Meters {
         };
         if adopted {
             meters.end_orphaned_traces()?;
+            meters.settle_recorders()?;
         }
         Ok((meters, reader))
     }
@@ -215,6 +219,7 @@ impl Meters {
     pub fn reset(&self, slot: Slot) -> Result<(), MapError> {
         self.check(slot)?;
         self.forget_trace(slot)?;
+        self.forget_recording(slot)?;
         for key in self.maps.cgroup_slots.keys()? {
             let value = self.maps.cgroup_slots.get(&key)?;
             if value.is_some_and(|value| value & abi::SLOT_MASK == slot) {
@@ -449,6 +454,9 @@ impl Maps {
             timing: Table::open(dir, "timing", cpus)?,
             slot_traces: Table::open(dir, "slot_traces", cpus)?,
             trace_calls: Table::open(dir, "trace_calls", cpus)?,
+            profile_controls: Table::open(dir, "profile_controls", cpus)?,
+            profiles: Table::open(dir, "profiles", cpus)?,
+            refused_calls: Table::open(dir, "refused_calls", cpus)?,
             network: Table::open(dir, "network", cpus)?,
             scheduler: Table::open(dir, "scheduler", cpus)?,
             causes: Table::open(dir, "causes", cpus)?,

@@ -72,6 +72,8 @@ pub(crate) const METERS: &[Program] = &[
     tracepoint("thread_attach", "cgroup_attach_task"),
     tracepoint("syscall_exit", "sys_exit"),
     Program { switchable: true, ..tracepoint(SYSCALL_ENTER, "sys_enter") },
+    Program { switchable: true, ..tracepoint(RECORDERS[0], "sys_enter") },
+    Program { switchable: true, ..tracepoint(RECORDERS[1], "sys_exit") },
     Program {
         name: "network_ingress",
         hook: Hook::CgroupIngress,
@@ -120,6 +122,10 @@ pub(crate) const METERS: &[Program] = &[
 
 /// Attached only while calls are timed.
 pub const SYSCALL_ENTER: &str = "syscall_enter";
+
+/// Attached only while a slot is recorded for a profile, and then not to be shed: what they
+/// miss would be missing in the profile.
+pub(crate) const RECORDERS: [&str; 2] = ["profile_enter", "profile_exit"];
 
 /// Without it nothing is known of datagrams that a socket had no room for.
 pub(crate) const UDP_RECEIVE_FAILED: &str = "udp_receive_failed";

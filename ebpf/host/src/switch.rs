@@ -11,7 +11,7 @@ use tenantry_abi as abi;
 
 use crate::load::attach_pinned;
 use crate::map::MapError;
-use crate::probe::{ProbeStatus, Program, SYSCALL_ENTER};
+use crate::probe::{ProbeStatus, Program, RECORDERS, SYSCALL_ENTER};
 use crate::{Meters, Slot};
 
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,8 @@ pub enum SwitchError {
     Unknown { probe: String },
     #[error("probe {probe} cannot be switched: it is on as long as the meters are")]
     NotSwitchable { probe: &'static str },
+    #[error("probe {probe} cannot be switched: it is on as long as a container is recorded")]
+    Records { probe: &'static str },
     /// This kernel did not take it when the programs were loaded.
     #[error("probe {probe} does not run here: {why}")]
     Unavailable { probe: &'static str, why: String },
@@ -56,7 +58,7 @@ impl Switches {
         Self { statuses, traced: [0; abi::TRACES] }
     }
 
-    fn find(&mut self, probe: &str) -> Result<&mut (Program, ProbeStatus), SwitchError> {
+    pub fn find(&mut self, probe: &str) -> Result<&mut (Program, ProbeStatus), SwitchError> {
         let found = self.statuses.iter_mut().find(|(program, _)| program.name == probe);
         let found = found.ok_or_else(|| SwitchError::Unknown { probe: probe.into() })?;
         match &found.1 {
@@ -79,6 +81,9 @@ impl Meters {
         // Held to the end: one switch at a time.
         let mut switches = self.switches();
         let (program, status) = switches.find(probe)?;
+        if RECORDERS.contains(&program.name) {
+            return Err(SwitchError::Records { probe: program.name });
+        }
         if program.name == SYSCALL_ENTER {
             return self.set_timing(&mut switches, |timing| timing.sample = on.into());
         }
@@ -99,6 +104,7 @@ impl Meters {
         self.statuses()
             .into_iter()
             .filter(|(program, status)| program.switchable && there(status))
+            .filter(|(program, _)| !RECORDERS.contains(&program.name))
             .map(|(program, status)| (program.name, status))
             .collect()
     }
@@ -149,7 +155,7 @@ impl Meters {
         Ok(())
     }
 
-    fn attach(&self, program: &Program) -> Result<(), SwitchError> {
+    pub(crate) fn attach(&self, program: &Program) -> Result<(), SwitchError> {
         let probe = program.name;
         let begun = Instant::now();
         while let Err(source) = attach_pinned(program, &self.pins) {
@@ -161,7 +167,7 @@ impl Meters {
         self.pins.forget_status(program).map_err(|source| SwitchError::Pin { probe, source })
     }
 
-    fn detach(&self, program: &Program) -> Result<(), SwitchError> {
+    pub(crate) fn detach(&self, program: &Program) -> Result<(), SwitchError> {
         let probe = program.name;
         self.pins.remove_link(program).map_err(|source| SwitchError::Pin { probe, source })
     }

@@ -133,6 +133,49 @@ struct tn_timing {
 	__u32 traces;
 };
 
+/* Words of a bitmap over TN_SYSCALLS numbers. */
+#define TN_PROFILE_WORDS (TN_SYSCALLS / 64)
+/* Beside a number: it is one of the 32-bit system calls'. */
+#define TN_PROFILE_COMPAT 0x10000
+
+/* Whether a slot's calls are recorded for a profile. */
+struct tn_profile_control {
+	/* ktime when it began; 0 = never. */
+	__u64 since_ns;
+	__u32 recording;
+	/* Its programs have a seccomp filter: who has none is its runtime, and is left out. */
+	__u32 filtered;
+	/* User space's notes: no process was in its cgroup when it began; what the kernel had left
+	 * out of the programs' runs by then. */
+	__u32 from_start;
+	__u32 missed_before;
+};
+
+/* What a slot asked for since its recording began. */
+struct tn_profile {
+	/* One bit for each number; TN_SYSCALL_OTHER for those beyond the table. */
+	__u64 called[TN_PROFILE_WORDS];
+	/* The same for 32-bit calls, which have numbers of their own. */
+	__u64 compat[TN_PROFILE_WORDS];
+	/* Calls whose passing could not be noted: they may stand among the refused ones. */
+	__u64 unnoted;
+	/* Refusals that found no room in `refused_calls`. */
+	__u64 refusals_lost;
+};
+
+struct tn_refused_key {
+	__u32 slot;
+	/* Perhaps with TN_PROFILE_COMPAT. */
+	__u32 nr;
+};
+
+struct tn_refused {
+	__u64 count;
+	/* The first one's error number; 0 if it was given another answer. */
+	__u32 error;
+	__u32 reserved;
+};
+
 /* A slot whose every call is timed for a while. */
 struct tn_slot_trace {
 	/* ktime; calls that began before are not part of it. */

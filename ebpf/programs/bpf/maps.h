@@ -263,6 +263,74 @@ struct {
 } trace_calls SEC(".maps");
 
 /*
+ * Which slots are recorded for a profile.
+ * key     slot
+ * value   tn_profile_control
+ * bytes   6 Ki
+ * writer  user space alone, so that its changes and the programs' never overwrite each other
+ * reader  profile_enter, profile_exit
+ * full    never, one for each slot
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_profile_control);
+} profile_controls SEC(".maps");
+
+/*
+ * What recorded slots asked for. Bits are set atomically and never cleared by a program.
+ * key     slot
+ * value   tn_profile
+ * bytes   36 Ki
+ * writer  profile_enter, profile_exit; user space zeroes it before a recording begins
+ * reader  user space
+ * full    never, one for each slot
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_profile);
+} profiles SEC(".maps");
+
+/*
+ * Calls of recorded slots that a seccomp filter refused.
+ * key     tn_refused_key (slot, number)
+ * value   tn_refused
+ * bytes   about 80 Ki
+ * writer  profile_exit; user space removes a slot's keys before a recording and at a reset
+ * reader  user space
+ * full    counted in tn_profile.refusals_lost
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct tn_refused_key);
+	__type(value, struct tn_refused);
+} refused_calls SEC(".maps");
+
+/*
+ * Whether a recorded thread is in a call that its filters let pass.
+ * key     task
+ * value   tn_passage
+ * bytes   about 100 a thread that was ever recorded, freed with it
+ * writer, reader  profile_enter, profile_exit
+ * full    no memory: tn_profile.unnoted is counted
+ */
+struct tn_passage {
+	u64 since_ns; /* of the recording that it belongs to */
+	u64 passed;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct tn_passage);
+} passages SEC(".maps");
+
+/*
  * State of the dice that choose the sampled syscalls.
  * key     0
  * value   linear congruential generator's state

@@ -3,6 +3,7 @@
 #include "cgroups.bpf.c"
 #include "tasks.bpf.c"
 #include "syscalls.bpf.c"
+#include "profile.bpf.c"
 #include "network.bpf.c"
 #include "queues.bpf.c"
 #include "tcp.bpf.c"

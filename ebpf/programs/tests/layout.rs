@@ -82,6 +82,14 @@ fn both_sides_of_the_kernel_boundary_have_the_same_layout() {
     check!(c, "tn_syscall_latency", SyscallLatency { classes });
     check!(c, "tn_timing", Timing { since_ns, sample, traces });
     check!(c, "tn_slot_trace", SlotTrace { since_ns, until_ns, row, reserved });
+    check!(
+        c,
+        "tn_profile_control",
+        ProfileControl { since_ns, recording, filtered, from_start, missed_before }
+    );
+    check!(c, "tn_profile", Profile { called, compat, unnoted, refusals_lost });
+    check!(c, "tn_refused_key", RefusedKey { slot, nr });
+    check!(c, "tn_refused", Refused { count, error, reserved });
     check!(c, "tn_trace_call", TraceCall { errors, latency });
     check!(
         c,

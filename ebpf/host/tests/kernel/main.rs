@@ -24,6 +24,7 @@ mod network_blame_sum;
 mod oom;
 mod pinning;
 mod processes;
+mod profile;
 mod scheduler;
 mod socket;
 mod switch;
