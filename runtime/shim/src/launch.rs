@@ -226,8 +226,10 @@ pub fn finish(
     program: &program::Program,
 ) -> Result<std::convert::Infallible, Failure> {
     enter_directory(&process.cwd)?;
+    // Before the seccomp program, which need not allow more memory.
+    let vectors = program.vectors();
     privileges::assume(process, seccomp)?;
-    Err(program.execute())
+    Err(program.execute(&vectors))
 }
 
 fn enter_root(rootfs: OwnedFd) -> Result<(), Failure> {

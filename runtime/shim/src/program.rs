@@ -51,10 +51,14 @@ fn candidates(name: &str, environment: &[String]) -> Vec<String> {
 }
 
 impl Program {
+    /// What `execute` needs memory for.
+    pub fn vectors(&self) -> ExecVectors<'_> {
+        ExecVectors::new(&self.arguments, &self.environment)
+    }
+
     /// Returns only if no candidate could be executed. A candidate that exists
     /// but may not be executed is the better explanation than one that is missing.
-    pub fn execute(&self) -> Failure {
-        let vectors = ExecVectors::new(&self.arguments, &self.environment);
+    pub fn execute(&self, vectors: &ExecVectors<'_>) -> Failure {
         let mut worst = Errno::NOENT;
         for candidate in &self.candidates {
             match vectors.execve(candidate) {
