@@ -34,7 +34,7 @@ pub const ARCH: &str = "riscv64";
 const NATIVE: (&str, u32) = ("SCMP_ARCH_RISCV64", 0xc000_00f3);
 
 /// Numbers are the same on every architecture (`asm-generic/unistd.h`).
-const NEWER: [(&str, u32); 16] = [
+const NEWER: [(&str, u32); 19] = [
     ("cachestat", 451),
     ("fchmodat2", 452),
     ("map_shadow_stack", 453),
@@ -51,6 +51,9 @@ const NEWER: [(&str, u32); 16] = [
     ("getxattrat", 464),
     ("listxattrat", 465),
     ("removexattrat", 466),
+    ("open_tree_attr", 467),
+    ("file_getattr", 468),
+    ("file_setattr", 469),
 ];
 /// The highest number that this file judges; a later one is ENOSYS.
 const NEWEST: u32 = 469;

@@ -5,6 +5,7 @@
 //! sealed memfds; each shim gets an open file description of its own.
 
 mod compile;
+pub mod observed;
 pub mod profile;
 
 use std::{
