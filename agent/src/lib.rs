@@ -31,6 +31,7 @@ pub mod limit_line;
 pub mod metrics;
 pub mod oom;
 pub mod origin;
+pub mod profile;
 mod readable;
 pub mod registry;
 pub mod report;

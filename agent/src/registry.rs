@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tenantry_cgroupfs::CgroupIds;
 use tenantry_container::Identity;
-use tenantry_ebpf::{Meters, Slot};
+use tenantry_ebpf::{Meters, Slot, Subjects, SwitchError};
 
 use crate::delivered::{Delivered, Ledger};
 use crate::foreign::Foreign;
@@ -152,6 +152,52 @@ impl Registry {
         self.lock().introduce(holder);
     }
 
+    /// Records a container's calls for a profile: from its first start on if it has not had
+    /// one, else from now on. Fine if it is recorded already. `is_idle`: it has no process.
+    pub fn record(&self, id: &str, subjects: Subjects, is_idle: bool) -> Result<(), SwitchError> {
+        let slot = {
+            let mut table = self.lock();
+            let slot = table.slots.get(id).copied();
+            if slot.is_none() {
+                table.to_record.insert(id.into(), subjects);
+            }
+            slot
+        };
+        match slot {
+            Some(slot) => self.meters.record(slot, subjects, is_idle).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`record`](Self::record), unless there is a recording, or was one.
+    pub fn record_once(
+        &self,
+        id: &str,
+        subjects: Subjects,
+        is_idle: bool,
+    ) -> Result<(), SwitchError> {
+        let has_one = match self.slot(id) {
+            Some(slot) => self.meters.read_recording(slot)?.is_some(),
+            None => false,
+        };
+        if has_one { Ok(()) } else { self.record(id, subjects, is_idle) }
+    }
+
+    /// Ends a container's recording, or the wish for one.
+    pub fn end_recording(&self, id: &str) -> Result<(), SwitchError> {
+        let slot = {
+            let mut table = self.lock();
+            table.to_record.remove(id);
+            table.slots.get(id).copied()
+        };
+        slot.map_or(Ok(()), |slot| self.meters.end_recording(slot))
+    }
+
+    /// Whether a container will be recorded as soon as it starts.
+    pub fn will_record(&self, id: &str) -> bool {
+        self.lock().to_record.contains_key(id)
+    }
+
     /// Counts events that reached the audit's sinks.
     pub fn deliver(&self, batch: impl IntoIterator<Item = (Slot, Delivered)>) {
         let mut by_slot: HashMap<Slot, Delivered> = HashMap::new();
@@ -270,6 +316,11 @@ impl Identity for Registry {
             // An earlier agent put it into the kernel, and it counts there ever since.
             return Ok(());
         }
+        let wanted = self.lock().to_record.remove(id);
+        if let Some(subjects) = wanted {
+            // Before its cgroup is known: not one call of its first process is missed.
+            self.meters.record(slot, subjects, true).map_err(|e| e.to_string())?;
+        }
         self.meters.register(slot, &kernel_ids(cgroup)).map_err(|e| e.to_string())?;
         if self.opening.load(Ordering::Relaxed) {
             // It will not exec again to say that it has begun.
@@ -313,6 +364,8 @@ struct Table {
     /// Their containers are gone, their last events may still be in the ring.
     draining: VecDeque<Gone>,
     introduced: HashMap<String, Holder>,
+    /// Those who are to be recorded from their first start on.
+    to_record: HashMap<String, Subjects>,
 }
 
 /// A slot whose container was removed.
@@ -344,7 +397,14 @@ impl Table {
     fn new(slots: u32, taken: HashMap<Slot, Taken>) -> Self {
         let free = (1..slots).filter(|slot| !taken.contains_key(slot)).collect();
         let by_id = taken.iter().map(|(slot, taken)| (taken.holder.id.clone(), *slot)).collect();
-        Self { slots: by_id, taken, free, draining: VecDeque::new(), introduced: HashMap::new() }
+        Self {
+            slots: by_id,
+            taken,
+            free,
+            draining: VecDeque::new(),
+            introduced: HashMap::new(),
+            to_record: HashMap::new(),
+        }
     }
 
     fn capacity(&self) -> usize {
@@ -379,6 +439,7 @@ impl Table {
 
     fn forget(&mut self, id: &str) {
         self.introduced.remove(id);
+        self.to_record.remove(id);
         if let Some(slot) = self.slots.remove(id) {
             self.draining.push_back(Gone { slot, since: Instant::now() });
         }

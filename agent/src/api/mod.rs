@@ -30,6 +30,7 @@ use crate::controller::Controller;
 use crate::foreign::Entry;
 use crate::foreign::throttle::Throttles;
 use crate::metrics::Cap;
+use crate::profile;
 use crate::registry::{Holder, Registry};
 use crate::trace::Traces;
 
@@ -55,8 +56,17 @@ pub struct App {
 }
 
 impl App {
-    /// Gives a container its name in the kernel meters.
+    /// Gives a container its name in the kernel meters, and begins what its labels ask for.
     pub fn introduce(&self, container: &Snapshot) {
+        if container.record.config.labels.contains_key(profile::LABEL)
+            && let Err(error) = self.registry.record_once(
+                &container.record.id,
+                profile::subjects(&container.record),
+                profile::is_idle(&container.record),
+            )
+        {
+            tracing::warn!(container_id = container.record.id, %error, "not recorded");
+        }
         self.registry.introduce(Holder {
             id: container.record.id.clone(),
             name: container.record.name.clone(),

@@ -17,6 +17,7 @@ mod limit;
 mod limits;
 mod namespaces;
 mod native;
+mod profile;
 mod run;
 mod show;
 mod stats;
@@ -80,6 +81,9 @@ enum Verb {
     /// Watch one container closely for a while.
     #[command(subcommand)]
     Trace(trace::TraceVerb),
+    /// Make a seccomp profile of what a container does, and see whether it is enough.
+    #[command(subcommand)]
+    Profile(profile::ProfileVerb),
     /// Show who kept whom waiting, and for what.
     Blame(blame::BlameFlags),
     /// Show whom a container talks to over TCP.
@@ -182,6 +186,7 @@ async fn dispatch(target: &Target, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Stats(flags) => stats::stats(target, flags).await.map(done),
         Verb::Namespaces(flags) => namespaces::namespaces(target, flags).await.map(done),
         Verb::Trace(verb) => trace::trace(target, verb).await.map(done),
+        Verb::Profile(verb) => profile::profile(target, verb).await,
         Verb::Blame(flags) => blame::blame(target, flags).await.map(done),
         Verb::Connections(flags) => connections::connections(target, flags).await.map(done),
         Verb::Decisions(flags) => decisions::decisions(target, flags).await.map(done),

@@ -194,7 +194,7 @@ fn create_body(flags: RunFlags) -> anyhow::Result<ContainerCreateBody> {
             binds: some(flags.volume),
             cap_add: some(flags.cap_add),
             cap_drop: some(flags.cap_drop),
-            security_opt: some(flags.security_opt),
+            security_opt: some(security_options(flags.security_opt)?),
             userns_mode: flags.userns,
             readonly_rootfs: Some(flags.read_only),
             nano_cpus: cpus(flags.limits.cpus.as_deref())?,
@@ -208,6 +208,21 @@ fn create_body(flags: RunFlags) -> anyhow::Result<ContainerCreateBody> {
         }),
         ..ContainerCreateBody::default()
     })
+}
+
+/// A seccomp profile is read here, as Docker's client does: its path is this machine's, and
+/// the agent gets the text.
+pub fn security_options(options: Vec<String>) -> anyhow::Result<Vec<String>> {
+    let with_text = |option: String| {
+        let Some(("seccomp", value)) = option.split_once(['=', ':']) else { return Ok(option) };
+        if matches!(value, "unconfined" | "builtin") || value.trim_start().starts_with('{') {
+            return Ok(option);
+        }
+        let text = std::fs::read_to_string(value)
+            .with_context(|| format!("--security-opt: the seccomp profile {value}"))?;
+        Ok(format!("seccomp={text}"))
+    };
+    options.into_iter().map(with_text).collect()
 }
 
 fn restart_policy(text: &str) -> anyhow::Result<RestartPolicy> {
@@ -288,6 +303,23 @@ mod tests {
             let error = format!("{:#}", restart_policy(wrong).unwrap_err());
             assert!(error.contains("--restart") && error.contains(wrong), "{error}");
         }
+    }
+
+    #[test]
+    fn a_seccomp_profile_is_sent_as_its_text() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "{}\n").unwrap();
+        let path = file.path().display();
+        let check = |option: String, expected: &str| {
+            assert_eq!(security_options(vec![option]).unwrap(), [expected]);
+        };
+        check(format!("seccomp={path}"), "seccomp={}\n");
+        check(format!("seccomp:{path}"), "seccomp={}\n");
+        check("seccomp=unconfined".into(), "seccomp=unconfined");
+        check("seccomp={}".into(), "seccomp={}");
+        check("no-new-privileges".into(), "no-new-privileges");
+        let error = security_options(vec!["seccomp=/missing".into()]).unwrap_err();
+        assert!(format!("{error:#}").contains("/missing"), "{error:#}");
     }
 
     #[test]

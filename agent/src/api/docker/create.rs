@@ -22,6 +22,7 @@ use tenantry_container::{
 
 use super::super::Shared;
 use crate::api::error::{ApiError, ApiResult};
+use crate::profile;
 
 /// Docker never had a field for bandwidth; Compose files carry labels.
 const EGRESS_LABEL: &str = "tenantry.egress";
@@ -54,6 +55,9 @@ pub fn request_of(name: Option<String>, body: ContainerCreateBody) -> ApiResult<
         return Err(ApiError::unsupported("Tty", "a terminal"));
     }
     let labels = body.labels.unwrap_or_default();
+    if let Some(other) = labels.get(profile::LABEL).filter(|value| *value != profile::RECORD) {
+        return Err(ApiError::invalid(profile::LABEL, other, profile::RECORD));
+    }
     let security = Security::parse(host.security_opt.as_deref().unwrap_or_default())?;
     let (egress_bits_per_s, egress_burst_bytes) = bandwidth(EGRESS_LABEL, &labels)?;
     let (ingress_bits_per_s, ingress_burst_bytes) = bandwidth(INGRESS_LABEL, &labels)?;

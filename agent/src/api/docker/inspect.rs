@@ -1,7 +1,10 @@
 //! A container as Docker's clients expect to read it. Pure: values to JSON.
 
 use serde_json::{Value, json};
-use tenantry_container::{NetworkMode, Record, RestartPolicy, Snapshot, State};
+use tenantry_container::{
+    BindRequest, ContainerConfig, NetworkMode, Record, RestartPolicy, SeccompChoice, Snapshot,
+    State,
+};
 
 use crate::api::logs::rfc3339;
 use crate::cli::table;
@@ -82,6 +85,8 @@ fn host_config(record: &Record) -> Value {
         "NetworkMode": network_mode(record),
         "AutoRemove": config.auto_remove,
         "RestartPolicy": restart_policy(config.restart),
+        "Binds": config.binds.iter().map(bind).collect::<Vec<_>>(),
+        "SecurityOpt": security_options(config),
         "CapAdd": config.cap_add,
         "CapDrop": config.cap_drop,
         "ReadonlyRootfs": config.read_only_rootfs,
@@ -92,6 +97,21 @@ fn host_config(record: &Record) -> Value {
         "CpusetCpus": resources.cpuset_cpus.as_deref().unwrap_or_default(),
         "LogConfig": { "Type": "tenantry", "Config": {} },
     })
+}
+
+fn bind(bind: &BindRequest) -> String {
+    let mode = if bind.read_only { ":ro" } else { "" };
+    format!("{}:{}{mode}", bind.source, bind.target)
+}
+
+fn security_options(config: &ContainerConfig) -> Vec<String> {
+    let no_new_privileges = config.no_new_privileges.then(|| "no-new-privileges".into());
+    let seccomp = match &config.seccomp {
+        SeccompChoice::Default => None,
+        SeccompChoice::Unconfined => Some("seccomp=unconfined".into()),
+        SeccompChoice::Profile(text) => Some(format!("seccomp={text}")),
+    };
+    no_new_privileges.into_iter().chain(seccomp).collect()
 }
 
 fn config(record: &Record) -> Value {

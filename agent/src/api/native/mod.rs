@@ -13,6 +13,7 @@ pub mod limit_history;
 pub mod limits;
 pub mod model;
 pub mod namespaces;
+pub mod profile;
 pub mod throttle;
 pub mod trace;
 pub mod view;
@@ -46,6 +47,9 @@ use super::{MAX_BODY_BYTES, Shared};
         limits::change,
         limit_history::read,
         namespaces::namespaces,
+        profile::record,
+        profile::read,
+        profile::end,
         throttle::set,
         throttle::read,
         throttle::end,
@@ -68,6 +72,10 @@ pub fn router(app: Shared) -> Router {
         .route(
             "/v1/containers/{id}/throttle",
             get(throttle::read).put(throttle::set).delete(throttle::end),
+        )
+        .route(
+            "/v1/containers/{id}/profile",
+            get(profile::read).post(profile::record).delete(profile::end),
         )
         .route("/v1/namespaces", get(namespaces::namespaces))
         .route("/v1/containers/{id}/connections", get(connections::connections))

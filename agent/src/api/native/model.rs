@@ -291,6 +291,34 @@ pub struct TraceRequest {
     pub seconds: u64,
 }
 
+/// What a container was seen to ask the kernel for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ProfileAnswer {
+    pub id: String,
+    pub name: String,
+    /// Whether calls are recorded now, or will be from its first start on.
+    pub recording: bool,
+    /// Recorded since before its first instruction: nothing is missing.
+    pub complete: bool,
+    /// What may be missing, and why.
+    pub warnings: Vec<String>,
+    /// What the profile allows, by name.
+    pub syscalls: Vec<String>,
+    /// Calls that the seccomp filter it runs under refused, by name.
+    pub refused: Vec<RefusedSyscall>,
+    /// A seccomp profile in Docker's format.
+    #[schema(value_type = Object)]
+    pub profile: serde_json::Value,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RefusedSyscall {
+    pub name: String,
+    pub calls: u64,
+    /// What the first one was answered with, such as EPERM; `null` if that was no error.
+    pub error: Option<String>,
+}
+
 /// A trace and what it saw: calls that began and returned within it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TraceAnswer {
