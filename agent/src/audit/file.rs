@@ -49,6 +49,14 @@ struct Gap {
 }
 
 impl Notice {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Chain { .. } => "chain",
+            Self::Torn { .. } => "torn",
+            Self::Gap { .. } => "gap",
+        }
+    }
+
     fn seal(&self, head: &mut Head, lines: &mut Vec<u8>) {
         #[derive(Serialize)]
         struct Line<'a> {
@@ -62,12 +70,7 @@ impl Notice {
         struct Nature {
             action: &'static str,
         }
-        let action = match self {
-            Self::Chain { .. } => "chain",
-            Self::Torn { .. } => "torn",
-            Self::Gap { .. } => "gap",
-        };
-        let line = Line { event: Nature { action }, notice: self, timestamp: now() };
+        let line = Line { event: Nature { action: self.kind() }, notice: self, timestamp: now() };
         // Plain text and numbers always serialize.
         let object = serde_json::to_vec(&line).unwrap_or_default();
         chain::seal(head, &object, lines);
@@ -79,6 +82,16 @@ impl Notice {
 pub struct Outcome {
     pub written: u64,
     pub lost: u64,
+}
+
+/// What was added to the file.
+#[derive(Debug)]
+pub struct Appended {
+    pub outcome: Outcome,
+    /// The file's own lines in front of the others: `chain`, `torn`, `gap`.
+    pub own: Vec<&'static str>,
+    /// All lines that landed, whole and sealed.
+    pub lines: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -93,6 +106,8 @@ pub struct AuditFile {
     pending: Vec<Notice>,
     /// With no files kept, the one before goes when its follower has begun.
     is_removal_due: bool,
+    /// It should be put aside and cannot be.
+    is_stuck: bool,
 }
 
 impl AuditFile {
@@ -104,7 +119,8 @@ impl AuditFile {
         if tail.last.is_none() && file.metadata()?.len() > torn_bytes {
             // Nothing of it is a line of the chain: it stays as it is.
             tracing::error!(path = %limits.path.display(), "the audit file holds no chain");
-            rotate(&limits)?;
+            // It counts for none: the chain's last file may be the next one that would go.
+            rotate(&limits.path, limits.keep_files.max(1).saturating_add(1))?;
             tail = Tail::default();
         }
         let last = match tail.last {
@@ -127,6 +143,7 @@ impl AuditFile {
             uncut: 0,
             pending: Vec::new(),
             is_removal_due: false,
+            is_stuck: false,
         };
         if let Some(torn) = tail.torn {
             audit.cut_off(&torn)?;
@@ -151,72 +168,105 @@ impl AuditFile {
         &self.limits.path
     }
 
+    /// Of the last line there is.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
     /// `objects`: `count` JSON objects, each with a newline behind it. What the disk did not take
     /// is lost, and stands as a gap in front of what it takes next.
-    pub fn append(&mut self, objects: &[u8], count: u64) -> Outcome {
-        let (landed, error) = match self.make_room(objects.len() as u64 + count * SEAL_BYTES as u64)
-        {
+    pub fn append(&mut self, objects: &[u8], count: u64) -> Appended {
+        let room = self.make_room(objects.len() as u64 + count * SEAL_BYTES as u64);
+        let (mut own, lines, error) = match room {
             Ok(()) => self.write(objects),
-            Err(error) => (0, Some(error)),
+            Err(error) => (Vec::new(), Vec::new(), Some(error)),
         };
-        let notices = self.pending.len().min(landed);
+        let landed = lines.iter().filter(|byte| **byte == b'\n').count();
+        own.truncate(landed);
+        let notices = own.iter().filter(|kind| **kind != "chain").count();
         for notice in self.pending.drain(..notices) {
             if let Notice::Gap { gap } = notice {
                 tracing::warn!(path = %self.limits.path.display(), gap.lost, "audit goes on");
             }
         }
-        let written = ((landed - notices) as u64).min(count);
+        let written = ((landed - own.len()) as u64).min(count);
         let lost = count - written;
         if let Some(error) = &error {
             self.miss(lost, error);
         }
-        if self.is_removal_due {
-            // Tried again with the next lines.
+        if self.is_removal_due && self.bytes > self.uncut {
+            // The follower has begun. Tried again with the next lines.
             self.is_removal_due = std::fs::remove_file(rotation::numbered(self.path(), 1)).is_err();
         }
-        Outcome { written, lost }
+        Appended { outcome: Outcome { written, lost }, own, lines }
     }
 
-    /// Cuts off what a failed write left, and puts a full file aside.
+    /// Cuts off what a failed write left, and puts a full file aside. Where that fails, the file
+    /// that there is goes on, up to twice its size: better a large file than lost lines.
     fn make_room(&mut self, bytes: u64) -> io::Result<()> {
         if self.uncut > 0 {
             self.cut(self.uncut)?;
         }
-        if self.bytes > 0 && self.bytes + bytes > self.limits.max_bytes {
-            rotate(&self.limits)?;
-            self.file = open(&self.limits.path)?;
-            self.bytes = self.file.metadata()?.len();
-            self.is_removal_due = self.limits.keep_files == 0;
+        if self.bytes == 0 || self.bytes + bytes <= self.limits.max_bytes {
+            return Ok(());
         }
+        let Err(error) = self.begin_next() else {
+            self.is_stuck = false;
+            return Ok(());
+        };
+        if !std::mem::replace(&mut self.is_stuck, true) {
+            let path = self.path().display();
+            tracing::error!(%path, %error, "the full audit file could not be put aside");
+        }
+        match self.bytes + bytes <= self.limits.max_bytes.saturating_mul(2) {
+            true => Ok(()),
+            false => Err(error),
+        }
+    }
+
+    fn begin_next(&mut self) -> io::Result<()> {
+        rotate(&self.limits.path, self.limits.keep_files)?;
+        self.file = open(&self.limits.path)?;
+        self.bytes = self.file.metadata()?.len();
+        self.is_removal_due = self.limits.keep_files == 0;
         Ok(())
     }
 
-    /// Seals and writes what is pending and then `objects`, and moves the head. How many lines of
-    /// them landed, whole; why not all.
-    fn write(&mut self, objects: &[u8]) -> (usize, Option<io::Error>) {
+    /// Seals and writes what is pending and then `objects`, and moves the head. The kinds of the
+    /// file's own lines, the lines that landed, whole; why not all.
+    fn write(&mut self, objects: &[u8]) -> (Vec<&'static str>, Vec<u8>, Option<io::Error>) {
         let mut head = self.head;
         let mut lines = Vec::with_capacity(objects.len() + objects.len() / 4 + 1024);
-        let is_new = self.bytes == 0;
-        if is_new {
-            Notice::Chain { prev: head.hash.to_string() }.seal(&mut head, &mut lines);
+        let mut own = Vec::new();
+        if self.bytes == 0 {
+            let notice = Notice::Chain { prev: head.hash.to_string() };
+            own.push(notice.kind());
+            notice.seal(&mut head, &mut lines);
         }
-        self.pending.iter().for_each(|notice| notice.seal(&mut head, &mut lines));
+        for notice in &self.pending {
+            own.push(notice.kind());
+            notice.seal(&mut head, &mut lines);
+        }
         for object in objects.split_inclusive(|byte| *byte == b'\n') {
             chain::seal(&mut head, object.strip_suffix(b"\n").unwrap_or(object), &mut lines);
         }
         let (taken, error) = write_all(&mut self.file, &lines);
+        self.bytes += taken as u64;
+        if error.is_none() {
+            self.head = head;
+            return (own, lines, None);
+        }
         let whole = lines[..taken].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let last = lines[..whole].strip_suffix(b"\n").unwrap_or_default();
         let last = last.rsplit(|byte| *byte == b'\n').next().and_then(Link::parse);
         self.head = last.map_or(self.head, |link| link.head);
-        self.bytes += taken as u64;
         if taken > whole {
             self.uncut = (taken - whole) as u64;
             // Where that fails, it is tried again before the next line.
             let _ = self.cut(self.uncut);
         }
-        let landed = lines[..whole].iter().filter(|byte| **byte == b'\n').count();
-        (landed.saturating_sub(usize::from(is_new)), error)
+        lines.truncate(whole);
+        (own, lines, error)
     }
 
     /// The file's last `bytes`: nobody else writes to it.
@@ -249,9 +299,9 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).read(true).append(true).open(path)
 }
 
-fn rotate(limits: &FileLimits) -> io::Result<()> {
-    let present = rotation::present(&limits.path)?;
-    rotation::execute(&limits.path, &rotation::plan(&present, limits.keep_files))
+fn rotate(path: &Path, keep: u32) -> io::Result<()> {
+    let present = rotation::present(path)?;
+    rotation::execute(path, &rotation::plan(&present, keep))
 }
 
 /// How many bytes were taken, and why not all.

@@ -7,53 +7,63 @@
 //! too slow is told how many it missed. It decides nothing.
 //!
 //! ```text
-//! event    an event's JSON, as types
+//! event    an event's JSON, as types          line      fills them in
 //! chain    what a line's hash is over         rotation  which file has which number
-//! line     fills them in                        tail      where the last agent ended
-//! file     writes, rotates, tells gaps        verify    finds what is not as it was written
+//! file     writes, rotates, tells gaps        tail      where the last agent ended
+//! recent   the last lines, in memory          reading   the files, from a line on
+//! follow   one reader: memory, then files     verify    finds what is not as it was written
+//! heading  what a reader chooses lines by
 //! ```
 
 mod chain;
 mod event;
 mod file;
+mod follow;
+mod heading;
 mod line;
+mod reading;
+mod recent;
 mod rotation;
 mod tail;
 mod verify;
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tenantry_container::LimitChange;
+use tenantry_container::limit_changes::Subject;
 use tenantry_ebpf::{Event, EventReader, Slot};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::broadcast;
 
 pub use chain::Head;
 pub use event::{AuditEvent, AuditKind};
 pub use file::FileLimits;
-
+pub use follow::{Filter, Follower, Lost, Piece};
+pub use recent::{Line, Refused};
 pub use tail::newest;
 pub use verify::verify;
 
 use crate::delivered::Delivered;
 use crate::oom::Groups;
 use crate::readable;
-use crate::registry::Registry;
-use file::AuditFile;
+use crate::registry::{Holder, Registry};
+use file::{Appended, AuditFile};
 use line::{describe, write};
+use recent::{About, Batch, Recent};
 
 /// Events that are described and written at once: about half a megabyte of lines. While
 /// there are more, others have their turn in between.
 const BATCH: usize = 1024;
-/// Events that one slow listener may fall behind before it loses some.
-const LISTENER_BACKLOG: usize = 8192;
 
 #[derive(Debug)]
 pub struct Audit {
-    sender: broadcast::Sender<Arc<AuditEvent>>,
+    /// Lines are told to `recent` while this is held: in one order everywhere.
     file: Mutex<AuditFile>,
+    recent: Arc<Recent>,
+    path: PathBuf,
     written: AtomicU64,
     /// Read from the ring, but the disk refused them.
     file_lost: AtomicU64,
@@ -71,9 +81,12 @@ impl Audit {
         limits: FileLimits,
         groups: Groups,
     ) -> std::io::Result<Arc<Self>> {
+        let path = limits.path.clone();
+        let file = AuditFile::open(limits)?;
         let audit = Arc::new(Self {
-            sender: broadcast::channel(LISTENER_BACKLOG).0,
-            file: Mutex::new(AuditFile::open(limits)?),
+            recent: Arc::new(Recent::new(file.head().sequence)),
+            file: Mutex::new(file),
+            path,
             written: AtomicU64::new(0),
             file_lost: AtomicU64::new(0),
             stream_lost: AtomicU64::new(0),
@@ -84,22 +97,28 @@ impl Audit {
         Ok(audit)
     }
 
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<AuditEvent>> {
-        self.sender.subscribe()
+    /// `since`: the sequence number to go on behind; `None`: from now on.
+    pub fn follow(&self, since: Option<u64>) -> Result<Follower, Refused> {
+        Follower::join(Arc::clone(&self.recent), self.path.clone(), since)
+    }
+
+    /// Where the lines are.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// To the file and to the listeners, before it returns.
     pub fn record_limit(&self, change: &LimitChange) {
-        let line = Arc::new(AuditEvent::from(change));
         let mut text = Vec::new();
-        write(&line, &mut text);
-        self.append(&text, 1);
-        let _ = self.sender.send(line);
+        write(&AuditEvent::from(change), &mut text);
+        let Subject { id, name, image } = change.container.clone();
+        let holder = Arc::new(Holder { id, name, image });
+        self.append(&text, vec![About { kind: AuditKind::Limit, holder }]);
     }
 
     /// What is still owed to the file: how much it lost while its disk was full.
     pub fn flush(&self) {
-        self.append(&[], 0);
+        self.append(&[], Vec::new());
     }
 
     pub fn written(&self) -> u64 {
@@ -110,7 +129,7 @@ impl Audit {
         self.stream_lost.load(Ordering::Relaxed)
     }
 
-    /// A listener missed `events`.
+    /// A listener missed `events`. It is for who tells the listener to count them.
     pub fn count_stream_lost(&self, events: u64) {
         self.stream_lost.fetch_add(events, Ordering::Relaxed);
     }
@@ -147,29 +166,45 @@ impl Audit {
         }
     }
 
-    /// To the listeners, to the file, and then into the account.
+    /// To the file, to the listeners, and then into the account.
     fn handle(&self, batch: &[Event], registry: &Registry, groups: &Groups, boot_ns: i128) {
-        let mut lines = Vec::with_capacity(batch.len() * 512);
+        let mut lines = Vec::with_capacity(batch.len() * 768);
+        let mut abouts = Vec::with_capacity(batch.len());
+        // A slot keeps its holder until its last event was delivered.
+        let mut holders: HashMap<Slot, Arc<Holder>> = HashMap::new();
         for event in batch {
-            let holder = registry.holder(event.header().slot).unwrap_or_default();
+            let slot = event.header().slot;
+            let holder = holders
+                .entry(slot)
+                .or_insert_with(|| Arc::new(registry.holder(slot).unwrap_or_default()));
             let neighbours = match event {
                 Event::Oom(oom) => groups.neighbours(&holder.id, oom.header.pid),
                 _ => Vec::new(),
             };
-            let line = Arc::new(describe(event, holder, neighbours, boot_ns));
+            let line = describe(event, Holder::clone(holder), neighbours, boot_ns);
             write(&line, &mut lines);
-            let _ = self.sender.send(line);
+            abouts.push(About { kind: line.event.action, holder: Arc::clone(holder) });
         }
-        self.append(&lines, batch.len() as u64);
+        self.append(&lines, abouts);
         registry.deliver(batch.iter().map(delivery));
     }
 
-    fn append(&self, lines: &[u8], events: u64) {
+    /// `abouts`: one for each of `lines`.
+    fn append(&self, lines: &[u8], abouts: Vec<About>) {
         // A panic between two writes loses a line, and the file takes the next one.
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = file.append(lines, events);
+        let events = abouts.len() as u64;
+        let Appended { outcome, own, lines: mut text } = file.append(lines, events);
         self.written.fetch_add(outcome.written, Ordering::Relaxed);
         self.file_lost.fetch_add(outcome.lost, Ordering::Relaxed);
+        let landed = own.len() + outcome.written as usize;
+        self.recent.tell(own.len() + abouts.len(), landed, || {
+            if outcome.lost > 0 {
+                let refused = lines.split_inclusive(|byte| *byte == b'\n');
+                refused.skip(outcome.written as usize).for_each(|line| text.extend(line));
+            }
+            Batch::new(text, &own, landed, abouts)
+        });
     }
 }
 

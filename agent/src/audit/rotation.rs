@@ -1,7 +1,12 @@
 //! The audit's files by number: `audit.jsonl` is 0, `audit.jsonl.1` the one before it, and so on.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+
+/// How often the list of files may change while they are opened.
+const OPEN_TRIES: u32 = 20;
 
 /// The file with this number.
 pub fn numbered(path: &Path, number: u32) -> PathBuf {
@@ -77,6 +82,45 @@ pub fn execute(path: &Path, steps: &[Step]) -> io::Result<()> {
         Step::Remove(number) => std::fs::remove_file(numbered(path, number)),
         Step::Shift(number) => std::fs::rename(numbered(path, number), numbered(path, number + 1)),
     })
+}
+
+/// All files, the oldest first, as they were at one moment.
+pub fn open_all(path: &Path) -> io::Result<Vec<(PathBuf, File)>> {
+    for _ in 0..OPEN_TRIES {
+        if let Some(files) = try_open_all(path)? {
+            return Ok(files);
+        }
+    }
+    Err(io::Error::other("the files are rotated faster than they can be opened"))
+}
+
+/// `None` if they were rotated meanwhile.
+fn try_open_all(path: &Path) -> io::Result<Option<Vec<(PathBuf, File)>>> {
+    let numbers = present(path)?;
+    if numbers.is_empty() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let mut files = Vec::with_capacity(numbers.len());
+    for number in numbers.iter().rev() {
+        let path = numbered(path, *number);
+        match File::open(&path) {
+            Ok(file) => files.push((path, file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    for (path, file) in &files {
+        let here = file.metadata()?;
+        let there = match std::fs::metadata(path) {
+            Ok(there) => there,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if (here.dev(), here.ino()) != (there.dev(), there.ino()) {
+            return Ok(None);
+        }
+    }
+    Ok((present(path)? == numbers).then_some(files))
 }
 
 #[cfg(test)]

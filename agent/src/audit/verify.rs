@@ -1,9 +1,7 @@
 //! Reads the audit's files from the oldest to the newest and follows the chain through them.
 //! It needs no agent, and does not mind one that writes meanwhile.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _, SeekFrom};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,8 +13,6 @@ use super::rotation;
 /// A running agent ends a line that it began within this time, looked at this often.
 const LINE_ENDS_WITHIN: Duration = Duration::from_secs(2);
 const LOOKS: u32 = 40;
-/// How often the list of files may change while they are opened.
-const OPEN_TRIES: u32 = 20;
 
 /// What is wrong with the first line that is not as it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +102,8 @@ impl Summary {
     /// As a person reads it, a newline behind each line.
     pub fn told(&self) -> String {
         let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
-        let mut told = format!("{} lines in {} files", self.lines, self.files);
+        let mut told =
+            format!("{} in {}", several(self.lines, "line"), several(self.files, "file"));
         if let (Some(first), Some(last)) = (self.first_sequence, self.last_sequence) {
             let (from, to) = (or_none(&self.first_time), or_none(&self.last_time));
             told += &format!(", sequence {first} to {last}, {from} to {to}\n");
@@ -117,7 +114,10 @@ impl Summary {
         if self.gaps + self.torn > 0 {
             let (gaps, lost, torn) = (self.gaps, self.lost, self.torn);
             told += &format!(
-                "it says itself: {lost} events lost in {gaps} gaps, {torn} torn lines cut off\n"
+                "it says itself: {} lost in {}, {} cut off\n",
+                several(lost, "event"),
+                several(gaps, "gap"),
+                several(torn, "torn line"),
             );
         }
         match &self.wrong {
@@ -126,6 +126,10 @@ impl Summary {
         }
         told
     }
+}
+
+fn several(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 impl std::fmt::Display for Place {
@@ -278,7 +282,7 @@ pub fn verify(path: &Path, kept: Option<Head>) -> io::Result<Summary> {
 }
 
 fn verify_within(path: &Path, kept: Option<Head>, patience: Duration) -> io::Result<Summary> {
-    let mut files = open_all(path)?.into_iter();
+    let mut files = rotation::open_all(path)?.into_iter();
     let mut walk = Walk { kept, ..Walk::default() };
     let mut summary = Summary::default();
     while let Some((file_path, file)) = files.next() {
@@ -335,45 +339,6 @@ fn without_kept(kept: &Head, walk: &Walk, path: &Path) -> Option<Place> {
         _ => return None,
     };
     Some(Place { file: path.to_owned(), line: 0, sequence: None, what })
-}
-
-/// All files, the oldest first, as they were at one moment.
-fn open_all(path: &Path) -> io::Result<Vec<(PathBuf, File)>> {
-    for _ in 0..OPEN_TRIES {
-        if let Some(files) = try_open_all(path)? {
-            return Ok(files);
-        }
-    }
-    Err(io::Error::other("the files are rotated faster than they can be opened"))
-}
-
-/// `None` if they were rotated meanwhile.
-fn try_open_all(path: &Path) -> io::Result<Option<Vec<(PathBuf, File)>>> {
-    let numbers = rotation::present(path)?;
-    if numbers.is_empty() {
-        return Err(io::ErrorKind::NotFound.into());
-    }
-    let mut files = Vec::with_capacity(numbers.len());
-    for number in numbers.iter().rev() {
-        let path = rotation::numbered(path, *number);
-        match File::open(&path) {
-            Ok(file) => files.push((path, file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        }
-    }
-    for (path, file) in &files {
-        let here = file.metadata()?;
-        let there = match std::fs::metadata(path) {
-            Ok(there) => there,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        if (here.dev(), here.ino()) != (there.dev(), there.ino()) {
-            return Ok(None);
-        }
-    }
-    Ok((rotation::present(path)? == numbers).then_some(files))
 }
 
 #[cfg(test)]

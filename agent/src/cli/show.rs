@@ -53,9 +53,12 @@ pub struct EventsFlags {
     /// Only this container.
     #[arg(long)]
     container: Option<String>,
-    /// Only these kinds: lifecycle, exec, exit, oom, limit.
+    /// Only these kinds: lifecycle, exec, exit, oom, limit …
     #[arg(long)]
     kind: Vec<String>,
+    /// Begin behind this line of the audit's chain (its `seq`).
+    #[arg(long, value_name = "SEQ")]
+    since: Option<u64>,
     /// One JSON object a line.
     #[arg(long)]
     json: bool,
@@ -172,6 +175,9 @@ pub async fn events(target: &Target, flags: EventsFlags) -> anyhow::Result<()> {
     if !flags.kind.is_empty() {
         parameters.insert("kind", flags.kind.join(","));
     }
+    if let Some(since) = flags.since {
+        parameters.insert("since", since.to_string());
+    }
     let query: Vec<String> =
         parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let path = format!("/v1/events?{}", query.join("&"));
@@ -186,7 +192,7 @@ pub async fn events(target: &Target, flags: EventsFlags) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn event_line(event: &serde_json::Value) -> String {
+pub fn event_line(event: &serde_json::Value) -> String {
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     let (kind, process) = (text(&event["event"]["action"]), &event["process"]);
     let told = &event[&kind];
@@ -215,7 +221,10 @@ fn event_line(event: &serde_json::Value) -> String {
                     .map(|name| text(&told[name]));
             format!("{change} by {party}: {limit} {before} → {after} {reason}")
         }
-        "lost" => format!("{} events: this reader was too slow", told["count"]),
+        "lost" => format!("{} events: this reader was too slow or came too late", told["count"]),
+        "gap" => format!("{} events that the disk refused: {}", told["lost"], text(&told["error"])),
+        "torn" => format!("{} bytes of a line that a kill tore", told["bytes"]),
+        "chain" => format!("line {}: another file begins", event["seq"]),
         _ => text(&told["action"]),
     };
     let (time, name) = (text(&event["@timestamp"]), text(&event["container"]["name"]));

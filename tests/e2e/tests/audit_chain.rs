@@ -1,9 +1,11 @@
 //! The audit file's chain of hashes: edits are found, a killed agent and a full disk leave a
 //! chain that goes on. The witnesses are `sha256sum` and the kernel's own ends: kill −9, ENOSPC.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use tenantry_e2e::agent::{self, IMAGE, TestAgent};
@@ -79,7 +81,7 @@ fn an_edited_byte_is_found_and_so_is_an_end_that_was_cut_off() {
     agent.ok(&["audit", "verify", "--head", &head, text(&path)]);
 
     let copy = agent.scratch.join("copy.jsonl");
-    let at = whole.find("\"uid\":0").unwrap() + "\"uid\":".len();
+    let at = whole.find("\"user\":{\"id\":0").unwrap() + "\"user\":{\"id\":".len();
     let line = whole[..at].lines().count();
     let mut edited = whole.clone().into_bytes();
     edited[at] = b'1';
@@ -207,5 +209,144 @@ fn what_a_full_disk_refuses_is_streamed_counted_and_stands_as_a_gap() {
     drop(disk);
     agent.configure("").unwrap();
     agent.spawn().unwrap();
+    agent.finish();
+}
+
+/// Ids and data of a stream of server-sent events, until one is enough.
+fn stream(
+    agent: &TestAgent,
+    head: &str,
+    mut is_enough: impl FnMut(u64) -> bool,
+) -> Vec<(u64, String)> {
+    let mut socket = UnixStream::connect(agent.run_dir().join("tenantry.sock")).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    socket.write_all(format!("{head}\r\nHost: tenantry\r\n\r\n").as_bytes()).unwrap();
+    let (mut events, mut id) = (Vec::new(), None);
+    for line in BufReader::new(socket).lines() {
+        let line = line.unwrap();
+        if let Some(number) = line.strip_prefix("id: ") {
+            id = Some(number.parse().unwrap());
+        } else if let Some(data) = line.strip_prefix("data: ") {
+            // What is no line of the file has no id.
+            let Some(id) = id.take() else { continue };
+            events.push((id, data.to_owned()));
+            if is_enough(id) {
+                break;
+            }
+        }
+    }
+    events
+}
+
+#[test]
+fn who_comes_back_with_the_last_id_gets_each_line_of_the_file_once() {
+    skip_unless_possible!();
+    let mut agent = TestAgent::start();
+    let path = audit_file(&agent);
+    let last = |agent: &TestAgent| verified(agent, &path)["last_sequence"].as_u64().unwrap();
+    let work = |agent: &TestAgent, times: u32| {
+        let script = format!("n=0; while [ $n -lt {times} ]; do n=$((n+1)); /bin/true; done");
+        agent.ok(&["run", "--rm", "--name", "web", IMAGE, "sh", "-c", &script]);
+    };
+    work(&agent, 100);
+    let mut heard = stream(&agent, "GET /v1/events?since=0 HTTP/1.1", |id| id == 50);
+    // While nobody listens: events, a killed agent, and more events.
+    work(&agent, 100);
+    agent.kill_nine();
+    agent.spawn().unwrap();
+    work(&agent, 100);
+    let end = last(&agent) + 150;
+    let head = "GET /v1/events HTTP/1.1\r\nLast-Event-ID: 50".to_owned();
+    std::thread::scope(|scope| {
+        let later = scope.spawn(|| stream(&agent, &head, |id| id >= end));
+        work(&agent, 100);
+        heard.extend(later.join().unwrap());
+    });
+    let ids: Vec<u64> = heard.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids, (1..=end).collect::<Vec<_>>());
+    let written = std::fs::read_to_string(&path).unwrap();
+    for ((id, data), line) in heard.iter().zip(written.lines()) {
+        assert_eq!(data, line, "{id}");
+    }
+    // Only what is asked for, and no number that is not there yet.
+    let execs = stream(&agent, "GET /v1/events?since=0&kind=exec&container=web HTTP/1.1", |id| {
+        id >= end - 10
+    });
+    assert!(execs.len() > 300);
+    for (_, data) in &execs {
+        assert!(agent::json(data)["event"]["action"] == "exec", "{data}");
+    }
+    let socket = agent.run_dir().join("tenantry.sock");
+    let refused = |query: &str| {
+        let mut socket = UnixStream::connect(&socket).unwrap();
+        let head =
+            format!("GET /v1/events?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        socket.write_all(head.as_bytes()).unwrap();
+        std::io::read_to_string(socket).unwrap()
+    };
+    let told = refused("since=999999999");
+    assert!(told.starts_with("HTTP/1.1 400") && told.contains("\"field\":\"since\""), "{told}");
+    assert!(refused("since=x").contains("a whole number"));
+    agent.finish();
+}
+
+/// Sequence numbers of a client's output, and how many lines it was told that it lost.
+fn sequences(path: &Path) -> (Vec<u64>, u64) {
+    let text = std::fs::read_to_string(path).unwrap();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let events: Vec<Value> = whole.lines().map(agent::json).collect();
+    let lost = events.iter().filter_map(|event| event["lost"]["count"].as_u64()).sum();
+    (events.iter().filter_map(|event| event["seq"].as_u64()).collect(), lost)
+}
+
+#[test]
+fn a_stuck_reader_loses_its_own_events_exactly_and_a_quick_one_none() {
+    skip_unless_possible!();
+    // Little of what memory no longer holds is in the files.
+    let config = "[audit]\nmax_bytes = 262144\nkeep_files = 1\n";
+    let agent = TestAgent::try_start_with(config).unwrap();
+    let path = audit_file(&agent);
+    let listen = |name: &str| {
+        let heard = agent.scratch.join(name);
+        let file = std::fs::File::create(&heard).unwrap();
+        (agent.client(&["events", "--json"]).stdout(file).spawn().unwrap(), heard)
+    };
+    let (mut quick, quick_heard) = listen("quick.jsonl");
+    let (mut stuck, stuck_heard) = listen("stuck.jsonl");
+    until("both to hear", || {
+        agent.ok(&["run", "--rm", IMAGE, "true"]);
+        !sequences(&quick_heard).0.is_empty() && !sequences(&stuck_heard).0.is_empty()
+    });
+    let stuck_pid = rustix::process::Pid::from_child(&stuck);
+    rustix::process::kill_process(stuck_pid, rustix::process::Signal::STOP).unwrap();
+    let word = "x".repeat(1000);
+    let script =
+        format!("n=0; while [ $n -lt 1000 ]; do n=$((n+1)); /bin/true {word} {word} {word}; done");
+    let last = || verified(&agent, &path)["last_sequence"].as_u64().unwrap();
+    let mut bytes = 0;
+    until("more than memory and sockets hold", || {
+        agent.ok(&["run", "--rm", IMAGE, "sh", "-c", &script]);
+        bytes = std::fs::metadata(&quick_heard).unwrap().len();
+        bytes > 12 << 20
+    });
+    let end = last();
+    until("the quick one to have all", || sequences(&quick_heard).0.last() >= Some(&end));
+    let (numbers, lost) = sequences(&quick_heard);
+    assert_eq!(lost, 0);
+    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "a hole or a double");
+
+    rustix::process::kill_process(stuck_pid, rustix::process::Signal::CONT).unwrap();
+    until("the stuck one to be at the end", || sequences(&stuck_heard).0.last() >= Some(&end));
+    let (numbers, lost) = sequences(&stuck_heard);
+    let span = numbers[numbers.len() - 1] - numbers[0] + 1;
+    assert!(lost > 0 && numbers.windows(2).all(|pair| pair[1] > pair[0]));
+    assert_eq!(numbers.len() as u64 + lost, span, "each line was delivered or counted");
+    let counted = agent.metrics().sum("tenantry_stream_events_lost_total", &[]);
+    assert_eq!(counted, Some(lost as f64));
+    println!("{bytes} bytes: the stuck reader had {} lines and lost {lost}", numbers.len());
+    for client in [&mut quick, &mut stuck] {
+        client.kill().unwrap();
+        client.wait().unwrap();
+    }
     agent.finish();
 }

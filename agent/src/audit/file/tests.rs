@@ -22,7 +22,7 @@ fn objects(count: u64) -> Vec<u8> {
 }
 
 fn append(file: &mut AuditFile, count: u64) -> Outcome {
-    file.append(&objects(count), count)
+    file.append(&objects(count), count).outcome
 }
 
 #[track_caller]
@@ -80,14 +80,14 @@ fn the_next_agent_goes_on_where_one_ended() {
         assert_eq!(summary.last_sequence, Some(run + run.div_ceil(3)));
     }
     // An agent that died between putting a file aside and beginning the next one.
-    rotate(&limits).unwrap();
+    rotate(&limits.path, limits.keep_files).unwrap();
     assert_eq!(present(directory.path()), [1, 2]);
     let mut file = AuditFile::open(limits.clone()).unwrap();
     check(directory.path());
     append(&mut file, 1);
     assert_eq!(check(directory.path()).last_sequence, Some(14));
     // And one that died in the first line of a file.
-    rotate(&limits).unwrap();
+    rotate(&limits.path, limits.keep_files).unwrap();
     std::fs::write(&limits.path, b"{\"seq\":15,\"event\"").unwrap();
     let mut file = AuditFile::open(limits.clone()).unwrap();
     append(&mut file, 1);
@@ -251,4 +251,57 @@ fn a_writer_that_is_killed_leaves_a_chain_that_goes_on() {
         last = summary.last_sequence.unwrap();
     }
     println!("{torn} of 20 were killed in the middle of a line; {last} lines");
+}
+
+#[test]
+fn a_file_that_cannot_be_put_aside_goes_on_to_twice_its_size_and_no_further() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut file = AuditFile::open(limits(directory.path(), 2000, 1)).unwrap();
+    // What is to be removed is a directory.
+    let in_the_way = directory.path().join("audit.jsonl.1");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let lost: u64 = (0..9).map(|_| append(&mut file, 1).lost).sum();
+    let length = std::fs::metadata(file.path()).unwrap().len();
+    assert!((3000..=4000).contains(&length) && lost > 0, "{length} {lost}");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    assert_eq!(append(&mut file, 1).lost, 0);
+    let summary = check(directory.path());
+    assert_eq!((summary.lost, summary.files, summary.gaps), (lost, 2, 1));
+    assert_eq!(summary.lines, 10 - lost + 1 + 2);
+}
+
+#[test]
+fn the_only_file_of_a_chain_stays_until_its_follower_has_begun() {
+    let test = "the_only_file_of_a_chain_stays_until_its_follower_has_begun";
+    let Some(directory) = std::env::var_os(CHILD) else {
+        let directory = tempfile::tempdir().unwrap();
+        let output = child(test, directory.path()).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{told}");
+        let summary = check(directory.path());
+        assert_eq!((summary.last_sequence, summary.lost, summary.files), (Some(9), 0, 1));
+        return;
+    };
+    let limits = limits(Path::new(&directory), 2000, 0);
+    let mut file = AuditFile::open(limits.clone()).unwrap();
+    (0..3).for_each(|_| assert_eq!(append(&mut file, 1).lost, 0));
+    let_grow_to(Some(0));
+    assert_eq!(append(&mut file, 2).lost, 2);
+    assert_eq!(present(Path::new(&directory)), [0, 1]);
+    assert_eq!(check(Path::new(&directory)).last_sequence, Some(4));
+    let_grow_to(None);
+    assert_eq!(append(&mut file, 1).lost, 0);
+    assert_eq!(present(Path::new(&directory)), [0]);
+    drop(file);
+    // A file of somebody else's, in the place of one that has not begun.
+    rotate(&limits.path, 0).unwrap();
+    std::fs::write(&limits.path, "not ours\n").unwrap();
+    append(&mut AuditFile::open(limits.clone()).unwrap(), 1);
+    assert_eq!(check_newest(&limits.path), Some(9));
+    std::fs::remove_file(rotation::numbered(&limits.path, 1)).unwrap();
+    std::fs::remove_file(rotation::numbered(&limits.path, 2)).unwrap();
+}
+
+fn check_newest(path: &Path) -> Option<u64> {
+    tail::newest(path).unwrap().map(|last| last.head.sequence)
 }

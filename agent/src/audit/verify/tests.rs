@@ -107,7 +107,7 @@ fn written(directory: &Path, lines: u64, max_bytes: u64) -> PathBuf {
     let mut file = AuditFile::open(limits).unwrap();
     for n in 0..lines {
         let object = format!("{{\"@timestamp\":\"2026-11-22T00:00:{n:02}Z\",\"n\":{n}}}\n");
-        assert_eq!(file.append(object.as_bytes(), 1).lost, 0);
+        assert_eq!(file.append(object.as_bytes(), 1).outcome.lost, 0);
     }
     path
 }
@@ -221,7 +221,7 @@ fn a_file_that_is_written_and_rotated_meanwhile_gives_no_false_alarm() {
             let objects = "{\"n\":1,\"argv\":\"some words of a line\"}\n".repeat(300);
             // Ten files.
             let outcomes = (0..250).map(|_| file.append(objects.as_bytes(), 300));
-            assert_eq!(outcomes.map(|outcome| outcome.lost).sum::<u64>(), 0);
+            assert_eq!(outcomes.map(|appended| appended.outcome.lost).sum::<u64>(), 0);
         });
         let (mut last, mut looks) = (0, 0);
         while !writer.is_finished() {
