@@ -33,6 +33,12 @@ pub fn read_memory_stall_usec() -> Option<u64> {
     memory_stall_usec_at(Path::new("/proc"))
 }
 
+/// Room in swap; 0 where there is none.
+pub fn read_free_swap_bytes() -> Option<u64> {
+    use procfs::Current as _;
+    procfs::Meminfo::current().ok().map(|memory| memory.swap_free)
+}
+
 fn memory_stall_usec_at(proc: &Path) -> Option<u64> {
     Some(read_stall_at(proc, "memory")?.some.total_usec)
 }

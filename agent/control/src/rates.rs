@@ -145,6 +145,9 @@ pub struct MemoryRates {
     /// `None`: not limited.
     #[serde(skip_serializing_if = "is_default")]
     pub limit_bytes: Option<f64>,
+    /// What reclaim cannot take: anonymous memory that finds no room in swap, and what is locked.
+    #[serde(skip_serializing_if = "is_default")]
+    pub unreclaimable_bytes: f64,
     /// Pages that came back soon after they were reclaimed.
     #[serde(skip_serializing_if = "is_default")]
     pub refaults_per_s: f64,
@@ -194,6 +197,7 @@ impl ContainerRates {
             cpu.wait,
             cpu.quota,
             memory.usage_bytes,
+            memory.unreclaimable_bytes,
             memory.refaults_per_s,
             network.egress_bytes_per_s,
             network.ingress_bytes_per_s,

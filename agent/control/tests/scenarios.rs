@@ -241,6 +241,23 @@ fn an_operators_change_of_another_limit_of_the_resource_ends_it_as_well() {
 }
 
 #[test]
+fn who_holds_what_cannot_be_reclaimed_gets_no_more_and_what_it_gives_back_by_itself_is_kept() {
+    let web = Toy { memory_bytes: 1e9, cores: 0.01, ..toy("web", "protected") };
+    let hog = Toy { memory_bytes: 4e9, is_locked: true, ..toy("hog", "best-effort") };
+    let mut plant = Plant::of([web, hog]);
+    let (policy, mut state) = (enforce(""), State::default());
+    let decisions = plant.looks(&policy, &mut state, 4);
+    assert_eq!(kinds(&decisions), [(Kind::Tighten, Some(Actuator::MemoryHigh))]);
+    let pages = |bytes: f64| bytes / 4096.0;
+    let held = |plant: &mut Plant| pages(plant.toy("hog").in_force[&Actuator::MemoryHigh]).round();
+    assert_eq!(held(&mut plant), pages(4e9).round(), "no more than it has, and no less");
+    // Half of it is no working set: it is not needed any more.
+    plant.toy("hog").memory_bytes = 3.3e9;
+    plant.looks(&policy, &mut state, 2);
+    assert_eq!(held(&mut plant), pages(3.3e9).round());
+}
+
+#[test]
 fn what_somebody_else_wrote_is_respected_until_it_is_taken_back() {
     let mut plant = server_and_spinners(1);
     let (policy, mut state) = (enforce(HARD_CPU), State::default());

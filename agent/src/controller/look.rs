@@ -7,6 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tenantry_cgroupfs::sample::MemorySample;
+use tenantry_cgroupfs::types::Max;
 use tenantry_cgroupfs::{Hierarchy, Strain};
 use tenantry_container::Engine;
 use tenantry_control::{Device, Policy, Wishes};
@@ -51,6 +53,8 @@ impl Looker {
         let identities = self.identities(policy);
         let blame = self.blame();
         let steal_seconds = crate::host::read_steal_seconds().unwrap_or_default();
+        // Whose memory is limited was looked at while memory was short.
+        let free_swap_bytes = is_short.then(crate::host::read_free_swap_bytes).flatten();
         let most = identities.iter().map(|(_, one)| one.need).max().unwrap_or_default();
         let may_matter = most >= Need::Files || !parties.is_empty() || is_short;
         let mut disks = may_matter.then(|| self.disks());
@@ -69,7 +73,9 @@ impl Looker {
                     .as_mut()
                     .filter(|_| is_watched || is_short)
                     .map(|all| all.remove(&slot).unwrap_or_default()),
-                files: reads_files.then(|| self.files(&identity.cgroup)).flatten(),
+                files: reads_files
+                    .then(|| self.files(&identity.cgroup, free_swap_bytes.unwrap_or(0)))
+                    .flatten(),
                 wishes: is_watched.then(|| self.wishes(&identity)).flatten(),
                 identity,
                 ..Counters::default()
@@ -96,7 +102,7 @@ impl Looker {
         Some(wishes(&limits))
     }
 
-    fn files(&self, cgroup: &str) -> Option<FromFiles> {
+    fn files(&self, cgroup: &str, free_swap_bytes: u64) -> Option<FromFiles> {
         let Strain { memory, pressure } =
             self.samplers.strain(&self.hierarchy.group(cgroup)).ok()??;
         let stat = &memory.stat;
@@ -106,6 +112,7 @@ impl Looker {
             memory_limit_hits: memory.limit_hits(),
             refaults: stat.workingset_refault_anon.unwrap_or(0)
                 + stat.workingset_refault_file.unwrap_or(0),
+            unreclaimable_bytes: unreclaimable_bytes(&memory, free_swap_bytes),
             file_bytes: stat.file_bytes.unwrap_or(0),
             swap_bytes: memory.swap_bytes.unwrap_or(0),
             stolen_pages: stat.pgsteal,
@@ -130,5 +137,58 @@ impl Looker {
             by_slot.entry(key.slot).or_default().push((device, key.op, counters));
         }
         by_slot
+    }
+}
+
+/// Anonymous and shared memory beyond what the host and the container's own limit let into
+/// swap, or what is locked, where that is more.
+fn unreclaimable_bytes(memory: &MemorySample, free_swap_bytes: u64) -> u64 {
+    let stat = &memory.stat;
+    let limits = [memory.memory_swap_limit_bytes, memory.limit_bytes];
+    let own_room = match limits.map(|limit| limit.and_then(Max::value)) {
+        [Some(both), Some(alone)] => {
+            both.saturating_sub(alone).saturating_sub(memory.swap_bytes.unwrap_or(0))
+        }
+        _ => u64::MAX,
+    };
+    let swappable = stat.anon_bytes.unwrap_or(0) + stat.shmem_bytes.unwrap_or(0);
+    let stays = swappable.saturating_sub(free_swap_bytes.min(own_room));
+    stays.max(stat.unevictable_bytes.unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use tenantry_cgroupfs::sample::MemoryStat;
+
+    use super::*;
+
+    #[test]
+    fn what_has_no_room_in_swap_cannot_be_reclaimed() {
+        let check = |limits: [Option<Max>; 2], in_swap, free, expected| {
+            let stat = MemoryStat {
+                anon_bytes: Some(90),
+                shmem_bytes: Some(10),
+                unevictable_bytes: Some(5),
+                ..MemoryStat::default()
+            };
+            let [memory_swap_limit_bytes, limit_bytes] = limits;
+            let swap_bytes = Some(in_swap);
+            let memory = MemorySample {
+                stat,
+                memory_swap_limit_bytes,
+                limit_bytes,
+                swap_bytes,
+                ..MemorySample::default()
+            };
+            assert_eq!(unreclaimable_bytes(&memory, free), expected, "{limits:?} {free}");
+        };
+        let limited = |both, alone| [Some(Max::Value(both)), Some(Max::Value(alone))];
+        check([None, None], 0, 0, 100);
+        check([Some(Max::Unlimited), Some(Max::Value(200))], 0, 30, 70);
+        check([None, None], 0, 1000, 5);
+        check(limited(200, 200), 0, 1000, 100);
+        check(limited(260, 200), 20, 1000, 60);
+        check(limited(260, 200), 20, 10, 90);
+        assert_eq!(unreclaimable_bytes(&MemorySample::default(), 0), 0);
     }
 }

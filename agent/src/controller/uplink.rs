@@ -7,21 +7,22 @@ const REMEMBERED_MS: u64 = 30_000;
 
 #[derive(Debug, Default)]
 pub struct Uplink {
-    /// When a queue was last seen standing, and what it knew.
-    seen: Option<(u64, bool)>,
+    /// When a queue that knows classes was last seen standing.
+    seen_ms: Option<u64>,
 }
 
 impl Uplink {
-    /// At this look. `ask`: what stands now, `None` if nothing does or it cannot be read.
+    /// At this look. `ask`: what stands now, `None` if nothing does or it cannot be read. It is
+    /// a walk over all the host's queues, so a yes is not asked for again.
     pub fn has_classes(&mut self, rates: &Rates, ask: impl FnOnce() -> Option<bool>) -> bool {
-        let is_wait = |resource, by_neighbour| resource == Resource::Network && by_neighbour;
-        let waits =
-            rates.blame.iter().any(|b| is_wait(b.resource, b.culprit.container().is_some()));
-        if let Some(knows) = waits.then(ask).flatten() {
-            self.seen = Some((rates.at_ms, knows));
+        let waits = rates.blame.iter().any(|blame| {
+            blame.resource == Resource::Network && blame.culprit.container().is_some()
+        });
+        self.seen_ms = self.seen_ms.filter(|at| rates.at_ms.saturating_sub(*at) < REMEMBERED_MS);
+        if self.seen_ms.is_none() && waits && ask() == Some(true) {
+            self.seen_ms = Some(rates.at_ms);
         }
-        let seen = self.seen.filter(|(at, _)| rates.at_ms.saturating_sub(*at) < REMEMBERED_MS);
-        seen.is_some_and(|(_, knows)| knows)
+        self.seen_ms.is_some()
     }
 }
 
@@ -46,11 +47,11 @@ mod tests {
         assert!(!uplink.has_classes(&look(0, Resource::Network, Culprit::Itself), unasked));
         assert!(!uplink.has_classes(&by_neighbour(1_000), || None));
         assert!(uplink.has_classes(&by_neighbour(2_000), || Some(true)));
-        // It did not stand at this moment; nobody waits any more.
-        assert!(uplink.has_classes(&by_neighbour(3_000), || None));
-        assert!(uplink.has_classes(&look(31_999, Resource::Cpu, Culprit::Host), unasked));
+        let again = || panic!("it is known");
+        assert!(uplink.has_classes(&by_neighbour(31_999), again));
+        assert!(uplink.has_classes(&look(31_999, Resource::Cpu, Culprit::Host), again));
         assert!(!uplink.has_classes(&look(32_000, Resource::Cpu, Culprit::Host), unasked));
-        assert!(uplink.has_classes(&by_neighbour(40_000), || Some(true)));
-        assert!(!uplink.has_classes(&by_neighbour(41_000), || Some(false)));
+        assert!(!uplink.has_classes(&by_neighbour(40_000), || Some(false)));
+        assert!(uplink.has_classes(&by_neighbour(41_000), || Some(true)));
     }
 }

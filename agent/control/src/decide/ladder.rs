@@ -99,16 +99,22 @@ fn cut(
 ) -> Option<f64> {
     let act = &look.policy.act;
     let wish = culprit.wish(actuator);
-    let used = used(culprit, actuator);
-    let base = used.min(in_effect(culprit, actuator, lease));
+    let (used, now) = (used(culprit, actuator), in_effect(culprit, actuator, lease));
+    let base = used.min(now);
     let part = (1.0 / severity).max(act.cut_most).min(act.cut_least);
     let mut floor = floor.unwrap_or(0.0).max(wish.guarantee.unwrap_or(0.0));
+    let mut least = base;
     if *actuator == Actuator::MemoryHigh {
-        floor = floor.max(LEAST_MEMORY * lease.map_or(used, |lease| lease.used_before));
+        let working_set = LEAST_MEMORY * lease.map_or(used, |lease| lease.used_before);
+        // Below what nothing can be taken of, it would stand still with all that it has. Who
+        // may not grow any more has lost something already, and what it gives back by itself
+        // is taken at a later step.
+        floor = floor.max(working_set).max(culprit.memory.unreclaimable_bytes.min(used));
+        least = now;
     }
     let value = round_down(actuator, (base * part).min(ceiling.unwrap_or(f64::INFINITY)));
     let value = value.max(floor);
-    (value <= base * (1.0 - act.least_change)).then_some(value)
+    (value <= least * (1.0 - act.least_change)).then_some(value)
 }
 
 /// What holds now: our lease, the operator's wish, else the kernel's default.

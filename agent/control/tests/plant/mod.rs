@@ -34,6 +34,8 @@ pub struct Toy {
     /// Its CPU time goes into what it sends.
     pub streams: bool,
     pub memory_bytes: f64,
+    /// None of its memory can be reclaimed: it keeps what it has, and gets no more.
+    pub is_locked: bool,
     /// Seconds per second that its own quota throttles it.
     pub quota: f64,
     /// It says how long its answers take.
@@ -272,7 +274,11 @@ fn container(toy: &Toy, waits: &BTreeMap<Resource, f64>) -> ContainerRates {
             quota: toy.quota,
         },
         disks: if toy.write_bytes_per_s > 0.0 { vec![disk] } else { Vec::new() },
-        memory: MemoryRates { usage_bytes: toy.memory(), ..MemoryRates::default() },
+        memory: MemoryRates {
+            usage_bytes: toy.memory(),
+            unreclaimable_bytes: if toy.is_locked { toy.memory() } else { 0.0 },
+            ..MemoryRates::default()
+        },
         network: NetworkRates { egress_bytes_per_s: toy.sends(), ingress_bytes_per_s: 0.0 },
         pressure: Pressure {
             cpu: (wait(Resource::Cpu) / 2.0).min(1.0),

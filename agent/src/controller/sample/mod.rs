@@ -111,6 +111,8 @@ pub struct FromFiles {
     /// Times that the kernel held it back at its own memory limit. `None`: it does not tell.
     pub memory_limit_hits: Option<u64>,
     pub refaults: u64,
+    /// Anonymous memory that finds no room in swap, and what is locked.
+    pub unreclaimable_bytes: u64,
     /// Of its files, in memory.
     pub file_bytes: u64,
     pub swap_bytes: u64,
@@ -256,6 +258,7 @@ fn memory(before: &Counters, now: &Counters, seconds: f64) -> MemoryRates {
     MemoryRates {
         usage_bytes: files.memory_usage_bytes as f64,
         limit_bytes: files.memory_limit_bytes.map(|bytes| bytes as f64),
+        unreclaimable_bytes: files.unreclaimable_bytes as f64,
         refaults_per_s: files.refaults.saturating_sub(refaults) as f64 / seconds,
     }
 }
