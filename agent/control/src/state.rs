@@ -158,7 +158,7 @@ pub struct CoolDown {
     pub times: u32,
 }
 
-/// Somebody else set this: it is left alone.
+/// Somebody else set this, or the runtime could not: it is left alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mark {
@@ -167,6 +167,9 @@ pub struct Mark {
     /// The mark ends when the wish is another one, or, unless it was the operator, what is
     /// in force.
     pub by_operator: bool,
+    /// It says nothing of the resource's other actuators.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub was_refused: bool,
     #[serde(default, skip_serializing_if = "is_default")]
     pub wish: Wish,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -208,8 +211,9 @@ impl State {
         self.holds.is_empty() && !self.victims.values().any(|victim| victim.protected)
     }
 
-    /// The runtime could not set this limit: the lease is over, and the resource left alone
-    /// for a while. An error is no reason to try again each second.
+    /// The runtime could not set this limit: the lease is over, and this actuator left alone for
+    /// a while, while the next one of the resource may do. An error is no reason to try again
+    /// each second.
     pub fn refuse(&mut self, container: &str, actuator: &Actuator, until_ms: u64) {
         let actuator = *actuator;
         let mut wish = Wish::default();
@@ -226,7 +230,15 @@ impl State {
         }
         self.holds.retain(|hold| !hold.leases.is_empty());
         let container = container.to_owned();
-        let mark = Mark { container, actuator, by_operator: true, wish, in_force: None, until_ms };
+        let mark = Mark {
+            container,
+            actuator,
+            by_operator: true,
+            was_refused: true,
+            wish,
+            in_force: None,
+            until_ms,
+        };
         push_bounded(&mut self.marks, mark);
     }
 
@@ -235,9 +247,9 @@ impl State {
     }
 
     pub(crate) fn is_marked(&self, container: &str, resource: Resource) -> bool {
-        self.marks
-            .iter()
-            .any(|mark| mark.container == container && mark.actuator.resource() == resource)
+        self.marks.iter().any(|mark| {
+            mark.container == container && mark.actuator.resource() == resource && !mark.was_refused
+        })
     }
 
     /// Whether a hold for this resource may turn it: what is another resource's may be left to
@@ -247,7 +259,12 @@ impl State {
             hold.container == container && hold.resource != resource && lease.actuator == *actuator
         };
         let is_own = actuator.resource() == resource;
-        (is_own || !self.is_marked(container, actuator.resource())) && !self.leases().any(turned)
+        let refused = |mark: &Mark| {
+            mark.was_refused && mark.container == container && mark.actuator == *actuator
+        };
+        !self.marks.iter().any(refused)
+            && (is_own || !self.is_marked(container, actuator.resource()))
+            && !self.leases().any(turned)
     }
 
     pub(crate) fn is_claimed(&self, victim: &str) -> bool {

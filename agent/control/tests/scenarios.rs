@@ -448,6 +448,21 @@ fn a_limit_that_cannot_be_set_is_not_tried_each_second() {
 }
 
 #[test]
+fn what_cannot_be_set_does_not_keep_the_next_step_from_being_tried() {
+    let web = Toy { write_bytes_per_s: 20e6, cores: 0.01, ..toy("web", "protected") };
+    let copy = Toy { write_bytes_per_s: 300e6, ..toy("copy", "best-effort") };
+    let mut plant = Plant::of([web, copy]);
+    plant.weighted_disk = true;
+    let (policy, mut state) = (enforce(""), State::default());
+    plant.looks(&policy, &mut state, 3);
+    assert_eq!(state.holds[0].leases[0].actuator, Actuator::IoWeight);
+    plant.toy("copy").in_force.clear();
+    state.refuse("copy", &Actuator::IoWeight, plant.now_ms + 50_000);
+    let decisions = plant.looks(&policy, &mut state, 2);
+    assert_eq!(kinds(&decisions), [(Kind::Tighten, Some(WRITES))]);
+}
+
+#[test]
 fn a_look_with_a_number_that_is_none_changes_nothing() {
     let mut plant = server_and_spinners(1);
     let (policy, mut state) = (enforce(""), State::default());

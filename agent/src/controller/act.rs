@@ -45,6 +45,16 @@ fn put(throttle: &mut Throttle, lease: &Lease) {
     }
 }
 
+/// Which leases end where a container's throttle could not be written: those that are new at
+/// this look, for what was written before can be written again; else all.
+pub fn refused(state: &State, container: &str, now_ms: u64) -> Vec<Actuator> {
+    let ours = state.leases().filter(|(hold, _)| hold.container == container);
+    let (new, old): (Vec<_>, Vec<_>) =
+        ours.map(|(_, lease)| lease).partition(|lease| lease.taken_at_ms == now_ms);
+    let ends = if new.is_empty() { old } else { new };
+    ends.into_iter().map(|lease| lease.actuator).collect()
+}
+
 /// Each lease's value if the kernel still says so, else what it says. Bandwidth has no file:
 /// it is as it was written. What was left to somebody else is as it was then.
 pub fn in_force(
@@ -140,6 +150,18 @@ mod tests {
             wishes: Wishes::new(),
             again: 0,
         }
+    }
+
+    #[test]
+    fn of_a_throttle_that_could_not_be_written_the_new_leases_end() {
+        let mut new = lease(Actuator::IoWeight, 1.0);
+        new.taken_at_ms = 5_000;
+        let mut state = State::default();
+        let old = hold("batch", Resource::Cpu, vec![lease(Actuator::CpuMax, 0.25)]);
+        state.holds = vec![old, hold("batch", Resource::Disk, vec![new])];
+        assert_eq!(refused(&state, "batch", 5_000), [Actuator::IoWeight]);
+        assert_eq!(refused(&state, "batch", 6_000), [Actuator::CpuMax, Actuator::IoWeight]);
+        assert_eq!(refused(&state, "copy", 5_000), []);
     }
 
     #[test]

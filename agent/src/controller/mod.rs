@@ -25,9 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tenantry_container::{Cause, Lease, Owner, Throttle};
-use tenantry_control::{
-    Actuator, Decision, Kind, LimitsNow, Mode, Policy, Rates, Resource, State, decide,
-};
+use tenantry_control::{Decision, Kind, LimitsNow, Mode, Policy, Rates, Resource, State, decide};
 use tokio::sync::broadcast;
 use tokio::time::MissedTickBehavior;
 
@@ -336,9 +334,7 @@ impl Controller {
         let mut seen = self.seen();
         seen.report.failures += 1;
         let until_ms = seen.now_ms + policy.act.cooldown_ms;
-        let ours = seen.state.leases().filter(|(hold, _)| hold.container == id);
-        let actuators: Vec<Actuator> = ours.map(|(_, lease)| lease.actuator).collect();
-        for actuator in actuators {
+        for actuator in act::refused(&seen.state, id, seen.now_ms) {
             seen.state.refuse(id, &actuator, until_ms);
             self.journal().refused(id, &actuator, until_ms);
         }

@@ -173,6 +173,7 @@ impl Round<'_> {
         }
         if let (Some(actuator), Some(culprit)) = (touched, culprit) {
             let mark = Mark {
+                was_refused: false,
                 container: hold.container.clone(),
                 actuator,
                 by_operator: why.1 == Reason::OperatorChanged,
