@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use tenantry_ebpf::AuditFilter;
 use tenantry_network::Ipv4Subnet;
 
+use crate::audit_filter::{BadFilter, RawAuditFilter};
 use crate::controller::Settings;
 use crate::foreign::classify::is_taken_parent;
 use crate::governor::Rules;
@@ -105,6 +107,8 @@ pub struct RawAudit {
     pub path: Option<PathBuf>,
     pub max_bytes: Option<u64>,
     pub keep_files: Option<u32>,
+    /// Which events there are at all.
+    pub filter: RawAuditFilter,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -161,6 +165,7 @@ pub struct Config {
     pub audit_path: PathBuf,
     pub audit_max_bytes: u64,
     pub audit_keep_files: u32,
+    pub audit_filter: AuditFilter,
     pub max_series: u64,
     pub linger: Duration,
     pub governor: Rules,
@@ -186,6 +191,8 @@ pub enum ConfigError {
     /// The parser's message holds key, line and column.
     #[error("{path}: {message}", path = path.display())]
     Parse { path: PathBuf, message: String },
+    #[error(transparent)]
+    AuditFilter(BadFilter),
     #[error("{field} = {value:?} is not allowed: {allowed}")]
     Invalid { field: &'static str, value: String, allowed: String },
 }
@@ -281,6 +288,7 @@ impl RawConfig {
             || audit_max_bytes.to_string(),
             || "65536 or more".into(),
         )?;
+        let audit_filter = self.audit.filter.validate().map_err(ConfigError::AuditFilter)?;
         let max_series = self.metrics.max_series.unwrap_or(250_000);
         check(
             max_series >= MIN_SERIES,
@@ -326,6 +334,7 @@ impl RawConfig {
                 .then(|| Duration::from_secs(fs_usage_interval_s)),
             foreign,
             audit_max_bytes,
+            audit_filter,
             audit_keep_files: self.audit.keep_files.unwrap_or(4),
         })
     }
@@ -494,6 +503,7 @@ mod tests {
             ("[network_meters]\ndomains = 101", "network_meters.domains"),
             ("[metrics]\nblame_pairs = 1001", "metrics.blame_pairs"),
             ("[audit]\nmax_bytes = 1", "audit.max_bytes"),
+            ("[audit.filter]\nkinds = [\"dance\"]", "audit.filter.kinds"),
             ("[metrics]\nmax_series = 10", "metrics.max_series"),
             ("[metrics]\nlinger_seconds = 1000000", "metrics.linger_seconds"),
             ("[governor]\nbudget_percent = 101", "governor.budget_percent"),

@@ -11,6 +11,7 @@
 
 pub mod api;
 pub mod audit;
+pub mod audit_filter;
 pub mod blame;
 pub mod cli;
 pub mod collect;

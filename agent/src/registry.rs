@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tenantry_cgroupfs::CgroupIds;
 use tenantry_container::Identity;
-use tenantry_ebpf::{Meters, Slot, Subjects, SwitchError};
+use tenantry_ebpf::{EventKind, Meters, Slot, Subjects, SwitchError};
 
 use crate::delivered::{Delivered, Ledger};
 use crate::foreign::Foreign;
@@ -304,9 +304,10 @@ pub(crate) fn clear(meters: &Meters, ledger: &Ledger, slot: Slot) -> bool {
 /// Whether all events of a slot's holder were read or are lost.
 pub(crate) fn is_drained(meters: &Meters, slot: Slot, delivered: Delivered) -> bool {
     let Ok(events) = meters.read_events(slot) else { return true };
-    events.exec.produced <= events.exec.lost + delivered.exec
-        && events.exit.produced <= events.exit.lost + delivered.exit
-        && events.oom.produced <= events.oom.lost + delivered.oom
+    EventKind::ALL.into_iter().all(|kind| {
+        let counted = events.of(kind);
+        counted.produced <= counted.lost + delivered.of(kind)
+    })
 }
 
 impl Identity for Registry {

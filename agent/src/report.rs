@@ -17,6 +17,7 @@ use tenantry_network::LinkCounters;
 
 use crate::blame;
 use crate::controller::ControllerReport;
+use crate::delivered::Delivered;
 use crate::destinations::Seated;
 use crate::devices::Device;
 use crate::domains::Domains;
@@ -150,10 +151,8 @@ pub struct ContainerReport {
     pub sample: Option<Sample>,
     /// `None` if the container has no slot.
     pub counters: Option<SlotCounters>,
-    /// Exec and exit events that the agent read from the ring.
-    pub exec_delivered: u64,
-    pub exit_delivered: u64,
-    pub oom_delivered: u64,
+    /// Events that the agent read from the ring.
+    pub delivered: Delivered,
     pub disk: Vec<DiskReport>,
     /// Of the writable layer; `None` until it has been counted for the first time.
     pub file_system: Option<FileSystemReport>,

@@ -222,7 +222,7 @@ pub struct File {
     pub path: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_truncated: Option<bool>,
-    /// Where a name was moved or linked to.
+    /// Where a name was moved to, what a link leads to, what was mounted at the path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_path: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -272,8 +272,19 @@ pub struct Syscall {
     /// The name of the error, `ENOENT`, if it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'static str>,
+    /// As they were when it returned. Of `clone3` the first, of `openat2` the third are the
+    /// flags that they point at.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<u64>,
+    /// A name among the arguments that is no path: a file system's type, a module, a key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Made through the door for 32-bit programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compat: Option<bool>,
+    /// A path or a name led nowhere and could not be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unread: Option<bool>,
 }
 
 /// The process that something was done to.

@@ -1,9 +1,12 @@
 //! What the audit says of an event or of a limit's change: one JSON object on one line.
 
 use tenantry_container::LimitChange;
-use tenantry_ebpf::{Event, EventHeader};
+use tenantry_ebpf::{Event, EventHeader, ExecEvent};
 
-use super::event::{AuditEvent, AuditKind, Container, Id, Namespace, Nature, Parent, Process};
+use super::call::{action, describe_call};
+use super::event::{
+    Ancestor, AuditEvent, AuditKind, Container, File, Id, Namespace, Nature, Parent, Process,
+};
 use crate::limit_line::LimitLine;
 use crate::oom::{Evidence, Neighbour};
 use crate::registry::Holder;
@@ -39,10 +42,18 @@ pub(super) fn describe(
     let header = event.header();
     let time = jiff::Timestamp::from_nanosecond(boot_unix_ns + i128::from(header.time_ns));
     let mut process = process(header);
-    let mut oom = None;
+    let (mut oom, mut file) = (None, None);
     let action = match event {
         Event::Exec(exec) => {
-            process.executable = Some(exec.path.clone());
+            process.executable = Some(executable(exec));
+            process.working_directory = Some(exec.cwd.clone()).filter(|cwd| !cwd.is_empty());
+            process.ancestors = ancestors(exec);
+            file = Some(File {
+                path: executable(exec),
+                path_truncated: exec.path_truncated.then_some(true),
+                inode: Some(exec.inode),
+                ..File::default()
+            });
             process.args = Some(exec.argv.clone());
             process.args_truncated = Some(exec.argv_truncated);
             AuditKind::Exec
@@ -56,17 +67,41 @@ pub(super) fn describe(
             oom = Some(Evidence::of(event, neighbours));
             AuditKind::Oom
         }
+        Event::Call(call) => action(call.kind),
     };
-    AuditEvent {
+    let mut line = AuditEvent {
         event: Nature { action, outcome: None },
         timestamp: time.unwrap_or_default().to_string(),
         monotonic_ns: Some(header.time_ns),
         container: Container::new(holder.id, holder.name, holder.image),
         process: Some(process),
+        file,
         oom,
         namespaces: namespaces(&header.namespaces),
         ..AuditEvent::default()
+    };
+    if let Event::Call(call) = event {
+        describe_call(call, &mut line);
     }
+    line
+}
+
+/// As it was given, from its working directory on if it is relative. What lies in memory alone
+/// says so: how it was named tells a descriptor's number at most.
+fn executable(exec: &ExecEvent) -> String {
+    match exec.path.as_bytes() {
+        _ if exec.memfd => format!("memfd:{}", exec.path),
+        [b'/', ..] | [] => exec.path.clone(),
+        _ => format!("{}/{}", exec.cwd.trim_end_matches('/'), exec.path),
+    }
+}
+
+fn ancestors(exec: &ExecEvent) -> Vec<Ancestor> {
+    let named = |ancestor: &tenantry_ebpf::Ancestor| Ancestor {
+        pid: ancestor.pid,
+        name: ancestor.comm.clone(),
+    };
+    exec.ancestors.iter().map(named).collect()
 }
 
 fn process(header: &EventHeader) -> Process {
@@ -147,12 +182,26 @@ mod tests {
             header: header(),
             path: "/bin/sh".into(),
             argv: vec!["sh".into(), "-c".into(), "echo \"hi\"".into()],
+            cwd: "/root".into(),
+            inode: 99,
+            ancestors: vec![tenantry_ebpf::Ancestor { pid: 4200, comm: "init".into() }],
             ..Default::default()
         };
         check_line(
             Event::Exec(event),
-            r#"{"event":{"action":"exec"},"@timestamp":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"container":{"id":"c0ffee","name":"web","image":{"name":"demo:latest"}},"process":{"pid":4242,"container_pid":7,"thread":{"id":4243},"name":"sh","user":{"id":1000},"parent":{"pid":4200},"executable":"/bin/sh","args":["sh","-c","echo \"hi\""],"args_truncated":false},"#,
+            r#"{"event":{"action":"exec"},"@timestamp":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"container":{"id":"c0ffee","name":"web","image":{"name":"demo:latest"}},"process":{"pid":4242,"container_pid":7,"thread":{"id":4243},"name":"sh","user":{"id":1000},"parent":{"pid":4200},"ancestors":[{"pid":4200,"name":"init"}],"executable":"/bin/sh","args":["sh","-c","echo \"hi\""],"args_truncated":false,"working_directory":"/root"},"file":{"path":"/bin/sh","inode":99},"#,
         );
+    }
+
+    #[test]
+    fn what_runs_is_told_from_the_root_on_and_what_lies_in_memory_says_so() {
+        let check = |path: &str, memfd, expected| {
+            let (path, cwd) = (path.into(), "/srv".into());
+            assert_eq!(executable(&ExecEvent { path, cwd, memfd, ..Default::default() }), expected);
+        };
+        check("/bin/sh", false, "/bin/sh");
+        check("./run", false, "/srv/./run");
+        check("/dev/fd/3", true, "memfd:/dev/fd/3");
     }
 
     #[test]

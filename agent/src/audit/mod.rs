@@ -15,6 +15,7 @@
 //! heading  what a reader chooses lines by
 //! ```
 
+mod call;
 mod chain;
 mod event;
 mod file;
@@ -209,11 +210,7 @@ impl Audit {
 }
 
 fn delivery(event: &Event) -> (Slot, Delivered) {
-    match event {
-        Event::Exec(exec) => (exec.header.slot, Delivered { exec: 1, ..Delivered::default() }),
-        Event::Exit(exit) => (exit.header.slot, Delivered { exit: 1, ..Delivered::default() }),
-        Event::Oom(oom) => (oom.header.slot, Delivered { oom: 1, ..Delivered::default() }),
-    }
+    (event.header().slot, Delivered::one(event.kind()))
 }
 
 /// What the wall clock said when the monotonic clock was zero.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tenantry_cgroupfs::Max;
 use tenantry_container::{Record, Snapshot};
-use tenantry_ebpf::{Disks, Slot};
+use tenantry_ebpf::{Disks, EventKind, Slot};
 use tenantry_network::LinkCounters;
 
 use super::{Collector, counted};
@@ -193,9 +193,7 @@ impl Collector {
                 .collect(),
             sample,
             counters,
-            exec_delivered: delivered.exec,
-            exit_delivered: delivered.exit,
-            oom_delivered: delivered.oom,
+            delivered,
             disk: slot.and_then(|slot| round.disks.get(&slot)).cloned().unwrap_or_default(),
             cgroup,
             ..ContainerReport::default()
@@ -234,7 +232,10 @@ pub(super) fn by_slot(read: Disks, names: &DeviceNames) -> (BySlot, Vec<DiskRepo
 /// v1's file leaves nested cgroups out, and the programs do not know what was before they
 /// were loaded: each counts no kill twice, so that the higher count is the right one.
 fn oom_kills(of_earlier_runs: u64, measured: &ContainerReport) -> u64 {
-    let counted = measured.counters.as_ref().map_or(0, |counters| counters.oom.produced);
+    let counted = measured
+        .counters
+        .as_ref()
+        .map_or(0, |counters| counters.events.of(EventKind::Oom).produced);
     (of_earlier_runs + measured.oom_kills).max(counted)
 }
 

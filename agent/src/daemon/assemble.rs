@@ -61,6 +61,10 @@ pub(super) async fn assemble(
             return Err((Refusal::failed("cannot load the kernel meters")(error), config));
         }
     };
+    // Before the first container: events of those that run already had an earlier agent's.
+    if let Err(error) = meters.set_audit_filter(&config.audit_filter) {
+        return Err((Refusal::failed("cannot set the audit's filter")(error), config));
+    }
     let meters = Arc::new(meters);
     let network = match open_network(&config).await {
         Ok(network) => network,

@@ -222,6 +222,8 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use tenantry_ebpf::EventKind;
+
     use super::*;
     use crate::origin::Runtime;
 
@@ -245,8 +247,8 @@ mod tests {
         assert_eq!(table.entries().count(), 0);
         // Its last events still find a name.
         assert_eq!(table.holder(5).unwrap().name, "a".repeat(12));
-        table.deliver(5, Delivered { exec: 1, ..Delivered::default() });
-        assert_eq!(table.draining(), [(5, Delivered { exec: 1, ..Delivered::default() })]);
+        table.deliver(5, Delivered::one(EventKind::Exec));
+        assert_eq!(table.draining(), [(5, Delivered::one(EventKind::Exec))]);
         table.drained(5);
         assert_eq!((table.holder(5), table.take_free()), (None, Some(5)));
     }

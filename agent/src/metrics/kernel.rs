@@ -3,7 +3,7 @@
 
 use std::fmt::Error;
 
-use tenantry_ebpf::{NetworkCounters, SlotCounters};
+use tenantry_ebpf::{EventCounters, EventKind, NetworkCounters, SlotCounters};
 
 use super::family::Families;
 use super::{Base, base};
@@ -106,21 +106,31 @@ fn link(f: &mut Families, containers: &[ContainerReport]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Kinds that have their series also while there are no such events.
+const ALWAYS_TOLD: [EventKind; 3] = [EventKind::Exec, EventKind::Exit, EventKind::Oom];
+
 fn events(f: &mut Families, containers: &[ContainerReport]) -> Result<(), Error> {
-    type Row = (&'static str, &'static str, fn(&ContainerReport, &SlotCounters) -> [u64; 3]);
-    let rows: [Row; 3] = [
+    type Row = (&'static str, &'static str, fn(&ContainerReport, EventCounters, EventKind) -> u64);
+    let rows: [Row; 4] = [
         (
             "tenantry_events_produced_total",
             "Events that the kernel had to tell: delivered plus lost, plus what is under way",
-            |_, counters| [counters.exec.produced, counters.exit.produced, counters.oom.produced],
+            |_, counted, _| counted.produced,
         ),
-        ("tenantry_events_delivered_total", "Events that the agent received", |container, _| {
-            [container.exec_delivered, container.exit_delivered, container.oom_delivered]
-        }),
+        (
+            "tenantry_events_delivered_total",
+            "Events that the agent received",
+            |container, _, kind| container.delivered.of(kind),
+        ),
         (
             "tenantry_events_lost_total",
             "Events for which the ring buffer had no room",
-            |_, counters| [counters.exec.lost, counters.exit.lost, counters.oom.lost],
+            |_, counted, _| counted.lost,
+        ),
+        (
+            "tenantry_events_filtered_total",
+            "Events that the audit's filter left out in the kernel: neither produced nor lost",
+            |_, counted, _| counted.filtered,
         ),
     ];
     for (name, help, value) in rows {
@@ -128,9 +138,13 @@ fn events(f: &mut Families, containers: &[ContainerReport]) -> Result<(), Error>
             name,
             help,
             counted(containers).flat_map(|(base, container, counters)| {
-                let [exec, exit, oom] = value(container, counters);
-                [("exec", exec), ("exit", exit), ("oom", oom)]
-                    .map(|(kind, events)| ((base, [("kind", kind)]), events))
+                let told = EventKind::ALL.into_iter().filter_map(|kind| {
+                    let counted = counters.events.of(kind);
+                    // Most containers never do most of it, and each series has its price.
+                    let is_told = ALWAYS_TOLD.contains(&kind) || counted != Default::default();
+                    is_told.then(|| (kind, value(container, counted, kind)))
+                });
+                told.map(move |(kind, events)| ((base, [("kind", kind.name())]), events))
             }),
         )?;
     }

@@ -24,7 +24,22 @@ pub const SLOTS_MAX: u32 = 65535;
 pub const EVENT_EXEC: u32 = 0;
 pub const EVENT_EXIT: u32 = 1;
 pub const EVENT_OOM: u32 = 2;
-pub const EVENT_KINDS: usize = 3;
+pub const EVENT_OPEN: u32 = 3;
+pub const EVENT_FILE: u32 = 4;
+pub const EVENT_CONNECT: u32 = 5;
+pub const EVENT_ACCEPT: u32 = 6;
+pub const EVENT_BIND: u32 = 7;
+pub const EVENT_LISTEN: u32 = 8;
+pub const EVENT_DNS: u32 = 9;
+pub const EVENT_MOUNT: u32 = 10;
+pub const EVENT_NAMESPACE: u32 = 11;
+pub const EVENT_PTRACE: u32 = 12;
+pub const EVENT_KERNEL: u32 = 13;
+pub const EVENT_CREDENTIALS: u32 = 14;
+pub const EVENT_KEYRING: u32 = 15;
+pub const EVENT_SIGNAL: u32 = 16;
+pub const EVENT_CAPABILITY: u32 = 17;
+pub const EVENT_KINDS: usize = 18;
 /// What a thread that is off its CPU does.
 pub const OFF_INTERRUPTIBLE: usize = 0;
 pub const OFF_UNINTERRUPTIBLE: usize = 1;
@@ -307,6 +322,8 @@ pub struct Request {
 pub struct EventCounts {
     pub produced: [u64; EVENT_KINDS],
     pub lost: [u64; EVENT_KINDS],
+    /// What a filter left out: neither produced nor lost.
+    pub filtered: [u64; EVENT_KINDS],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -435,7 +452,7 @@ const _: () = {
     assert!(size_of::<DiskKey>() == 16 && offset_of!(DiskKey, op) == 12);
     assert!(size_of::<Disk>() == 704 && offset_of!(Disk, latency) == 48);
     assert!(size_of::<Request>() == 48 && offset_of!(Request, key) == 32);
-    assert!(size_of::<EventCounts>() == 48 && offset_of!(EventCounts, lost) == 24);
+    assert!(size_of::<EventCounts>() == 432 && offset_of!(EventCounts, lost) == 144);
     assert!(size_of::<TrampolineCounts>() == 8);
     assert!(size_of::<Tcp>() == 536 && offset_of!(Tcp, failures) == 80);
     assert!(offset_of!(Tcp, other) == 472 && size_of::<Destination>() == 32);

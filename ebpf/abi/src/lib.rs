@@ -5,11 +5,13 @@
 //! know how any of it is used. `tenantry-ebpf` is its only caller.
 #![no_std]
 
+mod calls;
 mod counters;
 mod foreign;
 mod profile;
 mod records;
 
+pub use calls::*;
 pub use counters::*;
 pub use foreign::*;
 pub use profile::*;

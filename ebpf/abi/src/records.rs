@@ -6,10 +6,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub const EXEC_PATH_TRUNCATED: u32 = 1;
 pub const EXEC_ARGV_TRUNCATED: u32 = 2;
-pub const EXEC_SHORT_PATH: usize = 64;
-pub const EXEC_SHORT_ARGV: usize = 128;
-pub const EXEC_LONG_PATH: usize = 256;
-pub const EXEC_LONG_ARGV: usize = 1024;
+pub const EXEC_CWD_TRUNCATED: u32 = 4;
+/// What runs lies in memory alone and never had a name.
+pub const EXEC_MEMFD: u32 = 8;
+pub const EXEC_PATH: usize = 256;
+pub const EXEC_ARGV: usize = 1024;
+pub const EXEC_CWD: usize = 256;
+pub const ANCESTORS: usize = 8;
 
 /// Inode numbers, as `/proc/PID/ns` shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -46,29 +49,37 @@ pub struct Event {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
+pub struct Ancestor {
+    /// As the host sees it.
+    pub pid: u32,
+    pub comm: [u8; 16],
+}
+
+/// Path, arguments and directory follow, one behind the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
 pub struct Exec {
     pub event: Event,
+    /// Of what runs: a script's interpreter.
+    pub inode: u64,
+    /// The file system's, as the kernel has it: major << 20 | minor.
+    pub device: u32,
+    pub flags: u32,
     /// Without the NUL.
     pub path_bytes: u16,
     /// A NUL after each argument.
     pub argv_bytes: u16,
-    pub flags: u32,
+    pub cwd_bytes: u16,
+    pub ancestors: u16,
+    /// The parent first.
+    pub ancestor: [Ancestor; ANCESTORS],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct ExecShort {
+pub struct ExecScratch {
     pub exec: Exec,
-    pub path: [u8; EXEC_SHORT_PATH],
-    pub argv: [u8; EXEC_SHORT_ARGV],
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct ExecLong {
-    pub exec: Exec,
-    pub path: [u8; EXEC_LONG_PATH],
-    pub argv: [u8; EXEC_LONG_ARGV],
+    pub text: [u8; EXEC_PATH + EXEC_ARGV + EXEC_CWD],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -104,9 +115,7 @@ const _: () = {
     assert!(size_of::<Event>() == 88);
     assert!(offset_of!(Event, container_pid) == 40 && offset_of!(Event, namespaces) == 44);
     assert!(offset_of!(Event, comm) == 72);
-    assert!(size_of::<Exec>() == 96 && offset_of!(Exec, path_bytes) == 88);
-    assert!(size_of::<ExecShort>() == 288 && offset_of!(ExecShort, argv) == 160);
-    assert!(size_of::<ExecLong>() == 1376 && offset_of!(ExecLong, argv) == 352);
+    assert!(size_of::<Exec>() == 272 && offset_of!(Exec, ancestor) == 112);
     assert!(size_of::<Oom>() == 168 && offset_of!(Oom, trigger_comm) == 152);
     assert!(size_of::<Exit>() == 96 && offset_of!(Exit, wait_status) == 88);
 };

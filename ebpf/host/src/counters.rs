@@ -4,8 +4,8 @@ use tenantry_abi as abi;
 
 use crate::tcp::TcpCounters;
 use crate::{
-    DnsCounters, Histogram, NamespaceCounts, SchedulerCounters, SyscallClass, SyscallCount,
-    SyscallErrors,
+    DnsCounters, EventKind, Histogram, NamespaceCounts, SchedulerCounters, SyscallClass,
+    SyscallCount, SyscallErrors,
 };
 
 /// Everything that one slot counted.
@@ -28,10 +28,8 @@ pub struct SlotCounters {
     /// Waits between runnable and running.
     pub run_queue: Histogram,
     pub scheduler: SchedulerCounters,
-    pub exec: EventCounters,
-    pub exit: EventCounters,
-    /// Processes killed for want of memory, in nested cgroups too.
-    pub oom: EventCounters,
+    /// Audit events by kind.
+    pub events: SlotEvents,
     /// `None` where the kernel takes no program for socket operations.
     pub tcp: Option<TcpCounters>,
     /// What was asked of name servers for the root, and for names that found no room in
@@ -76,16 +74,25 @@ pub struct EventCounters {
     pub produced: u64,
     /// Found no room in the ring.
     pub lost: u64,
+    /// Left out by the slot's filter: neither produced nor lost.
+    pub filtered: u64,
 }
 
 /// A slot's events by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlotEvents {
-    pub exec: EventCounters,
-    pub exit: EventCounters,
-    /// Processes killed for want of memory, in nested cgroups too.
-    pub oom: EventCounters,
+    /// By the kind's number.
+    pub by_kind: [EventCounters; EVENT_KINDS],
 }
+
+impl SlotEvents {
+    pub fn of(&self, kind: EventKind) -> EventCounters {
+        self.by_kind[kind as usize]
+    }
+}
+
+/// How many kinds there are.
+pub const EVENT_KINDS: usize = abi::EVENT_KINDS;
 
 /// Entries that found no room in a kernel map since the programs were loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -172,9 +179,13 @@ pub(crate) fn traffic<'a>(copies: impl Iterator<Item = &'a abi::Traffic>) -> Net
     })
 }
 
-pub(crate) fn events(counts: &abi::EventCounts, kind: u32) -> EventCounters {
-    let kind = kind as usize;
-    EventCounters { produced: counts.produced[kind], lost: counts.lost[kind] }
+pub(crate) fn events(counts: &abi::EventCounts) -> SlotEvents {
+    let by_kind = std::array::from_fn(|kind| EventCounters {
+        produced: counts.produced[kind],
+        lost: counts.lost[kind],
+        filtered: counts.filtered[kind],
+    });
+    SlotEvents { by_kind }
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use tenantry_abi as abi;
 use zerocopy::FromBytes;
 
-use crate::Slot;
+use crate::call::{CallEvent, decode_call};
+use crate::{EventKind, Slot};
 
 /// Inode numbers, as `/proc/PID/ns` shows them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -51,6 +52,26 @@ pub struct ExecEvent {
     pub argv: Vec<String>,
     /// The arguments are longer than 1024 bytes, or could not be read.
     pub argv_truncated: bool,
+    /// Its working directory, as its own root sees it.
+    pub cwd: String,
+    /// The directory's beginning is missing: it is longer than 256 bytes.
+    pub cwd_truncated: bool,
+    /// Of what runs: a script's interpreter.
+    pub inode: u64,
+    /// Major and minor number of its file system's device.
+    pub device: (u32, u32),
+    /// What runs lies in memory alone (`memfd_create`) and never had a name.
+    pub memfd: bool,
+    /// The parent first, eight at most.
+    pub ancestors: Vec<Ancestor>,
+}
+
+/// A process above another one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Ancestor {
+    /// As the host numbers it.
+    pub pid: u32,
+    pub comm: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,14 +113,26 @@ pub enum Event {
     Exec(ExecEvent),
     Exit(ExitEvent),
     Oom(OomEvent),
+    /// All other kinds.
+    Call(CallEvent),
 }
 
 impl Event {
+    pub fn kind(&self) -> EventKind {
+        match self {
+            Event::Exec(_) => EventKind::Exec,
+            Event::Exit(_) => EventKind::Exit,
+            Event::Oom(_) => EventKind::Oom,
+            Event::Call(event) => event.kind,
+        }
+    }
+
     pub fn header(&self) -> &EventHeader {
         match self {
             Event::Exec(event) => &event.header,
             Event::Exit(event) => &event.header,
             Event::Oom(event) => &event.header,
+            Event::Call(event) => &event.header,
         }
     }
 }
@@ -111,29 +144,31 @@ pub(crate) fn decode(record: &[u8]) -> Option<Event> {
         abi::EVENT_EXEC => decode_exec(record),
         abi::EVENT_EXIT => decode_exit(record),
         abi::EVENT_OOM => decode_oom(record),
-        _ => None,
+        _ => decode_call(record),
     }
 }
 
 fn decode_exec(record: &[u8]) -> Option<Event> {
-    if record.len() >= size_of::<abi::ExecLong>() {
-        let (long, _) = abi::ExecLong::read_from_prefix(record).ok()?;
-        return Some(exec(&long.exec, &long.path, &long.argv));
-    }
-    let (short, _) = abi::ExecShort::read_from_prefix(record).ok()?;
-    Some(exec(&short.exec, &short.path, &short.argv))
-}
-
-fn exec(exec: &abi::Exec, path: &[u8], argv: &[u8]) -> Event {
-    let path = &path[..path.len().min(usize::from(exec.path_bytes))];
-    let argv = &argv[..argv.len().min(usize::from(exec.argv_bytes))];
-    Event::Exec(ExecEvent {
+    let (exec, rest) = abi::Exec::read_from_prefix(record).ok()?;
+    let (path, rest) = rest.split_at_checked(usize::from(exec.path_bytes))?;
+    let (argv, rest) = rest.split_at_checked(usize::from(exec.argv_bytes))?;
+    let (cwd, _) = rest.split_at_checked(usize::from(exec.cwd_bytes))?;
+    let ancestors = exec.ancestor.iter().take(usize::from(exec.ancestors));
+    Some(Event::Exec(ExecEvent {
         header: header(&exec.event),
         path: text(path),
         path_truncated: exec.flags & abi::EXEC_PATH_TRUNCATED != 0,
         argv: arguments(argv),
         argv_truncated: exec.flags & abi::EXEC_ARGV_TRUNCATED != 0,
-    })
+        cwd: text(cwd),
+        cwd_truncated: exec.flags & abi::EXEC_CWD_TRUNCATED != 0,
+        inode: exec.inode,
+        device: (exec.device >> 20, exec.device & 0xf_ffff),
+        memfd: exec.flags & abi::EXEC_MEMFD != 0,
+        ancestors: ancestors
+            .map(|ancestor| Ancestor { pid: ancestor.pid, comm: text(until_nul(&ancestor.comm)) })
+            .collect(),
+    }))
 }
 
 /// Each argument ends with a NUL, but for one that was cut.
@@ -181,7 +216,7 @@ fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-fn header(event: &abi::Event) -> EventHeader {
+pub(crate) fn header(event: &abi::Event) -> EventHeader {
     let namespaces = &event.namespaces;
     EventHeader {
         time_ns: event.time_ns,
@@ -198,7 +233,7 @@ fn header(event: &abi::Event) -> EventHeader {
 }
 
 /// Paths and arguments are bytes; what is no UTF-8 becomes U+FFFD.
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -210,15 +245,17 @@ mod tests {
     use super::*;
 
     fn exec_record(path: &[u8], argv: &[u8], flags: u32) -> Vec<u8> {
-        let mut record = abi::ExecShort::new_zeroed();
-        record.exec.event.slot = 7;
-        record.exec.event.comm[..4].copy_from_slice(b"true");
-        record.exec.path_bytes = path.len() as u16;
-        record.exec.argv_bytes = argv.len() as u16;
-        record.exec.flags = flags;
-        record.path[..path.len()].copy_from_slice(path);
-        record.argv[..argv.len()].copy_from_slice(argv);
-        record.as_bytes().to_vec()
+        let mut record = abi::Exec::new_zeroed();
+        record.event.slot = 7;
+        record.event.comm[..4].copy_from_slice(b"true");
+        record.path_bytes = path.len() as u16;
+        record.argv_bytes = argv.len() as u16;
+        record.cwd_bytes = 4;
+        record.flags = flags;
+        record.ancestors = 1;
+        record.ancestor[0].pid = 9;
+        record.ancestor[0].comm[..2].copy_from_slice(b"sh");
+        [record.as_bytes(), path, argv, b"/tmp"].concat()
     }
 
     fn exec_of(record: &[u8]) -> ExecEvent {
@@ -235,6 +272,8 @@ mod tests {
         assert_eq!((event.path.as_str(), event.path_truncated), ("/bin/true", false));
         assert_eq!(event.argv, ["true", "", "-x"]);
         assert!(!event.argv_truncated);
+        assert_eq!((event.cwd.as_str(), event.cwd_truncated), ("/tmp", false));
+        assert_eq!(event.ancestors, [Ancestor { pid: 9, comm: "sh".into() }]);
     }
 
     #[test]
@@ -250,13 +289,11 @@ mod tests {
     }
 
     #[test]
-    fn a_long_exec_is_told_by_its_size() {
-        let mut record = abi::ExecLong::new_zeroed();
-        record.exec.argv_bytes = 1024;
-        record.exec.flags = abi::EXEC_ARGV_TRUNCATED;
-        record.argv = [b'y'; 1024];
-        let event = exec_of(record.as_bytes());
+    fn an_exec_that_was_cut_says_so() {
+        let flags = abi::EXEC_ARGV_TRUNCATED | abi::EXEC_MEMFD;
+        let event = exec_of(&exec_record(b"/x", &[b'y'; 1024], flags));
         assert_eq!((event.argv.len(), event.argv[0].len(), event.argv_truncated), (1, 1024, true));
+        assert!(event.memfd && !event.path_truncated && !event.cwd_truncated);
     }
 
     #[test]
@@ -305,7 +342,7 @@ mod tests {
     #[test]
     fn records_of_another_kind_or_too_short_are_nothing() {
         let mut record = exec_record(b"/x", b"x\0", 0);
-        record[0] = 9;
+        record[0] = 99;
         assert_eq!(decode(&record), None);
         assert_eq!(decode(&exec_record(b"/x", b"", 0)[..100]), None);
         assert_eq!(decode(b""), None);

@@ -9,6 +9,8 @@
 
 mod blame;
 mod cache;
+mod call;
+mod call_shapes;
 mod cost;
 mod counters;
 mod destinations;
@@ -16,6 +18,8 @@ mod disk;
 mod dns;
 mod error_class;
 mod event;
+mod event_kind;
+mod filter;
 mod floor;
 mod foreign;
 mod histogram;
@@ -23,6 +27,7 @@ mod load;
 mod map;
 mod memory;
 mod meters;
+mod names;
 mod namespaces;
 mod options;
 mod pace;
@@ -39,21 +44,28 @@ mod tcp;
 mod trace;
 
 pub use blame::{Blame, BlamedResource, Culprit};
+pub use call::{CallEvent, OpenFile, Socket};
 pub use cost::{Cost, CostError, MapCost, ProgramCost, Timing};
 pub use counters::{
-    EventCounters, Lost, NetworkCounters, SlotCounters, SlotEvents, UdpCounters, UdpDrops,
+    EVENT_KINDS, EventCounters, Lost, NetworkCounters, SlotCounters, SlotEvents, UdpCounters,
+    UdpDrops,
 };
 pub use destinations::{Destination, DestinationCounters, Direction};
 pub use disk::{DiskCounters, DiskKey, DiskOp, Disks};
 pub use dns::{DnsCode, DnsCounters, DnsQuestions};
 pub use error_class::{ErrorClass, error_class};
-pub use event::{Event, EventHeader, ExecEvent, ExitEvent, Namespaces, OomEvent};
+pub use event::{Ancestor, Event, EventHeader, ExecEvent, ExitEvent, Namespaces, OomEvent};
+pub use event_kind::EventKind;
+pub use filter::{
+    AUDIT_PREFIX_BYTES, AUDIT_PREFIXES, AuditFilter, FilterError, OpenFilter, SetFilterError,
+};
 pub use floor::Floor;
 pub use foreign::{CgroupEvent, CgroupReader, ForeignCgroup, POOL_SLOTS, Tree};
 pub use histogram::Histogram;
 pub use load::LoadError;
 pub use map::MapError;
 pub use meters::{CgroupIds, Meters};
+pub use names::{error_name, open_flag_names};
 pub use namespaces::NamespaceCounts;
 pub use options::{ForeignOptions, LoadOptions};
 pub use pace::Pace;
@@ -63,7 +75,7 @@ pub use reader::EventReader;
 pub use scheduler::{OffCpu, SchedulerCounters};
 pub use switch::SwitchError;
 pub use syscall_counts::{SyscallCount, SyscallErrors};
-pub use syscalls::{SyscallClass, syscall_class, syscall_name};
+pub use syscalls::{SyscallClass, syscall_class, syscall_name, syscall_number};
 pub use tcp::{TcpCounters, TcpError};
 pub use tenantry_abi::BANDWIDTH_MAJORS;
 pub use trace::{TRACES, TraceError, TracedSyscall};

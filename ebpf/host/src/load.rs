@@ -8,12 +8,15 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
+use aya::maps::ProgramArray;
 use aya::programs::links::FdLink;
 use aya::programs::{
     BtfTracePoint, CgroupAttachMode, CgroupSkbAttachType, Program as AyaProgram, ProgramError,
 };
 use aya::{Btf, Ebpf, EbpfLoader};
+use zerocopy::IntoBytes as _;
 
+use crate::call_shapes::{call_shapes, compat_numbers};
 use crate::error_class::error_class_table;
 use crate::map::MapError;
 use crate::options::LoadOptions;
@@ -77,6 +80,7 @@ const BY_SLOT: &[&str] = &[
     "tcp_rtt",
     "dns",
     "event_counts",
+    "audit_filters",
     "trampoline_counts",
 ];
 /// The others.
@@ -110,6 +114,10 @@ const SHARED: &[&str] = &[
     "queues",
     "oom_kills_seen",
     "events",
+    "call_scratch",
+    "exec_scratch",
+    "path_scratch",
+    "call_programs",
     "self_counters",
 ];
 
@@ -159,12 +167,15 @@ fn load_object(
     btf: &Btf,
 ) -> Result<Ebpf, aya::EbpfError> {
     let (classes, error_classes) = (class_table(), error_class_table());
+    let (shapes, compat) = (call_shapes(), compat_numbers());
     let mut loader = EbpfLoader::new();
     // Task and socket storage have no user-space interface in aya, and need none.
     loader.btf(Some(btf)).allow_unsupported_maps();
     // Not in the trampoline object, which has no use for them.
     loader.override_global("syscall_class", &classes[..], false);
     loader.override_global("error_class", &error_classes[..], false);
+    loader.override_global("call_shapes", shapes.as_bytes(), false);
+    loader.override_global("compat_numbers", &compat[..], false);
     loader.override_global("blkio_hierarchy", &blkio_hierarchy, false);
     let first_foreign_slot = options.foreign.map_or(0, |foreign| foreign.first_slot);
     let foreign_services = u8::from(options.foreign.is_some_and(|foreign| foreign.services));
@@ -187,6 +198,9 @@ fn start(
     btf: &Btf,
     cgroup: &File,
 ) -> ProbeStatus {
+    if let Hook::TailCall(hook, map) = program.hook {
+        return status(program, put_into(object, program, hook, map, pins, btf));
+    }
     let Some(loaded) = object.program_mut(program.name) else {
         return ProbeStatus::Failed("not in the object".into());
     };
@@ -198,6 +212,10 @@ fn start(
             Ok(ProbeStatus::Active)
         }),
     };
+    status(program, started)
+}
+
+fn status(program: &Program, started: Result<ProbeStatus, ProgramError>) -> ProbeStatus {
     match started {
         Ok(status) => status,
         Err(error) => {
@@ -206,6 +224,28 @@ fn start(
             status
         }
     }
+}
+
+/// Loads a program that another one goes on to, puts it where that one looks, and pins it.
+fn put_into(
+    object: &mut Ebpf,
+    program: &Program,
+    hook: &str,
+    map: &str,
+    pins: &Pins,
+    btf: &Btf,
+) -> Result<ProbeStatus, ProgramError> {
+    let missing = || ProgramError::IOError(io::Error::other("not in the object"));
+    let Some(AyaProgram::BtfTracePoint(loaded)) = object.program_mut(program.name) else {
+        return Err(missing());
+    };
+    loaded.load(hook, btf)?;
+    let fd = loaded.fd()?.try_clone().map_err(ProgramError::IOError)?;
+    let mut programs = ProgramArray::try_from(object.map_mut(map).ok_or_else(missing)?)?;
+    programs.set(0, &fd, 0)?;
+    let loaded = object.program_mut(program.name).ok_or_else(missing)?;
+    loaded.pin(pins.program(program)).map_err(pin_error)?;
+    Ok(ProbeStatus::Active)
 }
 
 /// Pins a program whose link is made later, by [`attach_pinned`].

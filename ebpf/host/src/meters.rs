@@ -12,6 +12,7 @@ use crate::cache::SlotCache;
 use crate::cost;
 use crate::counters::{self, Lost, SlotCounters, SlotEvents};
 use crate::disk::{self, Disks};
+use crate::filter::AuditFilter;
 use crate::foreign::ForeignMaps;
 use crate::load::{LoadError, load_anew};
 use crate::map::{Buffer, MapError, Table};
@@ -47,6 +48,8 @@ pub struct Meters {
     switches: Mutex<Switches>,
     pub(crate) maps: Maps,
     pub(crate) cache: SlotCache,
+    /// Of slots that have none of their own.
+    filter: Mutex<abi::AuditFilter>,
 }
 
 #[derive(Debug)]
@@ -77,6 +80,7 @@ pub(crate) struct Maps {
     disks: Table<abi::DiskKey, abi::Disk>,
     requests: Table<u64, abi::Request>,
     event_counts: Table<u32, abi::EventCounts>,
+    pub audit_filters: Table<u32, abi::AuditFilter>,
     trampoline_counts: Table<u32, abi::TrampolineCounts>,
     self_counters: Table<u32, u64>,
 }
@@ -141,6 +145,9 @@ impl Meters {
             source,
         })?;
         let reader = EventReader::open(&pins.dir)?;
+        let default_filter = AuditFilter::default()
+            .render()
+            .map_err(|error| LoadError::Options(error.to_string()))?;
         let meters = Meters {
             pins: pins.clone(),
             adopted,
@@ -149,7 +156,13 @@ impl Meters {
             switches: Mutex::new(Switches::new(statuses)),
             maps,
             cache,
+            filter: Mutex::new(FromZeros::new_zeroed()),
         };
+        // Those of an earlier agent hold until somebody sets others.
+        match adopted {
+            true => *meters.filter() = meters.maps.audit_filters.get(&0)?.unwrap_or(default_filter),
+            false => meters.write_audit_filter(default_filter)?,
+        }
         if adopted {
             meters.end_orphaned_traces()?;
             meters.settle_recorders()?;
@@ -265,6 +278,7 @@ impl Meters {
                 self.maps.dns_names.remove(&key)?;
             }
         }
+        self.reset_audit_filter(slot)?;
         self.maps.event_counts.write(&slot, &FromZeros::new_zeroed())?;
         self.maps.trampoline_counts.write(&slot, &FromZeros::new_zeroed())
     }
@@ -274,11 +288,7 @@ impl Meters {
     pub fn read_events(&self, slot: Slot) -> Result<SlotEvents, MapError> {
         self.check(slot)?;
         let raw = self.maps.event_counts.get(&slot)?.unwrap_or(FromZeros::new_zeroed());
-        Ok(SlotEvents {
-            exec: counters::events(&raw, abi::EVENT_EXEC),
-            exit: counters::events(&raw, abi::EVENT_EXIT),
-            oom: counters::events(&raw, abi::EVENT_OOM),
-        })
+        Ok(counters::events(&raw))
     }
 
     /// All counters of a slot but the disks', summed over CPUs while they go on counting.
@@ -307,7 +317,7 @@ impl Meters {
             false => None,
         };
         let dns = maps.dns.get(&slot)?.unwrap_or(FromZeros::new_zeroed());
-        let SlotEvents { exec, exit, oom } = self.read_events(slot)?;
+        let events = self.read_events(slot)?;
         let trampolines = maps.trampoline_counts.get(&slot)?.unwrap_or(FromZeros::new_zeroed());
         let if_active = |name, value| self.is_active(name).then_some(value);
         Ok(SlotCounters {
@@ -321,9 +331,7 @@ impl Meters {
             udp,
             run_queue,
             scheduler,
-            exec,
-            exit,
-            oom,
+            events,
             tcp,
             dns_other: dns::counters(&dns.other),
             exec_attempts: if_active("exec_attempted", trampolines.exec_attempts),
@@ -434,6 +442,11 @@ impl Meters {
         self.switches().statuses.clone()
     }
 
+    pub(crate) fn filter(&self) -> MutexGuard<'_, abi::AuditFilter> {
+        // As above.
+        self.filter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn switches(&self) -> MutexGuard<'_, Switches> {
         // A panic while it was held left it whole: a change is one assignment.
         self.switches.lock().unwrap_or_else(PoisonError::into_inner)
@@ -470,6 +483,7 @@ impl Maps {
             disks: Table::open(dir, "disks", cpus)?,
             requests: Table::open(dir, "requests", cpus)?,
             event_counts: Table::open(dir, "event_counts", cpus)?,
+            audit_filters: Table::open(dir, "audit_filters", cpus)?,
             trampoline_counts: Table::open(dir, "trampoline_counts", cpus)?,
             self_counters: Table::open(dir, "self_counters", cpus)?,
         })

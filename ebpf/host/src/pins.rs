@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::load::LoadError;
 use crate::options::LoadOptions;
-use crate::probe::{ProbeStatus, Program};
+use crate::probe::{Hook, ProbeStatus, Program};
 
 const BPFFS: &str = "/sys/fs/bpf";
 const BPFFS_MAGIC: u64 = 0xcafe_4a11;
@@ -64,7 +64,12 @@ impl Pins {
 
     /// `None` if nothing tells: then the pins are not whole.
     pub fn status(&self, program: &Program) -> Option<ProbeStatus> {
-        if self.link(program).exists() {
+        // What another program goes on to has no link, and is pinned when it is in place.
+        let proof = match program.hook {
+            Hook::TailCall(..) => self.program(program),
+            _ => self.link(program),
+        };
+        if proof.exists() {
             return Some(ProbeStatus::Active);
         }
         let why = fs::read_link(self.why(program)).ok()?;

@@ -42,6 +42,8 @@ pub(crate) enum Hook {
     SocketOperations,
     SocketRelease,
     Lsm(&'static str),
+    /// Of another program at this tracepoint, which goes on here: the map that it looks in.
+    TailCall(&'static str, &'static str),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +72,12 @@ pub(crate) const METERS: &[Program] = &[
     tracepoint("cgroup_removed", "cgroup_rmdir"),
     tracepoint("thread_new", "task_newtask"),
     tracepoint("thread_attach", "cgroup_attach_task"),
+    Program {
+        name: "audit_call",
+        hook: Hook::TailCall("sys_exit", "call_programs"),
+        essential: false,
+        switchable: false,
+    },
     tracepoint("syscall_exit", "sys_exit"),
     Program { switchable: true, ..tracepoint(SYSCALL_ENTER, "sys_enter") },
     Program { switchable: true, ..tracepoint(RECORDERS[0], "sys_enter") },
@@ -144,7 +152,7 @@ pub(crate) const TRAMPOLINES: &[Program] = &[Program {
 impl std::fmt::Display for Hook {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Hook::Tracepoint(name) => write!(f, "tp_btf/{name}"),
+            Hook::Tracepoint(name) | Hook::TailCall(name, _) => write!(f, "tp_btf/{name}"),
             Hook::RawTracepoint(name) => write!(f, "raw_tp/{name}"),
             Hook::CgroupIngress => f.write_str("cgroup_skb/ingress"),
             Hook::CgroupEgress => f.write_str("cgroup_skb/egress"),

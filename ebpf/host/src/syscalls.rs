@@ -74,6 +74,11 @@ pub fn syscall_name(nr: u32) -> Option<&'static str> {
     entry(nr).map(|(_, name, _)| *name)
 }
 
+/// `None` for a name that no call has here.
+pub fn syscall_number(name: &str) -> Option<u32> {
+    TABLE.iter().find(|(_, known, _)| *known == name).map(|(nr, _, _)| *nr)
+}
+
 pub fn syscall_class(nr: u32) -> SyscallClass {
     entry(nr).map_or(SyscallClass::Other, |(_, _, class)| *class)
 }

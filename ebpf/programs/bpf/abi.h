@@ -313,12 +313,81 @@ enum tn_event_kind {
 	TN_EVENT_EXEC = 0,
 	TN_EVENT_EXIT = 1,
 	TN_EVENT_OOM = 2,
-	TN_EVENT_KINDS = 3,
+	TN_EVENT_OPEN = 3,
+	TN_EVENT_FILE = 4, /* unlink, rename, chmod and their like */
+	TN_EVENT_CONNECT = 5,
+	TN_EVENT_ACCEPT = 6,
+	TN_EVENT_BIND = 7,
+	TN_EVENT_LISTEN = 8,
+	TN_EVENT_DNS = 9,
+	TN_EVENT_MOUNT = 10,
+	TN_EVENT_NAMESPACE = 11,
+	TN_EVENT_PTRACE = 12,
+	TN_EVENT_KERNEL = 13, /* what changes the kernel itself: bpf, modules, kexec */
+	TN_EVENT_CREDENTIALS = 14,
+	TN_EVENT_KEYRING = 15,
+	TN_EVENT_SIGNAL = 16,
+	TN_EVENT_CAPABILITY = 17,
+	TN_EVENT_KINDS = 18,
 };
 
 struct tn_event_counts {
 	__u64 produced[TN_EVENT_KINDS];
 	__u64 lost[TN_EVENT_KINDS];
+	/* What a filter left out: neither produced nor lost. */
+	__u64 filtered[TN_EVENT_KINDS];
+};
+
+/* In place of an argument's number: the call's result. */
+#define TN_ARGUMENT_RESULT 7
+
+#define TN_SHAPE_SOCKET 1 /* the descriptor is a socket's */
+#define TN_SHAPE_ADDRESS 2 /* the second and the third argument are a socket's address */
+#define TN_SHAPE_LITERAL 4 /* the target is text, no path from anywhere: a symbolic link's */
+
+/* What the arguments of a call mean, each by its number from 1 on; 0 is none. */
+struct tn_call_shape {
+	__u8 kind; /* tn_event_kind + 1; 0: calls of this number are no events */
+	__u8 path;
+	__u8 path_dir; /* descriptor of the directory where the path begins; 0: the working directory */
+	__u8 target;
+	__u8 target_dir;
+	__u8 extra; /* a name that is no path: a file system's type, a key's description */
+	__u8 descriptor;
+	__u8 flags; /* TN_SHAPE_… */
+};
+
+/* Which opens are events, besides those below a prefix. */
+#define TN_OPEN_WRITE 1 /* for writing: O_WRONLY, O_RDWR, O_CREAT, O_TRUNC */
+#define TN_OPEN_DENIED 2 /* failed by EACCES or EPERM */
+#define TN_OPEN_FAILED 4
+#define TN_OPEN_ALL 8
+
+#define TN_PREFIX_WORDS 8
+#define TN_PREFIXES 8
+#define TN_PREFIX_OPEN 1
+#define TN_PREFIX_FILE 2
+
+/* Compared a word at a time: zero, with a mask of zero, from the prefix's end on. */
+struct tn_prefix {
+	__u32 kinds; /* TN_PREFIX_… */
+	__u32 bytes;
+	__u64 words[TN_PREFIX_WORDS];
+	__u64 masks[TN_PREFIX_WORDS];
+};
+
+/* Which events of a slot are wanted. */
+struct tn_audit_filter {
+	__u32 kinds; /* bit by tn_event_kind */
+	__u32 opens; /* TN_OPEN_… */
+	/* Of these users, as the host numbers them. */
+	__u32 uid_first;
+	__u32 uid_last;
+	__u32 prefixed; /* TN_PREFIX_… of all prefixes */
+	__u32 reserved;
+	/* Bit by number: no event of that call. */
+	__u64 syscalls_off[TN_SYSCALLS / 64];
+	struct tn_prefix prefix[TN_PREFIXES];
 };
 
 struct tn_trampoline_counts {
@@ -476,30 +545,30 @@ struct tn_event {
 
 #define TN_EXEC_PATH_TRUNCATED 1
 #define TN_EXEC_ARGV_TRUNCATED 2
+#define TN_EXEC_CWD_TRUNCATED 4
+#define TN_EXEC_MEMFD 8 /* what runs lies in memory alone and never had a name */
 
+#define TN_EXEC_PATH 256
+#define TN_EXEC_ARGV 1024
+#define TN_EXEC_CWD 256
+#define TN_ANCESTORS 8
+
+struct tn_ancestor {
+	__u32 pid; /* as the host sees it */
+	char comm[16];
+};
+
+/* Path, arguments and directory follow, one behind the other. */
 struct tn_exec {
 	struct tn_event event;
+	__u64 inode; /* of what runs: a script's interpreter */
+	__u32 device; /* the file system's, as the kernel has it: major << 20 | minor */
+	__u32 flags;
 	__u16 path_bytes; /* without the NUL */
 	__u16 argv_bytes; /* NUL after each argument */
-	__u32 flags;
-};
-
-/* An exec comes in one of two sizes, so that a short one does not take a long one's room. */
-#define TN_EXEC_SHORT_PATH 64
-#define TN_EXEC_SHORT_ARGV 128
-#define TN_EXEC_LONG_PATH 256
-#define TN_EXEC_LONG_ARGV 1024
-
-struct tn_exec_short {
-	struct tn_exec exec;
-	char path[TN_EXEC_SHORT_PATH];
-	char argv[TN_EXEC_SHORT_ARGV];
-};
-
-struct tn_exec_long {
-	struct tn_exec exec;
-	char path[TN_EXEC_LONG_PATH];
-	char argv[TN_EXEC_LONG_ARGV];
+	__u16 cwd_bytes;
+	__u16 ancestors;
+	struct tn_ancestor ancestor[TN_ANCESTORS]; /* the parent first */
 };
 
 struct tn_exit {
@@ -526,11 +595,71 @@ struct tn_oom {
 	char trigger_comm[16];
 };
 
+/* An end of a connection. */
+struct tn_endpoint {
+	__u16 family; /* AF_…; 0: unknown */
+	__u16 port;
+	__u8 address[16]; /* network order; of IPv4 the first four bytes alone */
+};
+
+/* What follows a tn_call, one behind the other: a path's directory right before the path. */
+enum tn_text {
+	TN_TEXT_DIRECTORY = 0, /* where a relative path begins, with a slash at its end */
+	TN_TEXT_PATH = 1, /* as it was given; a socket's path or abstract name */
+	TN_TEXT_TARGET_DIRECTORY = 2,
+	TN_TEXT_TARGET = 3,
+	TN_TEXT_EXTRA = 4,
+	TN_TEXT_RESOLVED = 5, /* where the descriptor's file lies */
+	TN_TEXTS = 6,
+};
+
+/* Bits of tn_call.flags, each shifted by the tn_text. */
+#define TN_CALL_TRUNCATED 0x1
+#define TN_CALL_UNREAD 0x100
+/* Made by the door for 32-bit programs: arguments are 32 bits wide, `nr` is the 64-bit number. */
+#define TN_CALL_COMPAT 0x10000
+
+/* `nr` of an event that is no call's. */
+#define TN_NO_CALL 0xffffffff
+
+struct tn_call {
+	struct tn_event event;
+	__s64 result;
+	__u64 args[6];
+	__u64 inode; /* of the descriptor's file; 0: unknown */
+	__u32 device; /* its file system's, as the kernel has it: major << 20 | minor */
+	__u32 mode; /* its type and permissions */
+	__u32 nr;
+	__u32 flags;
+	__u32 open_flags;
+	__u16 socket_type; /* SOCK_… */
+	__u16 protocol; /* IPPROTO_… */
+	struct tn_endpoint local;
+	struct tn_endpoint remote;
+	__u16 text_bytes[TN_TEXTS];
+	__u32 reserved;
+};
+
+/* Longest text, and room for texts in all: what begins beyond it is left out. */
+#define TN_TEXT_MAX 1024
+#define TN_TEXT_ROOM 4096
+
+/* Where a record is put together. */
+struct tn_call_scratch {
+	struct tn_call call;
+	char text[TN_TEXT_ROOM + TN_TEXT_MAX];
+};
+
+struct tn_exec_scratch {
+	struct tn_exec exec;
+	char text[TN_EXEC_PATH + TN_EXEC_ARGV + TN_EXEC_CWD];
+};
+
 /* Everything that the ring carries. */
 union tn_record {
 	struct tn_event event;
-	struct tn_exec_short exec_short;
-	struct tn_exec_long exec_long;
+	struct tn_exec exec;
 	struct tn_exit exit;
 	struct tn_oom oom;
+	struct tn_call call;
 };

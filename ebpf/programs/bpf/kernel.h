@@ -23,7 +23,10 @@ typedef _Bool bool;
 #define false 0
 
 /* Error numbers, as helpers give them below zero. */
+#define EPERM 1
+#define EAGAIN 11
 #define ENOMEM 12
+#define EACCES 13
 #define EEXIST 17
 
 #define CORE __attribute__((preserve_access_index))
@@ -109,6 +112,62 @@ typedef struct {
 	unsigned int val;
 } kuid_t;
 
+struct qstr {
+	u32 len; /* in a nameless union, with the next */
+	const unsigned char *name;
+} CORE;
+
+struct super_block {
+	u32 s_dev;
+} CORE;
+
+struct inode {
+	unsigned short i_mode;
+	unsigned int i_nlink; /* in a nameless union */
+	unsigned long i_ino;
+	struct super_block *i_sb;
+} CORE;
+
+struct dentry {
+	struct dentry *d_parent;
+	struct qstr d_name;
+} CORE;
+
+struct vfsmount {
+	struct dentry *mnt_root;
+} CORE;
+
+struct mount {
+	struct mount *mnt_parent;
+	struct dentry *mnt_mountpoint;
+	struct vfsmount mnt;
+} CORE;
+
+struct path {
+	struct vfsmount *mnt;
+	struct dentry *dentry;
+} CORE;
+
+struct file {
+	struct path f_path;
+	struct inode *f_inode;
+	void *private_data;
+} CORE;
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+} CORE;
+
+struct files_struct {
+	struct fdtable *fdt;
+} CORE;
+
+struct fs_struct {
+	struct path root;
+	struct path pwd;
+} CORE;
+
 struct cred {
 	kuid_t uid;
 	struct user_namespace *user_ns;
@@ -135,6 +194,7 @@ struct mm_struct {
 	struct percpu_counter rss_stat[4];
 	unsigned long arg_start;
 	unsigned long arg_end;
+	struct file *exe_file;
 } CORE;
 
 typedef struct {
@@ -196,6 +256,8 @@ struct task_struct {
 	unsigned long nivcsw;
 	struct list_head tasks;
 	struct mm_struct *mm;
+	struct fs_struct *fs;
+	struct files_struct *files;
 	struct nsproxy *nsproxy;
 	struct css_set *cgroups;
 	struct task_struct *real_parent;
@@ -230,14 +292,35 @@ struct linux_binprm {
 /* The user-space header names the registers otherwise than the kernel does. */
 struct pt_regs___kernel {
 	unsigned long orig_ax;
+	unsigned long di;
+	unsigned long si;
+	unsigned long dx;
+	unsigned long r10;
+	unsigned long r8;
+	unsigned long r9;
+	unsigned long bx;
+	unsigned long cx;
+	unsigned long bp;
 } CORE;
 
 struct sock_cgroup_data {
 	struct cgroup *cgroup;
 } CORE;
 
+struct in6_addr {
+	u8 bytes[16];
+};
+
 struct sock_common {
+	/* The addresses and ports of IPv4 in nameless unions. */
+	u32 skc_daddr;
+	u32 skc_rcv_saddr;
+	u16 skc_dport; /* network order */
+	u16 skc_num;
+	unsigned short skc_family;
 	volatile unsigned char skc_state;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
 	unsigned long skc_flags; /* in a nameless union */
 } CORE;
 
@@ -248,9 +331,29 @@ enum sock_flags {
 struct sock {
 	struct sock_common __sk_common;
 	int sk_err;
+	u16 sk_type;
+	u16 sk_protocol;
 	u32 sk_ack_backlog;
 	u32 sk_max_ack_backlog;
 	struct sock_cgroup_data sk_cgrp_data;
+} CORE;
+
+struct socket {
+	struct sock *sk;
+} CORE;
+
+struct sockaddr_un {
+	u16 sun_family;
+	char sun_path[108];
+} CORE;
+
+struct unix_address {
+	int len;
+	struct sockaddr_un name[1];
+} CORE;
+
+struct unix_sock {
+	struct unix_address *addr;
 } CORE;
 
 struct inet_sock {

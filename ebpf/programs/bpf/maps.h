@@ -846,10 +846,10 @@ struct {
 } oom_kills_seen SEC(".maps");
 
 /*
- * Exec, exit and OOM events.
- * value   tn_exec_short, tn_exec_long, tn_exit or tn_oom
+ * Audit events.
+ * value   tn_exec, tn_exit, tn_oom or tn_call, the texts behind it
  * bytes   LoadOptions.ring_bytes
- * writer  process_exec, process_exit, oom_victim
+ * writer  process_exec, process_exit, oom_victim, audit_call
  * reader  user space
  * full    the event is lost and counted in event_counts
  */
@@ -860,11 +860,11 @@ struct {
 
 /*
  * How many events there were and how many found no room, so that
- * delivered + lost = produced. Added atomically.
+ * delivered + lost = produced; and how many a filter left out. Added atomically.
  * key     slot
  * value   tn_event_counts
- * bytes   12 Ki
- * writer  process_exec, process_exit, oom_victim
+ * bytes   108 Ki
+ * writer  process_exec, process_exit, oom_victim, audit_call
  * reader  user space
  * full    never, one for each slot
  */
@@ -874,6 +874,93 @@ struct {
 	__type(key, __u32);
 	__type(value, struct tn_event_counts);
 } event_counts SEC(".maps");
+
+/*
+ * Which events of a slot are wanted.
+ * key     slot
+ * value   tn_audit_filter
+ * bytes   288 Ki
+ * writer  user space, before the slot is handed out and whenever somebody wishes
+ * reader  the writers of `events`
+ * full    never, one for each slot
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_audit_filter);
+} audit_filters SEC(".maps");
+
+/*
+ * Where audit_call puts its record together: no stack could hold it. A second run on the
+ * same CPU does not come in between; the kernel leaves it out.
+ * key     0
+ * value   tn_call_scratch
+ * bytes   5.5 Ki/CPU
+ * writer, reader  audit_call
+ * full    never
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_call_scratch);
+} call_scratch SEC(".maps");
+
+/*
+ * The same for process_exec.
+ * key     0
+ * value   tn_exec_scratch
+ * bytes   2 Ki/CPU
+ * writer, reader  process_exec
+ * full    never
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct tn_exec_scratch);
+} exec_scratch SEC(".maps");
+
+/*
+ * Where a path is written, its last name first and from the end to the front.
+ * key     TN_PATH_OF_…: each program has its own, since newer kernels let one
+ *         interrupt another
+ * value   tn_path_scratch
+ * bytes   2.5 Ki/CPU
+ * writer, reader  audit_call, process_exec
+ * full    the path lacks its beginning and says so
+ */
+#define TN_PATH_OF_CALL 0
+#define TN_PATH_OF_EXEC 1
+
+struct tn_path_scratch {
+	char text[TN_TEXT_MAX + 256];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct tn_path_scratch);
+} path_scratch SEC(".maps");
+
+/*
+ * Where syscall_exit goes on when a call may be an event: a program of its own, with a
+ * stack of its own.
+ * key     0
+ * value   audit_call
+ * bytes   a page
+ * writer  user space, when it loads
+ * reader  syscall_exit
+ * full    never; empty: no call is an event
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} call_programs SEC(".maps");
 
 /*
  * What only trampolines see. Added atomically.

@@ -4,6 +4,7 @@
 #include "tasks.bpf.c"
 #include "syscalls.bpf.c"
 #include "profile.bpf.c"
+#include "calls.bpf.c"
 #include "network.bpf.c"
 #include "queues.bpf.c"
 #include "tcp.bpf.c"

@@ -11,7 +11,7 @@
  * anybody; it counts kills in the memory cgroup, and a mark under which that
  * count did not rise is none.
  */
-#include "slots.h"
+#include "events.h"
 
 #define MEMCG_OOM_KILL 4
 #define MM_FILEPAGES 0
@@ -155,6 +155,8 @@ int oom_victim(struct bpf_raw_tracepoint_args *context)
 		return 0;
 	memcg = memory_cgroup_of(task);
 	if (!is_kill(memcg, &kills))
+		return 0;
+	if (!is_wanted(TN_EVENT_OOM, slot, BPF_CORE_READ(task, cred, uid.val)))
 		return 0;
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	count_event(TN_EVENT_OOM, slot, !event);

@@ -4,69 +4,11 @@
  * Each event is counted as produced, and as lost where the ring had no room.
  * The first exec in a slot's cgroups arms the slot.
  */
+#include "events.h"
+#include "paths.h"
 #include "tasks.h"
 
 #define SIGNAL_GROUP_EXIT 4
-
-static __always_inline void fill_pid(struct tn_event *event, struct task_struct *leader)
-{
-	struct pid *pid = BPF_CORE_READ(leader, thread_pid);
-	u32 level = BPF_CORE_READ(pid, level);
-	struct upid *number = (void *)pid + bpf_core_field_offset(struct pid, numbers) +
-			      level * bpf_core_type_size(struct upid);
-
-	event->container_pid = BPF_CORE_READ(number, nr);
-	event->namespaces.pid = BPF_CORE_READ(number, ns, ns.inum);
-}
-
-static __always_inline void fill_event(struct tn_event *event, u32 kind, u32 slot,
-				       struct task_struct *task)
-{
-	struct nsproxy *nsproxy = task->nsproxy;
-
-	event->kind = kind;
-	event->slot = slot;
-	event->time_ns = bpf_ktime_get_ns();
-	event->cgroup_id = task->cgroups->dfl_cgrp->kn->id;
-	event->pid = task->tgid;
-	event->tid = task->pid;
-	event->parent_pid = task->real_parent->tgid;
-	event->uid = BPF_CORE_READ(task, cred, uid.val);
-	fill_pid(event, task->group_leader);
-	event->namespaces.mnt = BPF_CORE_READ(nsproxy, mnt_ns, ns.inum);
-	event->namespaces.net = BPF_CORE_READ(nsproxy, net_ns, ns.inum);
-	event->namespaces.uts = BPF_CORE_READ(nsproxy, uts_ns, ns.inum);
-	event->namespaces.ipc = BPF_CORE_READ(nsproxy, ipc_ns, ns.inum);
-	event->namespaces.cgroup = BPF_CORE_READ(nsproxy, cgroup_ns, ns.inum);
-	event->namespaces.user = BPF_CORE_READ(task, cred, user_ns, ns.inum);
-	bpf_get_current_comm(event->comm, sizeof(event->comm));
-}
-
-static __always_inline void count_event(u32 kind, u32 slot, bool lost)
-{
-	struct tn_event_counts *counts = bpf_map_lookup_elem(&event_counts, &slot);
-
-	if (!counts)
-		return;
-	__sync_fetch_and_add(&counts->produced[kind], 1);
-	if (lost)
-		__sync_fetch_and_add(&counts->lost[kind], 1);
-}
-
-/* `size` is a constant at each call, so that the verifier knows the bound. */
-static __always_inline void read_argv(struct tn_exec *exec, char *argv, u32 size, u64 start, u64 bytes)
-{
-	u32 wanted = bytes > size ? size : bytes;
-
-	if (bytes > size)
-		exec->flags |= TN_EXEC_ARGV_TRUNCATED;
-	/* The compiler knows the bound and would drop the check that older verifiers need. */
-	asm volatile("" : "+r"(wanted));
-	if (wanted <= size && bpf_probe_read_user(argv, wanted, (void *)start) == 0)
-		exec->argv_bytes = wanted;
-	else
-		exec->flags |= TN_EXEC_ARGV_TRUNCATED;
-}
 
 static __always_inline u32 length_of(long read)
 {
@@ -74,44 +16,88 @@ static __always_inline u32 length_of(long read)
 	return read > 0 ? read - 1 : 0;
 }
 
-static __always_inline void start_exec(struct tn_exec *exec, struct task_struct *task, u32 slot)
+/* What runs now. */
+static __always_inline void read_program(struct tn_exec *exec, struct task_struct *task)
 {
-	fill_event(&exec->event, TN_EVENT_EXEC, slot, task);
+	struct file *file = BPF_CORE_READ(task, mm, exe_file);
+	struct inode *inode = BPF_CORE_READ(file, f_inode);
+	char name[sizeof("memfd:") - 1] = {};
+
+	exec->inode = BPF_CORE_READ(inode, i_ino);
+	exec->device = BPF_CORE_READ(inode, i_sb, s_dev);
+	if (BPF_CORE_READ(inode, i_nlink))
+		return;
+	/* Without a name in any directory; a memfd's is made of this and what its maker says. */
+	bpf_probe_read_kernel(name, sizeof(name), BPF_CORE_READ(file, f_path.dentry, d_name.name));
+	if (begins_with(name, "memfd:"))
+		exec->flags |= TN_EXEC_MEMFD;
+}
+
+/* Up to the first process of all. */
+static __always_inline void read_ancestors(struct tn_exec *exec, struct task_struct *task)
+{
+	u32 i;
+
+	exec->ancestors = 0;
+	for (i = 0; i < TN_ANCESTORS; i++) {
+		task = BPF_CORE_READ(task, real_parent, group_leader);
+		if (!BPF_CORE_READ(task, tgid))
+			break;
+		exec->ancestor[i].pid = BPF_CORE_READ(task, tgid);
+		BPF_CORE_READ_STR_INTO(&exec->ancestor[i].comm, task, comm);
+		exec->ancestors = i + 1;
+	}
+}
+
+static __noinline int send_exec(struct task_struct *task, u32 slot, const char *filename)
+{
+	u32 zero = 0, at, bytes;
+	struct tn_exec_scratch *scratch = bpf_map_lookup_elem(&exec_scratch, &zero);
+	u64 argv = BPF_CORE_READ(task, mm, arg_start), argv_end = BPF_CORE_READ(task, mm, arg_end);
+	struct tn_exec *exec;
+
+	if (!scratch)
+		return 0;
+	exec = &scratch->exec;
 	exec->flags = 0;
-	exec->argv_bytes = 0;
-}
+	read_program(exec, task);
+	read_ancestors(exec, task);
 
-static __always_inline void send_short(struct task_struct *task, u32 slot, const char *path,
-				       u32 path_bytes, u64 argv, u64 argv_bytes)
-{
-	struct tn_exec_short *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	at = length_of(bpf_probe_read_kernel_str(scratch->text, TN_EXEC_PATH, filename));
+	exec->path_bytes = at;
+	/* A path that fills its room may go on. */
+	if (at == TN_EXEC_PATH - 1)
+		exec->flags |= TN_EXEC_PATH_TRUNCATED;
 
-	count_event(TN_EVENT_EXEC, slot, !event);
-	if (!event)
-		return;
-	start_exec(&event->exec, task, slot);
-	event->exec.path_bytes = path_bytes;
-	__builtin_memcpy(event->path, path, sizeof(event->path));
-	read_argv(&event->exec, event->argv, sizeof(event->argv), argv, argv_bytes);
-	bpf_ringbuf_submit(event, 0);
-}
+	bytes = argv_end - argv > TN_EXEC_ARGV ? TN_EXEC_ARGV : argv_end - argv;
+	if (argv_end - argv > TN_EXEC_ARGV)
+		exec->flags |= TN_EXEC_ARGV_TRUNCATED;
+	/* The compiler knows the bounds and would drop the checks that older verifiers need. */
+	asm volatile("" : "+r"(bytes), "+r"(at));
+	if (at > TN_EXEC_PATH)
+		return 0;
+	if (bytes > TN_EXEC_ARGV || bpf_probe_read_user(scratch->text + at, bytes, (void *)argv)) {
+		exec->flags |= TN_EXEC_ARGV_TRUNCATED;
+		bytes = 0;
+	}
+	exec->argv_bytes = bytes;
+	at += bytes;
 
-static __always_inline void send_long(struct task_struct *task, u32 slot, const char *filename,
-				      u64 argv, u64 argv_bytes)
-{
-	struct tn_exec_long *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
-	u32 path_bytes;
-
-	count_event(TN_EVENT_EXEC, slot, !event);
-	if (!event)
-		return;
-	start_exec(&event->exec, task, slot);
-	path_bytes = length_of(bpf_probe_read_kernel_str(event->path, sizeof(event->path), filename));
-	event->exec.path_bytes = path_bytes;
-	if (path_bytes == sizeof(event->path) - 1)
-		event->exec.flags |= TN_EXEC_PATH_TRUNCATED;
-	read_argv(&event->exec, event->argv, sizeof(event->argv), argv, argv_bytes);
-	bpf_ringbuf_submit(event, 0);
+	asm volatile("" : "+r"(at));
+	if (at > TN_EXEC_PATH + TN_EXEC_ARGV)
+		return 0;
+	bytes = write_path(scratch->text + at, TN_PATH_OF_EXEC, working_directory(task), false,
+			   TN_EXEC_CWD);
+	if (bytes >> 16)
+		exec->flags |= TN_EXEC_CWD_TRUNCATED;
+	bytes &= 0xffff;
+	exec->cwd_bytes = bytes;
+	at += bytes + sizeof(*exec);
+	asm volatile("" : "+r"(at));
+	if (at > sizeof(*scratch))
+		return 0;
+	count_event(TN_EVENT_EXEC, slot, bpf_ringbuf_output(&events, scratch, at, 0));
+	return 0;
 }
 
 /* A task that is on a CPU now counts from now on. */
@@ -137,12 +123,12 @@ SEC("tp_btf/sched_process_exec")
 int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
 	struct cgroup *cgroup = task->cgroups->dfl_cgrp;
-	/* No longer than this: a program has 512 bytes of stack, its callees' included. */
-	char path[TN_EXEC_SHORT_PATH] = {};
+	/* As long as the longest literal that it is compared with. */
+	char path[16] = {};
 	struct tn_slot_state *state;
 	struct tn_task *thread;
-	u32 slot, path_bytes;
-	u64 argv, argv_bytes;
+	u32 zero = 0, slot;
+	struct tn_exec_scratch *scratch;
 
 	if (cgroup->level == 0)
 		return 0;
@@ -152,7 +138,7 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	state = bpf_map_lookup_elem(&slot_states, &slot);
 	if (!state)
 		return 0;
-	path_bytes = length_of(bpf_probe_read_kernel_str(path, sizeof(path), bprm->filename));
+	bpf_probe_read_kernel_str(path, sizeof(path), bprm->filename);
 	if (is_set_up(state, slot, path))
 		return 0;
 	thread = remember_task(task);
@@ -161,14 +147,13 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 		is_running(thread, task);
 	state->armed = 1;
 
-	argv = task->mm->arg_start;
-	argv_bytes = task->mm->arg_end - argv;
-	/* A path that fills the buffer may go on. */
-	if (path_bytes < sizeof(path) - 1 && argv_bytes <= TN_EXEC_SHORT_ARGV)
-		send_short(task, slot, path, path_bytes, argv, argv_bytes);
-	else
-		send_long(task, slot, bprm->filename, argv, argv_bytes);
-	return 0;
+	if (!is_wanted(TN_EVENT_EXEC, slot, BPF_CORE_READ(task, cred, uid.val)))
+		return 0;
+	scratch = bpf_map_lookup_elem(&exec_scratch, &zero);
+	if (!scratch)
+		return 0;
+	fill_event(&scratch->exec.event, TN_EVENT_EXEC, slot, task);
+	return send_exec(task, slot, bprm->filename);
 }
 
 /* Whether this is the process's end, seen for the first time. */
@@ -194,6 +179,8 @@ int BPF_PROG(process_exit, struct task_struct *task)
 	struct tn_exit *event;
 
 	if (!slot || !is_process_end(task))
+		return 0;
+	if (!is_wanted(TN_EVENT_EXIT, slot, BPF_CORE_READ(task, cred, uid.val)))
 		return 0;
 	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	count_event(TN_EVENT_EXIT, slot, !event);

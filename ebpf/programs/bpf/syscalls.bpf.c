@@ -10,20 +10,16 @@
  * restarts is counted each time; its -ERESTART… is not an error, as the caller
  * never sees it. 32-bit calls have other numbers and go to TN_SYSCALL_OTHER.
  */
+#include "calls.h"
 #include "namespaces.h"
 
-#define TS_COMPAT 2
 #define NR_RT_SIGRETURN 15
 #define NR_MSYNC 26
-#define NR_CLONE 56
-#define NR_VFORK 58
 #define NR_FSYNC 74
 #define NR_FDATASYNC 75
-#define NR_UNSHARE 272
 #define NR_SYNC_FILE_RANGE 277
 #define NR_SYNCFS 306
 #define NR_SETNS 308
-#define NR_CLONE3 435
 #define FIRST_HIDDEN_ERRNO 512
 
 /* Class of each number. User space owns the table. */
@@ -32,18 +28,6 @@ const volatile u8 syscall_class[TN_SYSCALLS] = {};
 const volatile u8 error_class[TN_ERRNOS] = {};
 /* How far from its place an error's cell may lie. */
 #define ERROR_STEPS 8
-
-/* The compiler knows the bound and would drop the check that the verifier wants to see. */
-static __always_inline u32 bounded(u32 nr)
-{
-	asm volatile("" : "+r"(nr));
-	return nr & (TN_SYSCALLS - 1);
-}
-
-static __always_inline bool is_clone(u32 nr)
-{
-	return nr - NR_CLONE <= NR_VFORK - NR_CLONE || nr == NR_CLONE3;
-}
 
 /* Why a call is timed. */
 #define TIMED_SAMPLE 1
@@ -177,6 +161,8 @@ int BPF_PROG(syscall_exit, struct pt_regs *regs, long ret)
 	if (failed)
 		count_error(counts, nr, -ret);
 	record_latency(task, slot, nr, failed);
+	if (call_shapes[bounded(nr)].kind)
+		bpf_tail_call(ctx, &call_programs, 0);
 	return 0;
 }
 

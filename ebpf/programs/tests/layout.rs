@@ -103,7 +103,41 @@ fn both_sides_of_the_kernel_boundary_have_the_same_layout() {
     check!(c, "tn_disk_key", DiskKey { slot, major, minor, op });
     check!(c, "tn_disk", Disk { ios, bytes, errors, requeues, merges, in_flight, latency, queue });
     check!(c, "tn_request", Request { issued_ns, served_ns, bytes, asked_bytes, key });
-    check!(c, "tn_event_counts", EventCounts { produced, lost });
+    check!(c, "tn_event_counts", EventCounts { produced, lost, filtered });
+    check!(
+        c,
+        "tn_call_shape",
+        CallShape { kind, path, path_dir, target, target_dir, extra, descriptor, flags }
+    );
+    check!(c, "tn_prefix", Prefix { kinds, bytes, words, masks });
+    check!(
+        c,
+        "tn_audit_filter",
+        AuditFilter { kinds, opens, uid_first, uid_last, prefixed, reserved, syscalls_off, prefix }
+    );
+    check!(c, "tn_endpoint", Endpoint { family, port, address });
+    check!(
+        c,
+        "tn_call",
+        Call {
+            event,
+            result,
+            args,
+            inode,
+            device,
+            mode,
+            nr,
+            flags,
+            open_flags,
+            socket_type,
+            protocol,
+            local,
+            remote,
+            text_bytes,
+            reserved
+        }
+    );
+    check!(c, "tn_call_scratch", CallScratch { call, text });
     check!(c, "tn_trampoline_counts", TrampolineCounts { exec_attempts });
     check!(
         c,
@@ -150,9 +184,23 @@ fn both_sides_of_the_kernel_boundary_have_the_same_layout() {
             comm
         }
     );
-    check!(c, "tn_exec", Exec { event, path_bytes, argv_bytes, flags });
-    check!(c, "tn_exec_short", ExecShort { exec, path, argv });
-    check!(c, "tn_exec_long", ExecLong { exec, path, argv });
+    check!(c, "tn_ancestor", Ancestor { pid, comm });
+    check!(
+        c,
+        "tn_exec",
+        Exec {
+            event,
+            inode,
+            device,
+            flags,
+            path_bytes,
+            argv_bytes,
+            cwd_bytes,
+            ancestors,
+            ancestor
+        }
+    );
+    check!(c, "tn_exec_scratch", ExecScratch { exec, text });
     check!(
         c,
         "tn_oom",

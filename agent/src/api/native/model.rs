@@ -243,6 +243,9 @@ pub struct Stats {
     /// Kills for want of memory.
     #[serde(default)]
     pub ooms: EventCount,
+    /// Audit events by kind, those above among them; only kinds that came up.
+    #[serde(default)]
+    pub audit: BTreeMap<String, EventCount>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -355,6 +358,9 @@ pub struct EventCount {
     pub produced: u64,
     pub delivered: u64,
     pub lost: u64,
+    /// Left out by the audit's filter: neither produced nor lost.
+    #[serde(default)]
+    pub filtered: u64,
 }
 
 #[cfg(test)]

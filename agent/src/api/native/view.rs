@@ -3,7 +3,7 @@
 
 use tenantry_cgroupfs::IoLimit as KernelIoLimit;
 use tenantry_container::{Limits, Snapshot};
-use tenantry_ebpf::{DiskOp, EventCounters, ProbeStatus};
+use tenantry_ebpf::{DiskOp, EventCounters, EventKind, ProbeStatus};
 
 use super::Shared;
 use super::model::{
@@ -147,9 +147,18 @@ pub fn stats(report: &ContainerReport) -> Stats {
         let quantile = |q| counters.run_queue.quantile(q).map(|wait| wait.as_nanos() as u64);
         stats.run_queue_p50_ns = quantile(0.5);
         stats.run_queue_p99_ns = quantile(0.99);
-        stats.execs = events(&counters.exec, report.exec_delivered);
-        stats.exits = events(&counters.exit, report.exit_delivered);
-        stats.ooms = events(&counters.oom, report.oom_delivered);
+        let events = |kind| {
+            let EventCounters { produced, lost, filtered } = counters.events.of(kind);
+            EventCount { produced, delivered: report.delivered.of(kind), lost, filtered }
+        };
+        stats.audit = EventKind::ALL
+            .into_iter()
+            .map(|kind| (kind.name().to_owned(), events(kind)))
+            .filter(|(_, count)| *count != EventCount::default())
+            .collect();
+        stats.execs = events(EventKind::Exec);
+        stats.exits = events(EventKind::Exit);
+        stats.ooms = events(EventKind::Oom);
         stats.syscalls = counters
             .syscalls
             .iter()
@@ -169,8 +178,4 @@ pub fn stats(report: &ContainerReport) -> Stats {
         stats.syscalls.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.name.cmp(&b.name)));
     }
     stats
-}
-
-fn events(counters: &EventCounters, delivered: u64) -> EventCount {
-    EventCount { produced: counters.produced, delivered, lost: counters.lost }
 }

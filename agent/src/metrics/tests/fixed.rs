@@ -11,14 +11,15 @@ use tenantry_container::{ChangeKind, LimitCounts, Party as LimitParty};
 use tenantry_control::Mode;
 use tenantry_ebpf::{
     Destination, DestinationCounters, Direction, DiskCounters, DiskOp, DnsCounters, ErrorClass,
-    EventCounters, Histogram, NamespaceCounts, Namespaces, NetworkCounters, OffCpu, Probe,
-    ProbeStatus, SchedulerCounters, SlotCounters, SyscallClass, SyscallCount, SyscallErrors,
-    TcpCounters, TcpError, UdpCounters, UdpDrops,
+    EventCounters, EventKind, Histogram, NamespaceCounts, Namespaces, NetworkCounters, OffCpu,
+    Probe, ProbeStatus, SchedulerCounters, SlotCounters, SlotEvents, SyscallClass, SyscallCount,
+    SyscallErrors, TcpCounters, TcpError, UdpCounters, UdpDrops,
 };
 use tenantry_network::LinkCounters;
 
 use crate::blame::{Party, Resource, SeriesRow, Shown, Who};
 use crate::controller::{ControllerReport, ScrapeFailure};
+use crate::delivered::Delivered;
 use crate::destinations::{Seat, Seated};
 use crate::devices::Device;
 use crate::domains::Domains;
@@ -284,9 +285,7 @@ fn counters() -> SlotCounters {
             involuntary_switches: 29,
             migrations: 7,
         },
-        exec: EventCounters { produced: 1000, lost: 3 },
-        exit: EventCounters { produced: 998, lost: 0 },
-        oom: EventCounters { produced: 1, lost: 0 },
+        events: events([1000, 998, 1], 3, 40),
         tcp: Some(TcpCounters {
             connects_begun: 42,
             connects_established: 38,
@@ -425,9 +424,7 @@ fn web() -> ContainerReport {
         oom_kills: 1,
         sample: Some(sample()),
         counters: Some(counters()),
-        exec_delivered: 997,
-        exit_delivered: 998,
-        oom_delivered: 1,
+        delivered: delivered([997, 998, 1], 17),
         disk: disk(),
         destinations: Some(destinations()),
         domains: Some(domains()),
@@ -481,12 +478,10 @@ fn stopped() -> ContainerReport {
         oom_kills: 2,
         counters: Some(SlotCounters {
             syscalls: vec![SyscallCount { nr: 59, count: 4, errors: 0 }],
-            exec: EventCounters { produced: 4, lost: 0 },
-            exit: EventCounters { produced: 4, lost: 0 },
+            events: events([4, 4, 0], 0, 0),
             ..SlotCounters::default()
         }),
-        exec_delivered: 4,
-        exit_delivered: 4,
+        delivered: delivered([4, 4, 0], 0),
         ..ContainerReport::default()
     }
 }
@@ -527,4 +522,26 @@ fn whole(cgroup: &str, container: Option<&str>) -> ContainerReport {
         sample: Some(sample),
         ..ContainerReport::default()
     }
+}
+
+/// Of exec, exit and OOM, and how many execs were lost; beside them opens that were filtered,
+/// and as many less 23 that were not.
+fn events(produced: [u64; 3], lost: u64, filtered: u64) -> SlotEvents {
+    let mut events = SlotEvents::default();
+    for (counted, produced) in events.by_kind.iter_mut().zip(produced) {
+        counted.produced = produced;
+    }
+    events.by_kind[EventKind::Exec as usize].lost = lost;
+    let opens = &mut events.by_kind[EventKind::Open as usize];
+    *opens = EventCounters { produced: filtered.saturating_sub(23), lost: 0, filtered };
+    events
+}
+
+fn delivered([exec, exit, oom]: [u64; 3], opens: u64) -> Delivered {
+    let mut delivered = Delivered::default();
+    let all = [EventKind::Exec, EventKind::Exit, EventKind::Oom, EventKind::Open];
+    for (kind, events) in all.into_iter().zip([exec, exit, oom, opens]) {
+        delivered.set(kind, events);
+    }
+    delivered
 }

@@ -1,5 +1,7 @@
 //! Which process belongs to whom.
 
+use tenantry_ebpf::EventKind;
+
 use crate::child::{Child, End, call_often};
 use crate::fixture::Fixture;
 
@@ -59,10 +61,10 @@ fn a_reset_slot_is_empty_and_owns_no_cgroup() {
     let nested = container.nested("left-over");
     let child = Child::exec(c"/bin/true", &[c"true"]).put(&container);
     assert_eq!(child.run(), End::Code(0));
-    assert!(f.read(4).exec.produced > 0);
+    assert!(f.read(4).events.of(EventKind::Exec).produced > 0);
     f.meters().reset(4).unwrap();
     let fresh = f.read(4);
-    assert_eq!((fresh.exec, fresh.exit), Default::default());
+    assert_eq!(fresh.events, Default::default());
     assert_eq!((fresh.run_queue.count, fresh.syscalls.len(), fresh.latency.len()), (0, 0, 0));
     f.meters().arm(4).unwrap();
     assert_eq!(thousand_getpids().put(&nested).run(), End::Code(0));

@@ -1,6 +1,6 @@
 //! Containers of other runtimes get their slots from the kernel.
 
-use tenantry_ebpf::{CgroupEvent, CgroupIds, CgroupReader, ForeignOptions, Slot, Tree};
+use tenantry_ebpf::{CgroupEvent, CgroupIds, CgroupReader, EventKind, ForeignOptions, Slot, Tree};
 
 use crate::child::{Child, End, call_often};
 use crate::fixture::Fixture;
@@ -59,7 +59,7 @@ fn a_docker_container_has_a_slot_of_its_own_before_a_process_is_in_it() {
     assert_eq!(thousand_getpids().put(&a).run(), End::Code(0));
     assert_eq!(f.read(9).syscalls, []);
     assert_eq!(Child::exec(c"/bin/true", &[c"true"]).put(&a).run(), End::Code(0));
-    assert_eq!(f.read(9).exec.produced, 1);
+    assert_eq!(f.read(9).events.of(EventKind::Exec).produced, 1);
     let before = f.syscall(9, libc::SYS_getpid).count;
     assert_eq!(thousand_getpids().put(&a.nested("deeper")).run(), End::Code(0));
     assert_eq!(f.syscall(9, libc::SYS_getpid).count - before, 1000);

@@ -1,6 +1,7 @@
 //! The programs on the running kernel, with cgroups and processes of the tests' own and
 //! witnesses that know nothing of eBPF. As root; without, each test says what it lacks.
 
+mod audit_calls;
 mod blame;
 mod cgroups;
 mod child;

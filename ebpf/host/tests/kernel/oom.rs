@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tenantry_ebpf::{Event, OomEvent};
+use tenantry_ebpf::{Event, EventKind, OomEvent};
 
 use crate::child::{Child, End};
 use crate::fixture::{Fixture, mount_of};
@@ -152,7 +152,7 @@ fn a_kill_for_want_of_memory_says_who_held_what_under_which_limit() {
     let [oom] = &ooms[..] else { panic!("one event, not {}", ooms.len()) };
     assert_eq!((oom.header.slot, oom.header.pid as i32, oom.limit_bytes), (1, pid, Some(LIMIT)));
     assert_eq!((oom.cgroup_kills, inner_memory.kills()), (1, 1));
-    let counted = f.read(1).oom;
+    let counted = f.read(1).events.of(EventKind::Oom);
     assert_eq!((counted.produced, counted.lost), (2, 0));
     drop(inner_memory);
 }

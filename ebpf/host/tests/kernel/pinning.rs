@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use aya::programs::{ProgramInfo, loaded_programs};
-use tenantry_ebpf::{Event, LoadError, LoadOptions, Meters, ProbeStatus, Subjects};
+use tenantry_ebpf::{Event, EventKind, LoadError, LoadOptions, Meters, ProbeStatus, Subjects};
 
 use crate::child::{Child, End, call_often};
 use crate::fixture::{Fixture, wait_until};
@@ -55,7 +55,7 @@ fn counting_goes_on_while_there_is_no_agent() {
     assert!(matches!(events[..], [Event::Exec(_), Event::Exit(_)]), "{events:?}");
     assert_eq!(child().run(), End::Code(0));
     f.assert_calls(1, libc::SYS_getpid, 3000);
-    assert_eq!(f.read(1).exec.produced, 3);
+    assert_eq!(f.read(1).events.of(EventKind::Exec).produced, 3);
     assert_eq!(f.events().len(), 2);
 }
 
@@ -94,7 +94,7 @@ fn unpinning_leaves_nothing() {
     wait_until("the programs to go", || !running());
     let child = Child::exec(c"/bin/true", &[c"true"]).put(&f.container(1));
     assert_eq!(child.run(), End::Code(0));
-    assert_eq!(f.read(1).exec.produced, 0);
+    assert_eq!(f.read(1).events.of(EventKind::Exec).produced, 0);
     assert!(f.events().is_empty());
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::os::unix::fs::MetadataExt;
 
-use tenantry_ebpf::{Event, ExecEvent, ExitEvent, Namespaces};
+use tenantry_ebpf::{Event, EventKind, ExecEvent, ExitEvent, Namespaces};
 
 use crate::child::{Child, End, sleep_ms};
 use crate::fixture::Fixture;
@@ -59,7 +59,13 @@ fn an_exec_and_its_exit_say_who_what_and_where() {
     }
     assert!(exec.header.time_ns < exit.header.time_ns);
     let counters = f.read(1);
-    assert_eq!((counters.exec.produced, counters.exit.produced), (1, 1));
+    assert_eq!(
+        (
+            counters.events.of(EventKind::Exec).produced,
+            counters.events.of(EventKind::Exit).produced
+        ),
+        (1, 1)
+    );
 }
 
 #[test]
@@ -198,11 +204,21 @@ fn delivered_and_lost_are_what_was_produced() {
         let of_slot: Vec<Event> =
             stalled.iter().chain(&after).filter(|e| e.header().slot == slot).cloned().collect();
         let counters = f.read(slot);
-        assert_eq!(counters.exec.produced, RUNS + more);
-        assert_eq!(counters.exit.produced, RUNS + more);
-        assert!(counters.exec.lost > 0 && counters.exit.lost > 0, "{counters:?}");
-        assert_eq!(execs(&of_slot).len() as u64 + counters.exec.lost, counters.exec.produced);
-        assert_eq!(exits(&of_slot).len() as u64 + counters.exit.lost, counters.exit.produced);
+        assert_eq!(counters.events.of(EventKind::Exec).produced, RUNS + more);
+        assert_eq!(counters.events.of(EventKind::Exit).produced, RUNS + more);
+        assert!(
+            counters.events.of(EventKind::Exec).lost > 0
+                && counters.events.of(EventKind::Exit).lost > 0,
+            "{counters:?}"
+        );
+        assert_eq!(
+            execs(&of_slot).len() as u64 + counters.events.of(EventKind::Exec).lost,
+            counters.events.of(EventKind::Exec).produced
+        );
+        assert_eq!(
+            exits(&of_slot).len() as u64 + counters.events.of(EventKind::Exit).lost,
+            counters.events.of(EventKind::Exit).produced
+        );
     }
     assert_eq!(f.reader.as_ref().unwrap().undecodable(), 0);
 }

@@ -1,0 +1,199 @@
+//! A system call as an audit event: which of its arguments stand under which name. Pure.
+
+use std::net::SocketAddr;
+
+use tenantry_ebpf::{CallEvent, EventKind, Socket, error_name, open_flag_names, syscall_name};
+
+use super::event::{AuditEvent, AuditKind, Endpoint, File, Network, Outcome, Syscall};
+
+/// Type and permissions, of which `chmod` takes the lower twelve bits.
+const PERMISSIONS: u32 = 0o7777;
+
+/// Fills in what is the call's.
+pub(super) fn describe_call(call: &CallEvent, event: &mut AuditEvent) {
+    event.event.action = action(call.kind);
+    event.event.outcome = Some(if call.result < 0 { Outcome::Failure } else { Outcome::Success });
+    event.file = file(call);
+    if let Some(socket) = &call.socket {
+        (event.source, event.destination) = ends(call.kind, socket);
+        event.network = socket.transport().map(|transport| Network { transport });
+    }
+    event.syscall = Some(Syscall {
+        name: syscall_name(call.nr).unwrap_or("unknown"),
+        result: call.result,
+        error: i32::try_from(-call.result).ok().filter(|number| *number > 0).and_then(error_name),
+        args: call.args.to_vec(),
+        text: call.extra.clone(),
+        compat: call.compat.then_some(true),
+        unread: call.unread.then_some(true),
+    });
+}
+
+pub(super) fn action(kind: EventKind) -> AuditKind {
+    match kind {
+        EventKind::Exec => AuditKind::Exec,
+        EventKind::Exit => AuditKind::Exit,
+        EventKind::Oom => AuditKind::Oom,
+        EventKind::Open => AuditKind::Open,
+        EventKind::File => AuditKind::File,
+        EventKind::Connect => AuditKind::Connect,
+        EventKind::Accept => AuditKind::Accept,
+        EventKind::Bind => AuditKind::Bind,
+        EventKind::Listen => AuditKind::Listen,
+        EventKind::Dns => AuditKind::Dns,
+        EventKind::Mount => AuditKind::Mount,
+        EventKind::Namespace => AuditKind::Namespace,
+        EventKind::Ptrace => AuditKind::Ptrace,
+        EventKind::Kernel => AuditKind::Kernel,
+        EventKind::Credentials => AuditKind::Credentials,
+        EventKind::Keyring => AuditKind::Keyring,
+        EventKind::Signal => AuditKind::Signal,
+        EventKind::Capability => AuditKind::Capability,
+    }
+}
+
+/// Where the file lies if that is known, else where it was looked for.
+fn file(call: &CallEvent) -> Option<File> {
+    let opened = call.file.as_ref();
+    let path = match opened.map(|file| &file.path).or(call.path.as_ref()) {
+        Some(path) => path.clone(),
+        None if call.target.is_some() => String::new(),
+        None => return None,
+    };
+    Some(File {
+        path,
+        path_truncated: call.truncated.then_some(true),
+        target_path: call.target.clone(),
+        inode: opened.map(|file| file.inode),
+        mode: opened.map(|file| format!("{:04o}", file.mode & PERMISSIONS)),
+        flags: call.open_flags.map(open_flag_names).unwrap_or_default(),
+    })
+}
+
+/// Source and destination: of what comes in, the source is who came.
+fn ends(kind: EventKind, socket: &Socket) -> (Option<Endpoint>, Option<Endpoint>) {
+    let path =
+        || socket.path.clone().map(|path| Endpoint { path: Some(path), ..Endpoint::default() });
+    let (local, remote) = (socket.local.map(endpoint), socket.remote.map(endpoint));
+    match kind {
+        EventKind::Connect => (local, remote.or_else(path)),
+        EventKind::Accept => (remote, local.or_else(path)),
+        _ => (local.or_else(path), remote),
+    }
+}
+
+fn endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint {
+        ip: Some(address.ip().to_string()),
+        port: Some(address.port()),
+        ..Endpoint::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tenantry_ebpf::{EventHeader, OpenFile};
+
+    use super::*;
+
+    fn call(kind: EventKind, nr: u32, result: i64) -> CallEvent {
+        CallEvent {
+            header: EventHeader::default(),
+            kind,
+            nr,
+            compat: false,
+            result,
+            args: [1, 2, 3, 4, 5, 6],
+            path: None,
+            target: None,
+            extra: None,
+            file: None,
+            open_flags: None,
+            socket: None,
+            truncated: false,
+            unread: false,
+        }
+    }
+
+    fn check(call: &CallEvent, expected: serde_json::Value) {
+        let mut event = AuditEvent::default();
+        describe_call(call, &mut event);
+        let mut found = serde_json::to_value(event).unwrap();
+        let parts = found.as_object_mut().unwrap();
+        parts.retain(|name, _| !["@timestamp", "container"].contains(&name.as_str()));
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn an_open_is_where_the_file_lies() {
+        let open = CallEvent {
+            path: Some("/tmp/link".into()),
+            file: Some(OpenFile {
+                path: "/etc/passwd".into(),
+                inode: 77,
+                device: (8, 1),
+                mode: 0o100_644,
+            }),
+            open_flags: Some(0o1001),
+            ..call(EventKind::Open, 257, 3)
+        };
+        check(
+            &open,
+            serde_json::json!({
+                "event": { "action": "open", "outcome": "success" },
+                "file": { "path": "/etc/passwd", "inode": 77, "mode": "0644", "flags": ["O_WRONLY", "O_TRUNC"] },
+                "syscall": { "name": "openat", "result": 3, "args": [1, 2, 3, 4, 5, 6] },
+            }),
+        );
+    }
+
+    #[test]
+    fn a_call_that_failed_has_its_error_and_what_it_was_given() {
+        let rename = CallEvent {
+            path: Some("/a".into()),
+            target: Some("/b".into()),
+            truncated: true,
+            ..call(EventKind::File, 82, -13)
+        };
+        check(
+            &rename,
+            serde_json::json!({
+                "event": { "action": "file", "outcome": "failure" },
+                "file": { "path": "/a", "path_truncated": true, "target_path": "/b" },
+                "syscall": { "name": "rename", "result": -13, "error": "EACCES", "args": [1, 2, 3, 4, 5, 6] },
+            }),
+        );
+    }
+
+    #[test]
+    fn of_what_comes_in_the_source_is_who_came() {
+        let inet = Socket {
+            family: 2,
+            protocol: 6,
+            local: Some("10.0.0.1:80".parse().unwrap()),
+            remote: Some("10.0.0.2:4000".parse().unwrap()),
+            ..Socket::default()
+        };
+        let (here, there) = (
+            serde_json::json!({ "ip": "10.0.0.1", "port": 80 }),
+            serde_json::json!({ "ip": "10.0.0.2", "port": 4000 }),
+        );
+        let ends = |kind, nr| {
+            let mut event = AuditEvent::default();
+            describe_call(
+                &CallEvent { socket: Some(inet.clone()), ..call(kind, nr, 0) },
+                &mut event,
+            );
+            assert_eq!(event.network.unwrap().transport, "tcp");
+            [event.source, event.destination].map(|end| serde_json::to_value(end).unwrap())
+        };
+        assert_eq!(ends(EventKind::Connect, 42), [here.clone(), there.clone()]);
+        assert_eq!(ends(EventKind::Accept, 43), [there, here]);
+        let unix = Socket { family: 1, path: Some("/run/docker.sock".into()), ..Socket::default() };
+        let mut event = AuditEvent::default();
+        let connect = CallEvent { socket: Some(unix), ..call(EventKind::Connect, 42, 0) };
+        describe_call(&connect, &mut event);
+        assert_eq!(event.destination.unwrap().path.unwrap(), "/run/docker.sock");
+        assert_eq!((event.network.unwrap().transport, event.source), ("unix", None));
+    }
+}
