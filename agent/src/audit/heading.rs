@@ -8,6 +8,8 @@ use serde::Deserialize;
 pub struct Heading<'a> {
     #[serde(borrow)]
     pub event: Nature<'a>,
+    #[serde(borrow, default, rename = "@timestamp")]
+    pub time: Cow<'a, str>,
     #[serde(borrow, default)]
     pub container: Container<'a>,
 }
@@ -42,6 +44,7 @@ mod tests {
         let line = br#"{"seq":7,"event":{"action":"exec","outcome":"success"},"@timestamp":"2026-11-22T18:00:00Z","container":{"id":"c0ffee","name":"web","image":{"name":"x"}},"process":{"pid":1},"hash":"h"}"#;
         let heading = Heading::parse(line).unwrap();
         assert!(matches!(&heading.event.action, Cow::Borrowed("exec")));
+        assert_eq!(heading.time, "2026-11-22T18:00:00Z");
         assert_eq!((&*heading.container.id, &*heading.container.name), ("c0ffee", "web"));
         let own = Heading::parse(br#"{"seq":1,"event":{"action":"chain"},"prev":"0"}"#).unwrap();
         assert_eq!((&*own.event.action, &*own.container.id), ("chain", ""));

@@ -12,7 +12,7 @@
 //! file     writes, rotates, tells gaps        tail      where the last agent ended
 //! recent   the last lines, in memory          reading   the files, from a line on
 //! follow   one reader: memory, then files     verify    finds what is not as it was written
-//! heading  what a reader chooses lines by
+//! heading  what a reader chooses lines by     query     lines by time, container and kind
 //! ```
 
 mod call;
@@ -22,6 +22,7 @@ mod file;
 mod follow;
 mod heading;
 mod line;
+pub mod query;
 mod reading;
 mod recent;
 mod rotation;

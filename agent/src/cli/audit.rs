@@ -1,12 +1,59 @@
-//! Verbs on the audit file. They read it themselves: no agent is asked.
+//! The audit's lines, and verbs on its file. With a file's path no agent is asked.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use clap::{Args, Subcommand};
+use futures_util::TryStreamExt as _;
+use jiff::Timestamp;
 
-use crate::audit::{self, Head};
+use super::Target;
+use super::show::event_line;
+use crate::audit::query::{MAX_LIMIT, Query, moment};
+use crate::audit::{self, AuditKind, Filter, Head};
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct AuditFlags {
+    #[command(subcommand)]
+    verb: Option<AuditVerb>,
+    #[command(flatten)]
+    query: QueryFlags,
+}
+
+#[derive(Debug, Args)]
+pub struct QueryFlags {
+    /// From this time on: RFC 3339, or so long ago: 90s, 15m, 1h, 2d.
+    #[arg(long, value_parser = parse_moment)]
+    since: Option<Timestamp>,
+    /// Up to this time.
+    #[arg(long, value_parser = parse_moment)]
+    until: Option<Timestamp>,
+    /// Only this container: its name, id or the id's beginning.
+    #[arg(long)]
+    container: Option<String>,
+    /// Only these kinds, with commas: exec, exit, connect, open …
+    #[arg(long, value_delimiter = ',')]
+    kind: Vec<String>,
+    /// Only lines behind the one with this number.
+    #[arg(long, value_name = "SEQ")]
+    after: Option<u64>,
+    /// So many: the newest; with --after the next ones.
+    #[arg(short = 'n', long, value_parser = clap::value_parser!(u64).range(1..=MAX_LIMIT))]
+    limit: Option<u64>,
+    /// The lines as they are in the file.
+    #[arg(long)]
+    json: bool,
+    /// Read this audit file, and those that were rotated away from it, instead of asking the agent.
+    #[arg(long, value_name = "PATH")]
+    file: Option<PathBuf>,
+}
+
+fn parse_moment(text: &str) -> Result<Timestamp, &'static str> {
+    moment(text, Timestamp::now()).ok_or("RFC 3339, or so long ago: 90s, 15m, 1h, 2d")
+}
 
 #[derive(Debug, Subcommand)]
 pub enum AuditVerb {
@@ -34,10 +81,11 @@ pub struct HeadFlags {
     path: PathBuf,
 }
 
-pub fn audit(verb: &AuditVerb) -> anyhow::Result<ExitCode> {
-    match verb {
-        AuditVerb::Verify(flags) => verify(flags),
-        AuditVerb::Head(flags) => {
+pub(super) async fn audit(target: &Target, flags: AuditFlags) -> anyhow::Result<ExitCode> {
+    match flags.verb {
+        None => query(target, flags.query).await.map(|()| ExitCode::SUCCESS),
+        Some(AuditVerb::Verify(flags)) => verify(&flags),
+        Some(AuditVerb::Head(flags)) => {
             let path = flags.path.display().to_string();
             let last = audit::newest(&flags.path).with_context(|| path.clone())?;
             let last = last.with_context(|| format!("{path} has no line"))?;
@@ -46,6 +94,51 @@ pub fn audit(verb: &AuditVerb) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+async fn query(target: &Target, flags: QueryFlags) -> anyhow::Result<()> {
+    if let Some(path) = &flags.file {
+        let known = |kind: &&String| !AuditKind::ALL.iter().any(|known| known.as_str() == **kind);
+        if let Some(unknown) = flags.kind.iter().find(known) {
+            anyhow::bail!("there is no kind {unknown:?}");
+        }
+        let filter = Filter { container: flags.container, kinds: flags.kind };
+        let (since, until, after, limit) = (flags.since, flags.until, flags.after, flags.limit);
+        let query = Query { since, until, filter, after, limit };
+        let mut failed = Ok(());
+        query
+            .run(path, &mut |line| {
+                failed = show(&String::from_utf8_lossy(line.trim_ascii_end()), flags.json);
+                failed.is_ok()
+            })
+            .with_context(|| path.display().to_string())?;
+        return failed;
+    }
+    let mut parameters: Vec<String> = Vec::new();
+    let mut add = |name: &str, value: Option<String>| {
+        parameters.extend(value.map(|value| format!("{name}={value}")));
+    };
+    add("since", flags.since.map(|time| time.to_string()));
+    add("until", flags.until.map(|time| time.to_string()));
+    add("container", flags.container);
+    add("kind", (!flags.kind.is_empty()).then(|| flags.kind.join(",")));
+    add("after", flags.after.map(|after| after.to_string()));
+    add("limit", flags.limit.map(|limit| limit.to_string()));
+    let path = format!("/v1/audit?{}", parameters.join("&"));
+    let mut lines = Box::pin(target.native().lines(&path).await?);
+    while let Some(line) = lines.try_next().await? {
+        show(&line, flags.json)?;
+    }
+    Ok(())
+}
+
+fn show(line: &str, json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match json {
+        true => writeln!(out, "{line}")?,
+        false => writeln!(out, "{}", event_line(&serde_json::from_str(line)?))?,
+    }
+    Ok(())
 }
 
 fn verify(flags: &VerifyFlags) -> anyhow::Result<ExitCode> {

@@ -99,9 +99,8 @@ enum Verb {
     Simulate(decisions::SimulateFlags),
     /// Follow lifecycle, exec, exit and limit events.
     Events(show::EventsFlags),
-    /// Check the audit file, or print where it ends.
-    #[command(subcommand)]
-    Audit(audit::AuditVerb),
+    /// Show what the audit has recorded; check its file, or print where it ends.
+    Audit(audit::AuditFlags),
     /// For the agent's own use.
     #[command(subcommand, hide = true)]
     Guard(guard::GuardVerb),
@@ -193,7 +192,7 @@ async fn dispatch(target: &Target, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Policy(verb) => decisions::policy(target, verb).await.map(done),
         Verb::Replay(flags) => decisions::replay(&flags),
         Verb::Simulate(flags) => decisions::simulate(&flags).map(done),
-        Verb::Audit(verb) => audit::audit(&verb),
+        Verb::Audit(flags) => audit::audit(target, flags).await,
         Verb::Events(flags) => show::events(target, flags).await.map(done),
         Verb::Probes(flags) => show::probes(target, flags).await.map(done),
     }

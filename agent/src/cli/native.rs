@@ -62,14 +62,14 @@ impl Client {
         Ok(serde_json::from_slice(&response.into_body().collect().await?.to_bytes())?)
     }
 
-    /// The `data:` payloads of a stream of server-sent events.
-    pub async fn events(
+    /// The lines of an answer, as they come.
+    pub async fn lines(
         &self,
         path: &str,
     ) -> anyhow::Result<impl Stream<Item = anyhow::Result<String>> + use<>> {
         let response = self.send(Method::GET, path, Bytes::new()).await?;
         let chunks = response.into_body().into_data_stream();
-        let lines = futures_util::stream::try_unfold(
+        Ok(futures_util::stream::try_unfold(
             (chunks, Vec::new()),
             |(mut chunks, mut pending): (_, Vec<u8>)| async move {
                 loop {
@@ -84,7 +84,15 @@ impl Client {
                     }
                 }
             },
-        );
+        ))
+    }
+
+    /// The `data:` payloads of a stream of server-sent events.
+    pub async fn events(
+        &self,
+        path: &str,
+    ) -> anyhow::Result<impl Stream<Item = anyhow::Result<String>> + use<>> {
+        let lines = self.lines(path).await?;
         Ok(lines.filter_map(|line: anyhow::Result<String>| async move {
             match line {
                 Ok(line) => line.strip_prefix("data: ").map(|data| Ok(data.to_owned())),

@@ -268,6 +268,26 @@ fn who_comes_back_with_the_last_id_gets_each_line_of_the_file_once() {
     for ((id, data), line) in heard.iter().zip(written.lines()) {
         assert_eq!(data, line, "{id}");
     }
+    // The same lines by query: all, by page, the newest of a kind, with and without the agent.
+    let asked = |arguments: &[&str]| agent.ok(&[&["audit", "--json"], arguments].concat());
+    let begin = asked(&["--until", agent::json(&heard[300].1)["@timestamp"].as_str().unwrap()]);
+    assert!(written.starts_with(&begin) && begin.lines().count() > 200);
+    assert!(asked(&["--since", "1h"]).starts_with(&written));
+    let page: String = written.lines().skip(100).take(50).map(|line| format!("{line}\n")).collect();
+    assert_eq!(asked(&["--after", "100", "-n", "50"]), page);
+    let is_wanted = |line: &&str| {
+        let event = agent::json(line);
+        event["event"]["action"] == "exit" && event["container"]["name"] == "web"
+    };
+    let exits: Vec<&str> = written.lines().filter(is_wanted).collect();
+    let newest = exits[exits.len() - 7..].join("\n") + "\n";
+    assert_eq!(asked(&["--container", "web", "--kind", "exit", "-n", "7"]), newest);
+    assert_eq!(
+        asked(&["--container", "web", "--kind", "exit", "-n", "7", "--file", text(&path)]),
+        newest
+    );
+    let (_, told) = agent.fails(&["audit", "--kind", "execs"]);
+    assert!(told.contains("kind \"execs\" is not allowed: exec, exit"), "{told}");
     // Only what is asked for, and no number that is not there yet.
     let execs = stream(&agent, "GET /v1/events?since=0&kind=exec&container=web HTTP/1.1", |id| {
         id >= end - 10

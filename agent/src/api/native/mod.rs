@@ -4,6 +4,7 @@
 //! Served on `tenantry.sock`; whoever may open that socket may use it. The
 //! OpenAPI document is made from these handlers and from [`model`].
 
+pub mod audit;
 pub mod blame;
 pub mod connections;
 pub mod cost;
@@ -56,7 +57,8 @@ use super::{MAX_BODY_BYTES, Shared};
         trace::start,
         trace::read,
         trace::end,
-        events::events
+        events::events,
+        audit::read
     )
 )]
 struct Document;
@@ -86,6 +88,7 @@ pub fn router(app: Shared) -> Router {
         .route("/v1/stats", get(all_stats))
         .route("/v1/blame", get(blame::blame))
         .route("/v1/events", get(events::events))
+        .route("/v1/audit", get(audit::read))
         .route("/v1/probes", get(probes))
         .route("/v1/probes/cost", get(cost::cost))
         .route("/v1/openapi.json", get(openapi))
