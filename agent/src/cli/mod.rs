@@ -7,6 +7,7 @@
 
 mod audit;
 mod blame;
+mod call_line;
 mod connections;
 mod container;
 mod cost;

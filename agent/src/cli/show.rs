@@ -225,7 +225,8 @@ pub fn event_line(event: &serde_json::Value) -> String {
         "gap" => format!("{} events that the disk refused: {}", told["lost"], text(&told["error"])),
         "torn" => format!("{} bytes of a line that a kill tore", told["bytes"]),
         "chain" => format!("line {}: another file begins", event["seq"]),
-        _ => text(&told["action"]),
+        "lifecycle" | "governor" => text(&told["action"]),
+        _ => super::call_line::detail(event),
     };
     let (time, name) = (text(&event["@timestamp"]), text(&event["container"]["name"]));
     format!("{time} {kind:9} {name} {detail}")
