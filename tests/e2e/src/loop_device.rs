@@ -53,6 +53,8 @@ impl LoopDevice {
             return false;
         }
         self.scheduler = self.scheduler.take().or(in_use);
+        // bfq puts whoever has just begun before the others for seconds, whatever the weights.
+        let _ = std::fs::write(path.with_file_name("iosched").join("low_latency"), "0");
         true
     }
 

@@ -29,11 +29,12 @@ fn rates(agent: &TestAgent, names: &[&str]) -> Vec<f64> {
     pids.iter().zip(before).map(rate).collect()
 }
 
-/// Reads 4 KiB here and there past the page cache, `rate` times a second if it can.
+/// Reads 4 KiB here and there past the page cache, `rate` times a second if it can. A rate that
+/// the disk can serve leaves nothing to share.
 fn read(agent: &TestAgent, disk: &LoopDevice, name: &str, rate: &str, workers: &str) {
     let path = format!("/disk/{name}");
     let command = ["workload", "randread", "--path", &path, "--bytes", "33554432", "--rate", rate];
-    let more = ["--seconds", "200", "--workers", workers];
+    let more = ["--seconds", "80", "--workers", workers];
     agent.run_detached(name, &["-v", &disk.bind()], &[&command[..], &more].concat()).unwrap();
     let pid = agent.pid_of(name);
     let before = read_bytes(pid);
@@ -65,8 +66,8 @@ fn the_lighter_one_has_less_of_a_disk_while_the_other_wants_it_and_all_otherwise
         println!("SKIPPED: no loop device with bfq can be had");
         return;
     };
-    read(&agent, &disk, "calm", "40000", "4");
-    read(&agent, &disk, "greedy", "40000", "4");
+    read(&agent, &disk, "calm", "100000", "4");
+    read(&agent, &disk, "greedy", "100000", "4");
     let names = ["greedy", "calm"];
     let share = |rates: &[f64]| rates[0] / (rates[0] + rates[1]);
     let equal = rates(&agent, &names);

@@ -34,16 +34,12 @@ fn filter_getpgrp() -> bool {
         step(libc::BPF_RET | libc::BPF_K, 0, 0, ALLOW),
     ];
     let program = libc::sock_fprog { len: 4, filter: steps.as_mut_ptr() };
-    // SAFETY: numbers alone, then a program that lives through the call.
-    unsafe {
-        libc::syscall(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::syscall(
-                libc::SYS_seccomp,
-                libc::SECCOMP_SET_MODE_FILTER,
-                0,
-                &raw const program,
-            ) == 0
-    }
+    // SAFETY: numbers alone.
+    let alone = unsafe { libc::syscall(libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    let mode = libc::SECCOMP_SET_MODE_FILTER;
+    // SAFETY: the program and its steps live through the call.
+    let set = unsafe { libc::syscall(libc::SYS_seccomp, mode, 0, &raw const program) };
+    alone == 0 && set == 0
 }
 
 fn execute_nothing() {
