@@ -47,7 +47,8 @@ pub struct NameFlags {
 
 #[derive(Debug, Args)]
 pub struct VerifyFlags {
-    /// A container, which is run as it was created, with its volumes; or an image.
+    /// A container, which is run as it was created, with its volumes and its limits of CPU,
+    /// memory and processes; or an image.
     name: String,
     #[arg(long, value_name = "FILE")]
     profile: PathBuf,
@@ -187,6 +188,9 @@ fn as_created(container: Value) -> anyhow::Result<ContainerCreateBody> {
             readonly_rootfs: field(&host["ReadonlyRootfs"]),
             userns_mode: field(&host["UsernsMode"]),
             security_opt: field(&host["SecurityOpt"]),
+            nano_cpus: field(&host["NanoCpus"]),
+            memory: field(&host["Memory"]),
+            pids_limit: field(&host["PidsLimit"]),
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
@@ -252,7 +256,8 @@ mod tests {
         let container = json!({
             "Config": { "Image": "demo", "Cmd": ["sh", "-c", "x"], "Env": ["A=b"], "User": "web" },
             "HostConfig": { "NetworkMode": "none", "Binds": ["/a:/b:ro"], "CapAdd": ["SYS_TIME"],
-                            "SecurityOpt": ["no-new-privileges", "seccomp=unconfined"] },
+                            "SecurityOpt": ["no-new-privileges", "seccomp=unconfined"],
+                            "Memory": 67_108_864 },
         });
         let body = as_created(container).unwrap();
         assert_eq!(body.entrypoint.unwrap(), ["sh", "-c", "x"]);
@@ -261,6 +266,7 @@ mod tests {
         assert_eq!(host.network_mode.as_deref(), Some("none"));
         assert_eq!(host.binds.unwrap(), ["/a:/b:ro"]);
         assert_eq!(host.cap_add.unwrap(), ["SYS_TIME"]);
+        assert_eq!((host.memory, host.pids_limit), (Some(64 << 20), None));
         assert!(as_created(json!({})).is_err());
     }
 }
