@@ -2,9 +2,15 @@
 
 use std::net::SocketAddr;
 
-use tenantry_ebpf::{CallEvent, EventKind, Socket, error_name, open_flag_names, syscall_name};
+use tenantry_ebpf::{
+    CallEvent, EventKind, SentSignal, Socket, capability_name, error_name, open_flag_names,
+    syscall_name,
+};
 
-use super::event::{AuditEvent, AuditKind, Endpoint, File, Network, Outcome, Syscall};
+use super::event::{
+    AuditEvent, AuditKind, Container, Endpoint, File, Network, Outcome, Syscall, Target,
+};
+use crate::registry::Holder;
 
 /// Type and permissions, of which `chmod` takes the lower twelve bits.
 const PERMISSIONS: u32 = 0o7777;
@@ -18,15 +24,25 @@ pub(super) fn describe_call(call: &CallEvent, event: &mut AuditEvent) {
         (event.source, event.destination) = ends(call.kind, socket);
         event.network = socket.transport().map(|transport| Network { transport });
     }
+    if call.kind == EventKind::Signal {
+        return;
+    }
     event.syscall = Some(Syscall {
         name: syscall_name(call.nr).unwrap_or("unknown"),
         result: call.result,
         error: i32::try_from(-call.result).ok().filter(|number| *number > 0).and_then(error_name),
-        args: call.args.to_vec(),
+        args: if call.capability.is_some() { Vec::new() } else { call.args.to_vec() },
         text: call.extra.clone(),
+        capability: call.capability.map(capability_name),
         compat: call.compat.then_some(true),
         unread: call.unread.then_some(true),
     });
+}
+
+/// Whom a signal is for: `holder` has its slot.
+pub(super) fn target(signal: &SentSignal, holder: Option<Holder>) -> Target {
+    let container = holder.map(|holder| Container::new(holder.id, holder.name, holder.image));
+    Target { pid: signal.pid, container, signal: Some(signal.number) }
 }
 
 pub(super) fn action(kind: EventKind) -> AuditKind {
@@ -110,6 +126,8 @@ mod tests {
             file: None,
             open_flags: None,
             socket: None,
+            signal: None,
+            capability: None,
             truncated: false,
             unread: false,
         }
@@ -195,5 +213,33 @@ mod tests {
         describe_call(&connect, &mut event);
         assert_eq!(event.destination.unwrap().path.unwrap(), "/run/docker.sock");
         assert_eq!((event.network.unwrap().transport, event.source), ("unix", None));
+    }
+
+    #[test]
+    fn a_denied_capability_is_named_beside_the_call_that_failed_for_it() {
+        let denied = CallEvent { capability: Some(18), ..call(EventKind::Capability, 161, -1) };
+        check(
+            &denied,
+            serde_json::json!({
+                "event": { "action": "capability", "outcome": "failure" },
+                "syscall": { "name": "chroot", "result": -1, "error": "EPERM", "capability": "CAP_SYS_CHROOT" },
+            }),
+        );
+    }
+
+    #[test]
+    fn a_signal_is_no_call_and_says_whom_it_is_for() {
+        let sent = SentSignal { number: 15, pid: 4242, slot: 3 };
+        let event = CallEvent { signal: Some(sent), ..call(EventKind::Signal, u32::MAX, 0) };
+        check(&event, serde_json::json!({ "event": { "action": "signal", "outcome": "success" } }));
+        let holder = Holder { id: "c0".into(), name: "web".into(), image: "demo".into() };
+        let json = |holder| serde_json::to_value(target(&sent, holder)).unwrap();
+        let container =
+            serde_json::json!({ "id": "c0", "name": "web", "image": { "name": "demo" } });
+        assert_eq!(
+            json(Some(holder)),
+            serde_json::json!({ "pid": 4242, "container": container, "signal": 15 })
+        );
+        assert_eq!(json(None), serde_json::json!({ "pid": 4242, "signal": 15 }));
     }
 }

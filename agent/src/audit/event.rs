@@ -279,6 +279,9 @@ pub struct Syscall {
     /// A name among the arguments that is no path: a file system's type, a module, a key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    /// The capability that it lacked: `CAP_SYS_ADMIN`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capability: Option<String>,
     /// Made through the door for 32-bit programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compat: Option<bool>,
@@ -295,6 +298,9 @@ pub struct Target {
     /// Absent: it is in none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<Container>,
+    /// The number of the signal that was sent to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<u32>,
 }
 
 /// The rule that an alert is of.

@@ -37,7 +37,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tenantry_container::LimitChange;
 use tenantry_container::limit_changes::Subject;
-use tenantry_ebpf::{Event, EventReader, Slot};
+use tenantry_ebpf::{CallEvent, Event, EventReader, Slot};
 use tokio::io::unix::AsyncFd;
 
 pub use chain::Head;
@@ -52,6 +52,7 @@ use crate::delivered::Delivered;
 use crate::oom::Groups;
 use crate::readable;
 use crate::registry::{Holder, Registry};
+use call::target;
 use file::{Appended, AuditFile};
 use line::{describe, write};
 use recent::{About, Batch, Recent};
@@ -183,7 +184,10 @@ impl Audit {
                 Event::Oom(oom) => groups.neighbours(&holder.id, oom.header.pid),
                 _ => Vec::new(),
             };
-            let line = describe(event, Holder::clone(holder), neighbours, boot_ns);
+            let mut line = describe(event, Holder::clone(holder), neighbours, boot_ns);
+            if let Event::Call(CallEvent { signal: Some(signal), .. }) = event {
+                line.target = Some(target(signal, registry.holder(signal.slot)));
+            }
             write(&line, &mut lines);
             abouts.push(About { kind: line.event.action, holder: Arc::clone(holder) });
         }

@@ -5,15 +5,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tenantry_abi as abi;
 use zerocopy::FromBytes;
 
-use crate::EventKind;
 use crate::event::{Event, EventHeader, header, text};
+use crate::{EventKind, Slot};
 
 /// A system call that returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallEvent {
     pub header: EventHeader,
     pub kind: EventKind,
-    /// The 64-bit number, also of a call through the 32-bit door.
+    /// The 64-bit number, also of a call through the 32-bit door; [`NO_CALL`](crate::NO_CALL):
+    /// what is told is no call, or one whose number is not known.
     pub nr: u32,
     /// Made through the door for 32-bit programs.
     pub compat: bool,
@@ -34,10 +35,23 @@ pub struct CallEvent {
     /// Of an open: `O_…`.
     pub open_flags: Option<u32>,
     pub socket: Option<Socket>,
+    pub signal: Option<SentSignal>,
+    /// The number of the capability that was lacking.
+    pub capability: Option<u32>,
     /// Texts that are longer than the kernel side keeps.
     pub truncated: bool,
     /// Texts that could not be read: the pointer leads nowhere.
     pub unread: bool,
+}
+
+/// A signal to a process of another container, or of none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SentSignal {
+    pub number: u32,
+    /// Of the process that it is for, as the host numbers it.
+    pub pid: u32,
+    /// Of that process; 0: it is in no container.
+    pub slot: Slot,
 }
 
 /// A file behind a descriptor.
@@ -113,13 +127,23 @@ pub(crate) fn decode_call(record: &[u8]) -> Option<Event> {
     let (extra, resolved) = (next()?, next()?);
     let some = |bytes: &[u8]| (!bytes.is_empty()).then(|| text(bytes));
     let socket = socket(&call, path);
+    let [first, second, third, ..] = call.args.map(|argument| argument as u32);
+    // What stands in the place of arguments.
+    let (mut signal, mut capability, mut args) = (None, None, [0; 6]);
+    match kind {
+        EventKind::Signal => {
+            signal = Some(SentSignal { number: first, pid: second, slot: third });
+        }
+        EventKind::Capability => capability = Some(first),
+        _ => args = call.args,
+    }
     Some(Event::Call(CallEvent {
         header: header(&call.event),
         kind,
         nr: call.nr,
         compat: call.flags & abi::CALL_COMPAT != 0,
         result: call.result,
-        args: call.args,
+        args,
         path: some(&[directory, path].concat()).filter(|_| socket.is_none()),
         target: some(&[target_directory, target].concat()),
         extra: some(extra),
@@ -131,6 +155,8 @@ pub(crate) fn decode_call(record: &[u8]) -> Option<Event> {
         }),
         open_flags: (kind == EventKind::Open).then_some(call.open_flags),
         socket,
+        signal,
+        capability,
         truncated: call.flags & (abi::CALL_TRUNCATED * 0x3f) != 0,
         unread: call.flags & (abi::CALL_UNREAD * 0x3f) != 0,
     }))
@@ -261,6 +287,23 @@ mod tests {
         check(b"/run/x.sock\0", Some("/run/x.sock"));
         check(b"/run/x.sock\0rest", Some("/run/x.sock"));
         check(b"\0name", Some("@name"));
+    }
+
+    #[test]
+    fn signals_and_capabilities_stand_in_the_place_of_arguments() {
+        let of = |kind, args| {
+            let change = |call: &mut abi::Call| {
+                (call.event.kind, call.args) = (kind, args);
+            };
+            decoded(&record(change, [b""; 6]))
+        };
+        let signal = of(abi::EVENT_SIGNAL, [15, 4242, 3, 0, 0, 0]);
+        let expected = SentSignal { number: 15, pid: 4242, slot: 3 };
+        assert_eq!((signal.signal, signal.capability), (Some(expected), None));
+        let denied = of(abi::EVENT_CAPABILITY, [21, 0, 0, 0, 0, 0]);
+        assert_eq!((denied.signal, denied.capability, denied.args), (None, Some(21), [0; 6]));
+        let call = of(abi::EVENT_PTRACE, [1, 2, 3, 4, 5, 6]);
+        assert_eq!((call.signal, call.capability, call.args), (None, None, [1, 2, 3, 4, 5, 6]));
     }
 
     #[test]

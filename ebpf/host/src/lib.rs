@@ -44,7 +44,7 @@ mod tcp;
 mod trace;
 
 pub use blame::{Blame, BlamedResource, Culprit};
-pub use call::{CallEvent, OpenFile, Socket};
+pub use call::{CallEvent, OpenFile, SentSignal, Socket};
 pub use cost::{Cost, CostError, MapCost, ProgramCost, Timing};
 pub use counters::{
     EVENT_KINDS, EventCounters, Lost, NetworkCounters, SlotCounters, SlotEvents, UdpCounters,
@@ -65,7 +65,7 @@ pub use histogram::Histogram;
 pub use load::LoadError;
 pub use map::MapError;
 pub use meters::{CgroupIds, Meters};
-pub use names::{error_name, open_flag_names};
+pub use names::{capability_name, error_name, open_flag_names};
 pub use namespaces::NamespaceCounts;
 pub use options::{ForeignOptions, LoadOptions};
 pub use pace::Pace;
@@ -77,7 +77,7 @@ pub use switch::SwitchError;
 pub use syscall_counts::{SyscallCount, SyscallErrors};
 pub use syscalls::{SyscallClass, syscall_class, syscall_name, syscall_number};
 pub use tcp::{TcpCounters, TcpError};
-pub use tenantry_abi::BANDWIDTH_MAJORS;
+pub use tenantry_abi::{BANDWIDTH_MAJORS, NO_CALL};
 pub use trace::{TRACES, TraceError, TracedSyscall};
 
 /// A container's index in the kernel's maps. 0 is "no container".

@@ -198,8 +198,8 @@ fn start(
     btf: &Btf,
     cgroup: &File,
 ) -> ProbeStatus {
-    if let Hook::TailCall(hook, map) = program.hook {
-        return status(program, put_into(object, program, hook, map, pins, btf));
+    if let Hook::TailCall { tracepoint, map, index } = program.hook {
+        return status(program, put_into(object, program, tracepoint, (map, index), pins, btf));
     }
     let Some(loaded) = object.program_mut(program.name) else {
         return ProbeStatus::Failed("not in the object".into());
@@ -231,7 +231,7 @@ fn put_into(
     object: &mut Ebpf,
     program: &Program,
     hook: &str,
-    map: &str,
+    (map, index): (&str, u32),
     pins: &Pins,
     btf: &Btf,
 ) -> Result<ProbeStatus, ProgramError> {
@@ -242,7 +242,7 @@ fn put_into(
     loaded.load(hook, btf)?;
     let fd = loaded.fd()?.try_clone().map_err(ProgramError::IOError)?;
     let mut programs = ProgramArray::try_from(object.map_mut(map).ok_or_else(missing)?)?;
-    programs.set(0, &fd, 0)?;
+    programs.set(index, &fd, 0)?;
     let loaded = object.program_mut(program.name).ok_or_else(missing)?;
     loaded.pin(pins.program(program)).map_err(pin_error)?;
     Ok(ProbeStatus::Active)

@@ -24,6 +24,13 @@ const ERRORS: &[(i32, &str)] = names! {
     ECANCELED ENOKEY EKEYEXPIRED EKEYREVOKED EKEYREJECTED EUCLEAN
 };
 
+/// By number, as `linux/capability.h` has them, without their `CAP_`.
+const CAPABILITIES: &str = "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID \
+    SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER \
+    SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE \
+    SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN \
+    SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE";
+
 const OPEN_FLAGS: &[(i32, &str)] = names! {
     O_CREAT O_EXCL O_NOCTTY O_TRUNC O_APPEND O_NONBLOCK O_DIRECT O_DIRECTORY O_NOFOLLOW O_NOATIME
     O_CLOEXEC O_PATH
@@ -33,6 +40,14 @@ const OPEN_FLAGS: &[(i32, &str)] = names! {
 pub fn error_name(number: i32) -> Option<&'static str> {
     let all = ERRORS.iter().chain(&RESTARTS);
     all.into_iter().find(|(known, _)| *known == number).map(|(_, name)| *name)
+}
+
+/// Of a capability's number: `CAP_SYS_ADMIN`. A number that is newer than this program has none.
+pub fn capability_name(number: u32) -> String {
+    match CAPABILITIES.split_ascii_whitespace().nth(number as usize) {
+        Some(name) => format!("CAP_{name}"),
+        None => number.to_string(),
+    }
 }
 
 /// Of `open`'s flags, the way of access first.
@@ -63,11 +78,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_and_flags_have_the_names_of_their_manual_pages() {
+    fn errors_capabilities_and_flags_have_the_names_of_their_manual_pages() {
         assert_eq!(error_name(2), Some("ENOENT"));
         assert_eq!(error_name(111), Some("ECONNREFUSED"));
         assert_eq!(error_name(512), Some("ERESTARTSYS"));
         assert_eq!(error_name(0), None);
+        assert_eq!(capability_name(0), "CAP_CHOWN");
+        assert_eq!(capability_name(21), "CAP_SYS_ADMIN");
+        assert_eq!(capability_name(40), "CAP_CHECKPOINT_RESTORE");
+        assert_eq!(capability_name(41), "41");
         let check = |flags: i32, expected: &[&str]| {
             assert_eq!(open_flag_names(flags as u32), expected, "{flags:o}");
         };

@@ -66,7 +66,7 @@ impl Pins {
     pub fn status(&self, program: &Program) -> Option<ProbeStatus> {
         // What another program goes on to has no link, and is pinned when it is in place.
         let proof = match program.hook {
-            Hook::TailCall(..) => self.program(program),
+            Hook::TailCall { .. } => self.program(program),
             _ => self.link(program),
         };
         if proof.exists() {

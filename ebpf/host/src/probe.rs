@@ -43,7 +43,11 @@ pub(crate) enum Hook {
     SocketRelease,
     Lsm(&'static str),
     /// Of another program at this tracepoint, which goes on here: the map that it looks in.
-    TailCall(&'static str, &'static str),
+    TailCall {
+        tracepoint: &'static str,
+        map: &'static str,
+        index: u32,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +78,13 @@ pub(crate) const METERS: &[Program] = &[
     tracepoint("thread_attach", "cgroup_attach_task"),
     Program {
         name: "audit_call",
-        hook: Hook::TailCall("sys_exit", "call_programs"),
+        hook: Hook::TailCall { tracepoint: "sys_exit", map: "call_programs", index: 0 },
+        essential: false,
+        switchable: false,
+    },
+    Program {
+        name: "audit_denied",
+        hook: Hook::TailCall { tracepoint: "sys_exit", map: "call_programs", index: 1 },
         essential: false,
         switchable: false,
     },
@@ -118,6 +128,9 @@ pub(crate) const METERS: &[Program] = &[
     tracepoint("scheduler_switch", "sched_switch"),
     tracepoint("scheduler_migrate", "sched_migrate_task"),
     raw_tracepoint("oom_victim", "mark_victim"),
+    tracepoint("signal_sent", "signal_generate"),
+    // Since 6.14.
+    tracepoint("capability_checked", "cap_capable"),
     tracepoint("process_exit", "sched_process_exit"),
     // Last: it arms slots, and by then everything counts.
     Program {
@@ -152,7 +165,9 @@ pub(crate) const TRAMPOLINES: &[Program] = &[Program {
 impl std::fmt::Display for Hook {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Hook::Tracepoint(name) | Hook::TailCall(name, _) => write!(f, "tp_btf/{name}"),
+            Hook::Tracepoint(name) | Hook::TailCall { tracepoint: name, .. } => {
+                write!(f, "tp_btf/{name}")
+            }
             Hook::RawTracepoint(name) => write!(f, "raw_tp/{name}"),
             Hook::CgroupIngress => f.write_str("cgroup_skb/ingress"),
             Hook::CgroupEgress => f.write_str("cgroup_skb/egress"),

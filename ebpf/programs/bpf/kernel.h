@@ -285,12 +285,18 @@ struct mem_cgroup {
 	atomic_long_t memory_events[5];
 } CORE;
 
+struct kernel_siginfo {
+	int si_code; /* in a nameless union */
+} CORE;
+
 struct linux_binprm {
 	const char *filename;
 } CORE;
 
 /* The user-space header names the registers otherwise than the kernel does. */
 struct pt_regs___kernel {
+	unsigned long ip;
+	unsigned long sp;
 	unsigned long orig_ax;
 	unsigned long di;
 	unsigned long si;

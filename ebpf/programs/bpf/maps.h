@@ -583,6 +583,9 @@ struct tn_task {
 	struct tn_namespaces namespaces;
 	/* The `claimed` of the slot's run whose own namespaces these are; 0 = they are not. */
 	u32 home;
+	/* The capability that the thread lacked last, plus one, and in which call. */
+	u32 denied;
+	u64 denied_at;
 };
 
 struct {
@@ -849,7 +852,7 @@ struct {
  * Audit events.
  * value   tn_exec, tn_exit, tn_oom or tn_call, the texts behind it
  * bytes   LoadOptions.ring_bytes
- * writer  process_exec, process_exit, oom_victim, audit_call
+ * writer  the audit programs
  * reader  user space
  * full    the event is lost and counted in event_counts
  */
@@ -864,7 +867,7 @@ struct {
  * key     slot
  * value   tn_event_counts
  * bytes   108 Ki
- * writer  process_exec, process_exit, oom_victim, audit_call
+ * writer  the audit programs
  * reader  user space
  * full    never, one for each slot
  */
@@ -946,18 +949,21 @@ struct {
 } path_scratch SEC(".maps");
 
 /*
- * Where syscall_exit goes on when a call may be an event: a program of its own, with a
- * stack of its own.
- * key     0
- * value   audit_call
+ * Where syscall_exit goes on when a call may be an event: programs of their own, with
+ * stacks of their own.
+ * key     TN_PROGRAM_…
+ * value   audit_call, audit_denied
  * bytes   a page
  * writer  user space, when it loads
- * reader  syscall_exit
- * full    never; empty: no call is an event
+ * reader  syscall_exit, audit_denied
+ * full    never; empty: no such event
  */
+#define TN_PROGRAM_CALL 0
+#define TN_PROGRAM_DENIED 1
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__type(key, __u32);
 	__type(value, __u32);
 } call_programs SEC(".maps");

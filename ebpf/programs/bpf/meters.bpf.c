@@ -12,6 +12,8 @@
 #include "scheduler.bpf.c"
 #include "processes.bpf.c"
 #include "oom.bpf.c"
+#include "signals.bpf.c"
+#include "capabilities.bpf.c"
 
 /* Never read: it makes clang describe the ring's records in the BTF, for the layout test. */
 const union tn_record *const volatile record_types = 0;

@@ -161,8 +161,11 @@ int BPF_PROG(syscall_exit, struct pt_regs *regs, long ret)
 	if (failed)
 		count_error(counts, nr, -ret);
 	record_latency(task, slot, nr, failed);
+	/* From there the way leads to the other one. */
+	if (failed && (ret == -EPERM || ret == -EACCES))
+		bpf_tail_call(ctx, &call_programs, TN_PROGRAM_DENIED);
 	if (call_shapes[bounded(nr)].kind)
-		bpf_tail_call(ctx, &call_programs, 0);
+		bpf_tail_call(ctx, &call_programs, TN_PROGRAM_CALL);
 	return 0;
 }
 

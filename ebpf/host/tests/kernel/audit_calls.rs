@@ -8,9 +8,11 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use tenantry_ebpf::{AuditFilter, CallEvent, Event, EventKind, OpenFilter, ProbeStatus};
+use tenantry_ebpf::{
+    AuditFilter, CallEvent, Event, EventKind, NO_CALL, OpenFilter, ProbeStatus, SentSignal,
+};
 
-use crate::child::{Child, End, call};
+use crate::child::{Child, End, call, sleep_ms};
 use crate::fixture::Fixture;
 
 /// A directory of the test's own, gone with it.
@@ -497,4 +499,77 @@ fn the_program_for_calls_is_in_place() {
     let probes = f.meters().probes();
     let probe = probes.iter().find(|probe| probe.name == "audit_call").unwrap();
     assert_eq!((probe.hook.as_str(), &probe.status), ("tp_btf/sys_exit", &ProbeStatus::Active));
+}
+
+#[test]
+fn a_signal_that_leaves_the_container_is_an_event_and_one_that_stays_is_none() {
+    let Some(mut f) = Fixture::share() else { return };
+    let neighbour = Child::gated(|| 0).put(&f.container(2));
+    let host = Child::gated(|| 0);
+    let (there, outside) = (neighbour.pid as u32, host.pid as u32);
+    let body = || {
+        for target in [there, outside] {
+            // Children of the test: their default for it is to ignore it.
+            sys(libc::SYS_kill, [target as usize, libc::SIGURG as usize, 0, 0, 0]);
+        }
+        // SAFETY: the grandchild only ends, which sends a signal of the kernel's to its parent.
+        let own = unsafe { libc::syscall(libc::SYS_fork) } as i32;
+        if own == 0 {
+            sleep_ms(10_000);
+            // SAFETY: as above.
+            unsafe { libc::_exit(0) };
+        }
+        sys(libc::SYS_kill, [own as usize, libc::SIGKILL as usize, 0, 0, 0]);
+        sys(libc::SYS_wait4, [own as usize, 0, 0, 0, 0]);
+        0
+    };
+    let child = Child::gated(body).put(&f.container(1));
+    f.meters().arm(1).unwrap();
+    let pid = child.pid as u32;
+    assert_eq!(child.run(), End::Code(0));
+    let signals = calls(f.events(), EventKind::Signal);
+    let found: Vec<_> = signals.iter().map(|event| (event.header.pid, event.signal)).collect();
+    let sent =
+        |target, slot| (pid, Some(SentSignal { number: libc::SIGURG as u32, pid: target, slot }));
+    assert_eq!(found, [sent(there, 2), sent(outside, 0)]);
+    assert!(signals.iter().all(|event| event.nr == NO_CALL));
+    assert_account(&f, EventKind::Signal, 2, 0);
+}
+
+#[test]
+fn a_capability_that_was_lacking_is_told_where_the_call_failed_for_it() {
+    let Some(mut f) = Fixture::load(|_| ()) else { return };
+    let probes = f.meters().probes();
+    let hook = probes.iter().find(|probe| probe.name == "capability_checked").unwrap();
+    if hook.status != ProbeStatus::Active {
+        return println!("SKIPPED: {:?}", hook.status);
+    }
+    let filter = AuditFilter { kinds: vec![EventKind::Capability], ..AuditFilter::default() };
+    f.meters().set_audit_filter(&filter).unwrap();
+    let body = || {
+        sys(libc::SYS_setresuid, [65534, 65534, 65534, 0, 0]);
+        // Asks whether there may be more than there is: refused, and the call succeeds.
+        for _ in 0..10 {
+            let memory = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize;
+            sys(libc::SYS_mmap, [0, 1 << 20, 3, memory, usize::MAX]);
+        }
+        sys(libc::SYS_chroot, [at(c"/"), 0, 0, 0, 0]);
+        sys(libc::SYS_sethostname, [at(c"x"), 1, 0, 0, 0]);
+        sys(libc::SYS_kill, [1, 0, 0, 0, 0]);
+        0
+    };
+    let child = Child::gated(body).put(&f.container(1));
+    f.meters().arm(1).unwrap();
+    assert_eq!(child.run(), End::Code(0));
+    let events = calls(f.events(), EventKind::Capability);
+    let found: Vec<_> = events.iter().map(|e| (i64::from(e.nr), e.capability, e.result)).collect();
+    let denied = -i64::from(libc::EPERM);
+    let [kill, chroot, admin] = [5, 18, 21];
+    let expected = [
+        (libc::SYS_chroot, Some(chroot), denied),
+        (libc::SYS_sethostname, Some(admin), denied),
+        (libc::SYS_kill, Some(kill), denied),
+    ];
+    assert_eq!(found, expected);
+    assert_account(&f, EventKind::Capability, 3, 0);
 }
