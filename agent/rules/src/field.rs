@@ -89,7 +89,7 @@ fields! {
     FilePath "file.path" Text PATHS;
     FileTargetPath "file.target_path" Text TWO_PATHS;
     FileInode "file.inode" Number INODES;
-    FileMode "file.mode" Number OPENED;
+    FileMode "file.mode" Text OPENED;
     FileFlags "file.flags" Texts OPENED;
     SourceIp "source.ip" Address NETWORK;
     SourcePort "source.port" Number NETWORK;

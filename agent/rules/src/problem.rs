@@ -73,10 +73,6 @@ impl Findings {
         }
     }
 
-    pub fn count(&self) -> usize {
-        self.found.len() + self.more
-    }
-
     /// `Ok` if nothing was wrong.
     pub fn finish(mut self, sources: &[crate::Source<'_>]) -> Result<(), Problems> {
         if self.found.is_empty() {

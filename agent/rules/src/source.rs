@@ -174,7 +174,6 @@ impl Reader<'_> {
 
     fn rule(&mut self, table: &DeTable<'_>, offset: usize) {
         const KEYS: &str = "condition, description, enabled, kinds, name, rate, severity, tags";
-        let before = self.findings.count();
         let (mut name, mut description, mut severity) = (None, None, None);
         let (mut kinds, mut condition) = (None, None);
         let (mut rate, mut enabled, mut tags) = (None, true, Vec::new());
@@ -224,23 +223,21 @@ impl Reader<'_> {
                 self.wrong(offset, format!("a rule without {key}"));
             }
         }
-        if let (Some(name), Some(description), Some(severity), Some(kinds), Some(condition)) =
-            (name, description, severity, kinds, condition)
-            && self.findings.count() == before
-        {
-            let place = self.place(offset);
-            self.parts.rules.push(RawRule {
-                place,
-                name,
-                description,
-                severity,
-                kinds,
-                condition,
-                rate,
-                enabled,
-                tags,
-            });
-        }
+        let Some(condition) = condition else { return };
+        // What else is wrong with it is told, and so is what its condition has wrong: with
+        // this for what is missing it only comes to be looked into.
+        let any_kind = |kinds: &Kinds| *kinds != Kinds::default();
+        self.parts.rules.push(RawRule {
+            place: self.place(offset),
+            name: name.unwrap_or_else(|| format!("rule at {offset}")),
+            description: description.unwrap_or_default(),
+            severity: severity.unwrap_or(Severity::Info),
+            kinds: kinds.filter(any_kind).unwrap_or(Kinds::ALL),
+            condition,
+            rate,
+            enabled,
+            tags,
+        });
     }
 
     fn kinds(&mut self, value: &Entry<'_>) -> Kinds {

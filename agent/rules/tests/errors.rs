@@ -129,12 +129,13 @@ description = 5
 severity = "bad"
 kinds = ["exec", "exce"]
 condition = "process.name = "
-color = "red"
+color = "red" # a rule that is wrong elsewhere has its condition looked into
 rate = "often"
 enabled = "yes"
 
 [[rule]]
 name = "two"
+condition = "process.nam = 1"
 "#;
     let told = problems(text);
     let heads: Vec<&str> = told.lines().collect();
@@ -157,6 +158,7 @@ name = "two"
         ("x.toml:13:8: ", "\"often\""),
         ("x.toml:14:11: ", "enabled is true or false"),
         ("x.toml:16:1: ", "a rule without kinds"),
+        ("x.toml:18:14: ", "process.nam is no field"),
     ] {
         let found = heads.iter().any(|told| told.starts_with(line) && told.contains(words));
         assert!(found, "{line}{words} in\n{told}");
