@@ -15,6 +15,7 @@ use crate::audit_filter::{BadFilter, RawAuditFilter};
 use crate::controller::Settings;
 use crate::foreign::classify::is_taken_parent;
 use crate::governor::Rules;
+use crate::rules::RuleSettings;
 
 /// `sun_path` holds 108 bytes; the longest name below a run directory takes 40.
 const MAX_RUN_DIR_BYTES: usize = 64;
@@ -26,6 +27,7 @@ const MAX_DESTINATIONS: usize = 100;
 /// Each is nineteen files to read and some forty series.
 const MAX_SLICES: usize = 4096;
 const MAX_DOMAINS: usize = 100;
+const MAX_RULE_FILES: usize = 16;
 /// Beyond, series would be a table of everybody by everybody.
 const MAX_BLAME_PAIRS: usize = 1000;
 /// With slot 0, which is nobody's, the kernel's tables have 256.
@@ -51,6 +53,7 @@ pub struct RawConfig {
     pub governor: RawGovernor,
     pub foreign: RawForeign,
     pub control: RawControl,
+    pub rules: RawRules,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -144,6 +147,16 @@ pub struct RawControl {
     pub interval_ms: Option<u64>,
 }
 
+/// Rules over audit events.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawRules {
+    /// Whether the agent's own set holds, before the files; true without it.
+    pub default: Option<bool>,
+    /// In this order: a later file replaces rules, lists and macros of those before.
+    pub files: Option<Vec<PathBuf>>,
+}
+
 #[derive(Clone, Debug)]
 pub struct Config {
     pub data_dir: PathBuf,
@@ -170,6 +183,7 @@ pub struct Config {
     pub linger: Duration,
     pub governor: Rules,
     pub control: Settings,
+    pub rules: RuleSettings,
     /// `None`: only our own containers are metered.
     pub foreign: Option<ForeignConfig>,
 }
@@ -315,6 +329,7 @@ impl RawConfig {
         Ok(Config {
             governor,
             control,
+            rules: rules(self.rules)?,
             max_series,
             blame_pairs,
             linger: Duration::from_secs(linger_seconds),
@@ -350,6 +365,20 @@ fn control(raw: RawControl, journal: PathBuf) -> Result<Settings, ConfigError> {
     )?;
     let policy = raw.policy.map(|path| absolute("control.policy", Some(path), "")).transpose()?;
     Ok(Settings { interval: Duration::from_millis(interval_ms), policy, journal })
+}
+
+fn rules(raw: RawRules) -> Result<RuleSettings, ConfigError> {
+    let files = raw.files.unwrap_or_default();
+    check(
+        files.len() <= MAX_RULE_FILES,
+        "rules.files",
+        || format!("{} files", files.len()),
+        || format!("at most {MAX_RULE_FILES}"),
+    )?;
+    for file in &files {
+        absolute("rules.files", Some(file.clone()), "")?;
+    }
+    Ok(RuleSettings { default: raw.default.unwrap_or(true), files })
 }
 
 fn governor(raw: &RawGovernor) -> Result<Rules, ConfigError> {
@@ -510,6 +539,7 @@ mod tests {
             ("[control]\ninterval_ms = 50", "control.interval_ms"),
             ("[control]\npolicy = \"policy.toml\"", "control.policy"),
             ("[governor]\nbudget_percent = nan", "governor.budget_percent"),
+            ("[rules]\nfiles = [\"own.toml\"]", "rules.files"),
             ("[governor]\ninterval_seconds = 0", "governor.interval_seconds"),
         ] {
             let error = error_of(text);

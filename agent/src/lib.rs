@@ -36,5 +36,6 @@ pub mod profile;
 mod readable;
 pub mod registry;
 pub mod report;
+pub mod rules;
 pub mod samplers;
 pub mod trace;

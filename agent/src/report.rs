@@ -25,6 +25,7 @@ use crate::fs_usage::Totals;
 use crate::governor::GovernorReport;
 use crate::host::HostSample;
 use crate::origin::Origin;
+use crate::rules::RuleCount;
 
 /// One host at one moment.
 #[derive(Clone, Debug, Default)]
@@ -78,6 +79,8 @@ pub struct AgentReport {
     pub audit_lost: u64,
     /// Times that the kernel's ring held more events than are handled at once.
     pub audit_full_batches: u64,
+    /// What each rule over audit events matched.
+    pub rules: Vec<RuleCount>,
     /// Events that listeners of the event stream were too slow for.
     pub stream_lost: u64,
     /// Kernel memory of the programs and of their maps; empty if it could not be read.

@@ -32,6 +32,7 @@ use crate::foreign::throttle::Throttles;
 use crate::metrics::Cap;
 use crate::profile;
 use crate::registry::{Holder, Registry};
+use crate::rules::Rules;
 use crate::trace::Traces;
 
 use self::error::{ApiError, ApiResult};
@@ -49,6 +50,7 @@ pub struct App {
     pub execs: docker::exec::Execs,
     pub collector: Collector,
     pub controller: Arc<Controller>,
+    pub rules: Arc<Rules>,
     pub traces: Traces,
     pub cap: Arc<Cap>,
     pub foreign_throttles: Arc<Throttles>,

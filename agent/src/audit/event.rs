@@ -40,7 +40,7 @@ pub struct AuditEvent {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<Box<LimitLine>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule: Option<Rule>,
+    pub rule: Option<MatchedRule>,
     /// Inode by type, as `/proc/PID/ns` shows them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<Namespace>,
@@ -303,13 +303,18 @@ pub struct Target {
     pub signal: Option<u32>,
 }
 
-/// The rule that an alert is of.
+/// The rule that an alert is of; the event that it matched is the rest of the line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
-pub struct Rule {
+pub struct MatchedRule {
     pub name: String,
     pub description: String,
     /// info, notice, warning or critical.
     pub severity: &'static str,
+    /// The kind of the event that matched.
+    pub action: AuditKind,
+    /// Alerts about this container that the rule's rate held back since the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suppressed: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]

@@ -41,7 +41,9 @@ use tenantry_ebpf::{CallEvent, Event, EventReader, Slot};
 use tokio::io::unix::AsyncFd;
 
 pub use chain::Head;
-pub use event::{AuditEvent, AuditKind};
+#[cfg(test)]
+pub use event::{Ancestor, Container};
+pub use event::{AuditEvent, AuditKind, Endpoint, MatchedRule, Nature, Outcome, Process};
 pub use file::FileLimits;
 pub use follow::{Filter, Follower, Lost, Piece};
 pub use recent::{Line, Refused};
@@ -52,6 +54,7 @@ use crate::delivered::Delivered;
 use crate::oom::Groups;
 use crate::readable;
 use crate::registry::{Holder, Registry};
+use crate::rules::Rules;
 use call::target;
 use file::{Appended, AuditFile};
 use line::{describe, write};
@@ -67,6 +70,7 @@ pub struct Audit {
     file: Mutex<AuditFile>,
     recent: Arc<Recent>,
     path: PathBuf,
+    rules: Arc<Rules>,
     written: AtomicU64,
     /// Read from the ring, but the disk refused them.
     file_lost: AtomicU64,
@@ -83,6 +87,7 @@ impl Audit {
         registry: Arc<Registry>,
         limits: FileLimits,
         groups: Groups,
+        rules: Arc<Rules>,
     ) -> std::io::Result<Arc<Self>> {
         let path = limits.path.clone();
         let file = AuditFile::open(limits)?;
@@ -90,6 +95,7 @@ impl Audit {
             recent: Arc::new(Recent::new(file.head().sequence)),
             file: Mutex::new(file),
             path,
+            rules,
             written: AtomicU64::new(0),
             file_lost: AtomicU64::new(0),
             stream_lost: AtomicU64::new(0),
@@ -190,6 +196,11 @@ impl Audit {
             }
             write(&line, &mut lines);
             abouts.push(About { kind: line.event.action, holder: Arc::clone(holder) });
+            // What matched stands behind the event in the file and in the streams.
+            for alert in self.rules.judge(&line) {
+                write(&alert, &mut lines);
+                abouts.push(About { kind: AuditKind::Alert, holder: Arc::clone(holder) });
+            }
         }
         self.append(&lines, abouts);
         registry.deliver(batch.iter().map(delivery));

@@ -19,6 +19,7 @@ mod limits;
 mod namespaces;
 mod native;
 mod profile;
+mod rules;
 mod run;
 mod show;
 mod stats;
@@ -100,6 +101,9 @@ enum Verb {
     Simulate(decisions::SimulateFlags),
     /// Follow lifecycle, exec, exit and limit events.
     Events(show::EventsFlags),
+    /// Check, show and reload the rules over audit events.
+    #[command(subcommand)]
+    Rules(rules::RulesVerb),
     /// Show what the audit has recorded; check its file, or print where it ends.
     Audit(audit::AuditFlags),
     /// For the agent's own use.
@@ -193,6 +197,7 @@ async fn dispatch(target: &Target, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Policy(verb) => decisions::policy(target, verb).await.map(done),
         Verb::Replay(flags) => decisions::replay(&flags),
         Verb::Simulate(flags) => decisions::simulate(&flags).map(done),
+        Verb::Rules(verb) => rules::rules(target, verb).await.map(done),
         Verb::Audit(flags) => audit::audit(target, flags).await,
         Verb::Events(flags) => show::events(target, flags).await.map(done),
         Verb::Probes(flags) => show::probes(target, flags).await.map(done),

@@ -221,6 +221,12 @@ pub fn event_line(event: &serde_json::Value) -> String {
                     .map(|name| text(&told[name]));
             format!("{change} by {party}: {limit} {before} → {after} {reason}")
         }
+        "alert" => {
+            let [name, severity, description] =
+                ["name", "severity", "description"].map(|name| text(&event["rule"][name]));
+            let (pid, comm) = (&process["pid"], text(&process["name"]));
+            format!("{severity} {name}: {description} (pid {pid} {comm})")
+        }
         "lost" => format!("{} events: this reader was too slow or came too late", told["count"]),
         "gap" => format!("{} events that the disk refused: {}", told["lost"], text(&told["error"])),
         "torn" => format!("{} bytes of a line that a kill tore", told["bytes"]),

@@ -28,6 +28,7 @@ use crate::fs_usage::FsUsage;
 use crate::governor::Governor;
 use crate::registry::Registry;
 use crate::report::{AgentReport, ContainerReport, HostReport, Machine};
+use crate::rules::Rules;
 use crate::samplers::Samplers;
 pub use container::value;
 use container::{Round, Subject, by_slot};
@@ -39,6 +40,7 @@ pub struct Collector {
     pub meters: Arc<Meters>,
     pub registry: Arc<Registry>,
     pub audit: Arc<Audit>,
+    pub rules: Arc<Rules>,
     pub hierarchy: Hierarchy,
     pub samplers: Arc<Samplers>,
     pub controller: Arc<Controller>,
@@ -206,6 +208,7 @@ impl Collector {
             audit_written: self.audit.written(),
             audit_lost: self.audit.file_lost(),
             audit_full_batches: self.audit.full_batches(),
+            rules: self.rules.report(),
             stream_lost: self.audit.stream_lost(),
             kernel_memory: self.kernel_memory.get_or_init(|| self.read_kernel_memory()).clone(),
             governor: self.governor.report(),

@@ -27,6 +27,7 @@ use crate::guard;
 use crate::metrics::Cap;
 use crate::oom::Groups;
 use crate::registry::Registry;
+use crate::rules::Rules;
 use crate::samplers::Samplers;
 use crate::trace::Traces;
 
@@ -122,16 +123,17 @@ pub(super) async fn assemble(
             Some(path) => read_policy(path)?,
             None => Policy::default(),
         };
-        let audit = Audit::start(reader, Arc::clone(&registry), limits, groups)
+        let rules = Arc::new(Rules::open(config.rules.clone()).map_err(Refusal::Rules)?);
+        let audit = Audit::start(reader, Arc::clone(&registry), limits, groups, Arc::clone(&rules))
             .map_err(Refusal::failed(config.audit_path.display().to_string()))?;
         limit_history.attach(Box::new({
             let audit = Arc::clone(&audit);
             move |change| audit.record_limit(change)
         }));
-        Ok::<_, Refusal>((images, registry, engine, audit, policy))
+        Ok::<_, Refusal>((images, registry, engine, audit, policy, rules))
     };
     match parts.await {
-        Ok((images, registry, engine, audit, policy)) => {
+        Ok((images, registry, engine, audit, policy, rules)) => {
             let known: std::collections::HashSet<String> =
                 engine.list().iter().map(|container| container.record.id.clone()).collect();
             registry.opened(|id| known.contains(id));
@@ -164,6 +166,7 @@ pub(super) async fn assemble(
                 meters: Arc::clone(&meters),
                 registry: Arc::clone(&registry),
                 audit: Arc::clone(&audit),
+                rules: Arc::clone(&rules),
                 hierarchy: hierarchy.clone(),
                 samplers,
                 controller: Arc::clone(&controller),
@@ -213,6 +216,7 @@ pub(super) async fn assemble(
                 execs: Execs::default(),
                 collector,
                 controller,
+                rules,
                 traces,
                 cap,
                 foreign_throttles,

@@ -23,6 +23,7 @@ use self::assemble::assemble;
 use crate::api::{self, App};
 use crate::config::{Config, ConfigError, RawConfig, read_file};
 use crate::controller::{PolicyFileError, read_policy};
+use crate::rules::{RuleFilesError, read_rules};
 
 /// How long an agent that ends waits for the audit to read what is still in the ring.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
@@ -47,6 +48,8 @@ enum Refusal {
     Config(#[from] ConfigError),
     #[error("{0}")]
     Policy(#[from] PolicyFileError),
+    #[error("{}", api::error::chain(.0))]
+    Rules(RuleFilesError),
     #[error("the agent must run as root: it makes namespaces, cgroups and kernel probes")]
     NotRoot,
     #[error("this kernel has no BTF (/sys/kernel/btf/vmlinux), which the kernel probes need")]
@@ -63,7 +66,7 @@ impl Refusal {
     fn code(&self) -> u8 {
         match self {
             Self::Failed { .. } => 1,
-            Self::Config(_) | Self::Policy(_) => 2,
+            Self::Config(_) | Self::Policy(_) | Self::Rules(_) => 2,
             Self::NotRoot => 3,
             Self::NoBtf => 4,
             Self::NoCgroup(_) => 5,
@@ -113,6 +116,7 @@ fn configure(options: Options) -> Result<Config, Refusal> {
     if let Some(path) = &config.control.policy {
         read_policy(path)?;
     }
+    read_rules(&config.rules).map_err(Refusal::Rules)?;
     Ok(config)
 }
 
@@ -191,6 +195,12 @@ async fn serve(app: Arc<App>) -> Result<(), Refusal> {
                 Ok(policy) => tracing::info!(mode = %policy.mode, "policy read again"),
                 Err(error) => {
                     tracing::error!(error = api::error::chain(&error), "the old policy stays");
+                }
+            }
+            match app.rules.reload() {
+                Ok(()) => tracing::info!("rules read again"),
+                Err(error) => {
+                    tracing::error!(error = api::error::chain(&error), "the old rules stay");
                 }
             }
         }

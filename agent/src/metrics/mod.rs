@@ -26,6 +26,7 @@ mod file_system;
 mod host;
 mod kernel;
 mod memory;
+mod rules;
 mod scheduler;
 mod syscalls;
 mod tcp;
@@ -88,6 +89,7 @@ pub fn encode_in_pieces(
 fn all(families: &mut Families, report: &HostReport) -> Result<(), Error> {
     agent::encode(families, report)?;
     controller::encode(families, report)?;
+    rules::encode(families, report)?;
     host::encode(families, &report.host)?;
     container::encode(families, report)?;
     let with_cgroup: Vec<_> = report.containers.iter().chain(&report.wholes).collect();

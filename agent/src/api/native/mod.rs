@@ -15,6 +15,7 @@ pub mod limits;
 pub mod model;
 pub mod namespaces;
 pub mod profile;
+pub mod rules;
 pub mod throttle;
 pub mod trace;
 pub mod view;
@@ -51,6 +52,8 @@ use super::{MAX_BODY_BYTES, Shared};
         profile::record,
         profile::read,
         profile::end,
+        rules::rules,
+        rules::reload,
         throttle::set,
         throttle::read,
         throttle::end,
@@ -85,6 +88,8 @@ pub fn router(app: Shared) -> Router {
         .route("/v1/decisions/events", get(decisions::stream))
         .route("/v1/policy", get(decisions::policy))
         .route("/v1/policy/reload", post(decisions::reload))
+        .route("/v1/rules", get(rules::rules))
+        .route("/v1/rules/reload", post(rules::reload))
         .route("/v1/stats", get(all_stats))
         .route("/v1/blame", get(blame::blame))
         .route("/v1/events", get(events::events))

@@ -31,6 +31,7 @@ use crate::report::{
     AgentReport, ContainerReport, DiskReport, FileSystemReport, HostReport, IoLimitReport,
     LimitsReport, Machine,
 };
+use crate::rules::RuleCount;
 
 pub fn report() -> HostReport {
     HostReport {
@@ -109,6 +110,12 @@ fn agent() -> AgentReport {
         audit_written: 4100,
         audit_lost: 0,
         audit_full_batches: 3,
+        rules: vec![RuleCount {
+            rule: "shell_in_container".into(),
+            severity: "notice",
+            matches: 12,
+            suppressed: 2,
+        }],
         stream_lost: 0,
         collect_seconds: vec![("links", 0.0005), ("maps", 0.0021), ("cgroups", 0.0012)],
         collect_errors: vec![("cgroups", 0), ("maps", 0), ("links", 1)],
