@@ -14,6 +14,7 @@
 #include "calls.h"
 #include "events.h"
 #include "sockets.h"
+#include "tasks.h"
 
 #define NR_OPEN 2
 #define NR_CONNECT 42
@@ -353,7 +354,7 @@ int BPF_PROG(audit_call, struct pt_regs *regs, long ret)
 	shape = *(const struct tn_call_shape *)&call_shapes[nr];
 	kind = shape.kind - 1;
 	asm volatile("" : "+r"(kind));
-	if (kind >= TN_EVENT_KINDS || !is_event(call, kind, nr))
+	if (kind >= TN_EVENT_KINDS || !is_event(call, kind, nr) || is_arriving(task))
 		return 0;
 
 	if (!allows(filter, kind, task->cred->uid.val) || filter->syscalls_off[nr / 64] >> (nr % 64) & 1) {

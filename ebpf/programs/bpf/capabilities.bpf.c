@@ -58,7 +58,7 @@ int BPF_PROG(audit_denied, struct pt_regs *regs, long ret)
 	if (!denied || !slot)
 		goto behind;
 	thread->denied = 0;
-	if (thread->denied_at != place_of(task) ||
+	if (thread->arriving || thread->denied_at != place_of(task) ||
 	    !is_wanted(TN_EVENT_CAPABILITY, slot, task->cred->uid.val))
 		goto behind;
 	call = bpf_ringbuf_reserve(&events, sizeof(*call), 0);

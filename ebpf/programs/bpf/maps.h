@@ -577,6 +577,8 @@ struct tn_task {
 	u32 waits_on_cpu;
 	u32 state;
 	u32 exit_reported;
+	/* Born by somebody outside, and nothing executed here yet: its calls are no audit events. */
+	u32 arriving;
 	/* Addresses that the thread had when `namespaces` was read; 0 = it was not yet. */
 	u64 nsproxy;
 	u64 user_ns;

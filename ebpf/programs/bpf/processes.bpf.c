@@ -142,6 +142,8 @@ int BPF_PROG(process_exec, struct task_struct *task, int old_pid, struct linux_b
 	if (is_set_up(state, slot, path))
 		return 0;
 	thread = remember_task(task);
+	if (thread)
+		thread->arriving = 0;
 	/* Its time on this CPU up to here was the runtime's. */
 	if (thread && (!state->armed || thread->state == TN_THREAD_UNKNOWN))
 		is_running(thread, task);

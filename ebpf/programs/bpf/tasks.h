@@ -14,3 +14,11 @@ static __always_inline struct tn_task *remember_task(struct task_struct *task)
 		count_self(TN_SELF_TASKS_FULL);
 	return thread;
 }
+
+/* Whether it came from outside and has executed nothing here yet. */
+static __always_inline bool is_arriving(struct task_struct *task)
+{
+	struct tn_task *thread = bpf_task_storage_get(&tasks, task, 0, 0);
+
+	return thread && thread->arriving;
+}
