@@ -8,7 +8,8 @@ use tenantry_ebpf::{
 };
 
 use super::event::{
-    AuditEvent, AuditKind, Container, Endpoint, File, Network, Outcome, Syscall, Target,
+    AuditEvent, AuditKind, Container, Dns, Endpoint, File, Network, Outcome, Question, Syscall,
+    Target,
 };
 use crate::registry::Holder;
 
@@ -24,7 +25,16 @@ pub(super) fn describe_call(call: &CallEvent, event: &mut AuditEvent) {
         (event.source, event.destination) = ends(call.kind, socket);
         event.network = socket.transport().map(|transport| Network { transport });
     }
-    if call.kind == EventKind::Signal {
+    if let Some(question) = &call.question {
+        let kind = (question.kind != 0).then(|| question_type(question.kind));
+        event.dns = Some(Dns { question: Question { name: question.name.clone(), kind } });
+        // Who asked is not known, and 0 is nobody's number.
+        if call.header.pid == 0 {
+            event.process = None;
+            event.namespaces.clear();
+        }
+    }
+    if matches!(call.kind, EventKind::Signal | EventKind::Dns) {
         return;
     }
     event.syscall = Some(Syscall {
@@ -43,6 +53,34 @@ pub(super) fn describe_call(call: &CallEvent, event: &mut AuditEvent) {
 pub(super) fn target(signal: &SentSignal, holder: Option<Holder>) -> Target {
     let container = holder.map(|holder| Container::new(holder.id, holder.name, holder.image));
     Target { pid: signal.pid, container, signal: Some(signal.number) }
+}
+
+/// The types that are asked for at all; the others as RFC 3597 writes them.
+fn question_type(number: u16) -> String {
+    const NAMES: [(u16, &str); 18] = [
+        (1, "A"),
+        (2, "NS"),
+        (5, "CNAME"),
+        (6, "SOA"),
+        (10, "NULL"),
+        (12, "PTR"),
+        (15, "MX"),
+        (16, "TXT"),
+        (28, "AAAA"),
+        (33, "SRV"),
+        (35, "NAPTR"),
+        (43, "DS"),
+        (48, "DNSKEY"),
+        (52, "TLSA"),
+        (64, "SVCB"),
+        (65, "HTTPS"),
+        (255, "ANY"),
+        (257, "CAA"),
+    ];
+    match NAMES.iter().find(|(known, _)| *known == number) {
+        Some((_, name)) => (*name).into(),
+        None => format!("TYPE{number}"),
+    }
 }
 
 pub(super) fn action(kind: EventKind) -> AuditKind {
@@ -92,7 +130,7 @@ fn ends(kind: EventKind, socket: &Socket) -> (Option<Endpoint>, Option<Endpoint>
         || socket.path.clone().map(|path| Endpoint { path: Some(path), ..Endpoint::default() });
     let (local, remote) = (socket.local.map(endpoint), socket.remote.map(endpoint));
     match kind {
-        EventKind::Connect => (local, remote.or_else(path)),
+        EventKind::Connect | EventKind::Dns => (local, remote.or_else(path)),
         EventKind::Accept => (remote, local.or_else(path)),
         _ => (local.or_else(path), remote),
     }
@@ -128,6 +166,7 @@ mod tests {
             socket: None,
             signal: None,
             capability: None,
+            question: None,
             truncated: false,
             unread: false,
         }
@@ -241,5 +280,33 @@ mod tests {
             serde_json::json!({ "pid": 4242, "container": container, "signal": 15 })
         );
         assert_eq!(json(None), serde_json::json!({ "pid": 4242, "signal": 15 }));
+    }
+
+    #[test]
+    fn a_question_has_its_name_its_type_and_whom_it_was_put_to() {
+        let socket = Socket {
+            family: 2,
+            protocol: 17,
+            local: Some("10.0.0.2:4000".parse().unwrap()),
+            remote: Some("10.0.0.1:53".parse().unwrap()),
+            ..Socket::default()
+        };
+        let question = tenantry_ebpf::Question { name: "example.com".into(), kind: 28 };
+        let event = CallEvent {
+            socket: Some(socket),
+            question: Some(question),
+            ..call(EventKind::Dns, u32::MAX, 0)
+        };
+        check(
+            &event,
+            serde_json::json!({
+                "event": { "action": "dns", "outcome": "success" },
+                "source": { "ip": "10.0.0.2", "port": 4000 },
+                "destination": { "ip": "10.0.0.1", "port": 53 },
+                "network": { "transport": "udp" },
+                "dns": { "question": { "name": "example.com", "type": "AAAA" } },
+            }),
+        );
+        assert_eq!(question_type(65280), "TYPE65280");
     }
 }

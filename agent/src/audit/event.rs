@@ -259,9 +259,11 @@ pub struct Dns {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Question {
+    /// Without the root's dot; bytes that are no letters as zone files have them: `\032`.
     pub name: String,
-    #[serde(rename = "type")]
-    pub kind: &'static str,
+    /// A, AAAA and so on; TYPE65280 where it has no name. Absent: it could not be read.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]

@@ -75,7 +75,7 @@ impl Event for Judged<'_> {
             Field::DestinationPath => event.destination.as_ref()?.path.as_deref().map(Value::Text),
             Field::NetworkTransport => event.network.as_ref().map(|of| Value::Text(of.transport)),
             Field::DnsName => event.dns.as_ref().map(|dns| Value::Text(&dns.question.name)),
-            Field::DnsType => event.dns.as_ref().map(|dns| Value::Text(dns.question.kind)),
+            Field::DnsType => event.dns.as_ref()?.question.kind.as_deref().map(Value::Text),
             Field::SyscallName => event.syscall.as_ref().map(|call| Value::Text(call.name)),
             Field::SyscallResult => event.syscall.as_ref().map(|call| Value::Number(call.result)),
             Field::SyscallError => event.syscall.as_ref()?.error.map(Value::Text),

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tenantry_abi as abi;
 use zerocopy::FromBytes;
 
+use crate::dns::written_out;
 use crate::event::{Event, EventHeader, header, text};
 use crate::{EventKind, Slot};
 
@@ -38,6 +39,7 @@ pub struct CallEvent {
     pub signal: Option<SentSignal>,
     /// The number of the capability that was lacking.
     pub capability: Option<u32>,
+    pub question: Option<Question>,
     /// Texts that are longer than the kernel side keeps.
     pub truncated: bool,
     /// Texts that could not be read: the pointer leads nowhere.
@@ -52,6 +54,16 @@ pub struct SentSignal {
     pub pid: u32,
     /// Of that process; 0: it is in no container.
     pub slot: Slot,
+}
+
+/// What a name server was asked. The process is unknown (its numbers are 0) where the datagram
+/// had to wait for a link's address and left in somebody else's time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Question {
+    /// Without the root's dot; bytes that are no letters as zone files have them: `\032`.
+    pub name: String,
+    /// As RFC 1035 numbers it; 0: behind a name that could not be read.
+    pub kind: u16,
 }
 
 /// A file behind a descriptor.
@@ -129,12 +141,17 @@ pub(crate) fn decode_call(record: &[u8]) -> Option<Event> {
     let socket = socket(&call, path);
     let [first, second, third, ..] = call.args.map(|argument| argument as u32);
     // What stands in the place of arguments.
-    let (mut signal, mut capability, mut args) = (None, None, [0; 6]);
+    let (mut signal, mut capability, mut question, mut args) = (None, None, None, [0; 6]);
+    let mut name = some(extra);
     match kind {
         EventKind::Signal => {
             signal = Some(SentSignal { number: first, pid: second, slot: third });
         }
         EventKind::Capability => capability = Some(first),
+        EventKind::Dns => {
+            name = None;
+            question = Some(Question { name: written_out(extra), kind: first as u16 });
+        }
         _ => args = call.args,
     }
     Some(Event::Call(CallEvent {
@@ -146,7 +163,7 @@ pub(crate) fn decode_call(record: &[u8]) -> Option<Event> {
         args,
         path: some(&[directory, path].concat()).filter(|_| socket.is_none()),
         target: some(&[target_directory, target].concat()),
-        extra: some(extra),
+        extra: name,
         file: some(resolved).map(|path| OpenFile {
             path,
             inode: call.inode,
@@ -157,6 +174,7 @@ pub(crate) fn decode_call(record: &[u8]) -> Option<Event> {
         socket,
         signal,
         capability,
+        question,
         truncated: call.flags & (abi::CALL_TRUNCATED * 0x3f) != 0,
         unread: call.flags & (abi::CALL_UNREAD * 0x3f) != 0,
     }))
@@ -290,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn signals_and_capabilities_stand_in_the_place_of_arguments() {
+    fn signals_capabilities_and_questions_stand_in_the_place_of_arguments() {
         let of = |kind, args| {
             let change = |call: &mut abi::Call| {
                 (call.event.kind, call.args) = (kind, args);
@@ -302,6 +320,12 @@ mod tests {
         assert_eq!((signal.signal, signal.capability), (Some(expected), None));
         let denied = of(abi::EVENT_CAPABILITY, [21, 0, 0, 0, 0, 0]);
         assert_eq!((denied.signal, denied.capability, denied.args), (None, Some(21), [0; 6]));
+        let question = decoded(&record(
+            |call| (call.event.kind, call.args[0]) = (abi::EVENT_DNS, 28),
+            [b"", b"", b"", b"", b"\x01a\x02io", b""],
+        ));
+        let expected = Question { name: "a.io".into(), kind: 28 };
+        assert_eq!((question.question, question.extra), (Some(expected), None));
         let call = of(abi::EVENT_PTRACE, [1, 2, 3, 4, 5, 6]);
         assert_eq!((call.signal, call.capability, call.args), (None, None, [1, 2, 3, 4, 5, 6]));
     }

@@ -148,6 +148,27 @@ fn text(mut wire: &[u8]) -> Option<String> {
     Some(name)
 }
 
+/// As a zone file has it, whatever bytes it is made of: `\.` and `\032` within a label. What is
+/// shorter than its lengths say ends where it ends.
+pub(crate) fn written_out(mut wire: &[u8]) -> String {
+    let mut name = String::new();
+    while let Some((length, rest)) = wire.split_first() {
+        let (label, rest) = rest.split_at(usize::from(*length).min(rest.len()));
+        if !name.is_empty() {
+            name.push('.');
+        }
+        for byte in label {
+            match byte {
+                b'.' | b'\\' => name.extend(['\\', char::from(*byte)]),
+                _ if byte.is_ascii_graphic() => name.push(char::from(*byte)),
+                _ => name.push_str(&format!("\\{byte:03}")),
+            }
+        }
+        wire = rest;
+    }
+    name
+}
+
 #[cfg(test)]
 mod tests {
     use zerocopy::FromZeros;
@@ -169,6 +190,17 @@ mod tests {
         check(b"\x00", None);
         // Longer than what is there.
         check(b"\x05abc", None);
+    }
+
+    #[test]
+    fn a_name_of_any_bytes_can_be_written_out() {
+        let check = |wire: &[u8], expected: &str| assert_eq!(written_out(wire), expected);
+        check(b"\x03www\x07Example\x03com", "www.Example.com");
+        check(b"\x03a.b\x02\\ ", "a\\.b.\\\\\\032");
+        check(b"\x02\xff\x00", "\\255\\000");
+        check(b"\xc0\x0c", "\\012");
+        check(b"\x05abc", "abc");
+        check(b"", "");
     }
 
     #[test]

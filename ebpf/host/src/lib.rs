@@ -44,7 +44,7 @@ mod tcp;
 mod trace;
 
 pub use blame::{Blame, BlamedResource, Culprit};
-pub use call::{CallEvent, OpenFile, SentSignal, Socket};
+pub use call::{CallEvent, OpenFile, Question, SentSignal, Socket};
 pub use cost::{Cost, CostError, MapCost, ProgramCost, Timing};
 pub use counters::{
     EVENT_KINDS, EventCounters, Lost, NetworkCounters, SlotCounters, SlotEvents, UdpCounters,

@@ -640,6 +640,14 @@ struct tn_call {
 	__u32 reserved;
 };
 
+/* Of a question to a name server: its type is args[0], its name the extra text, as in the packet. */
+#define TN_QUESTION_NAME 256
+
+struct tn_question {
+	struct tn_call call;
+	char name[TN_QUESTION_NAME]; /* a name has at most 255 bytes */
+};
+
 /* Longest text, and room for texts in all: what begins beyond it is left out. */
 #define TN_TEXT_MAX 1024
 #define TN_TEXT_ROOM 4096

@@ -6,10 +6,15 @@
  */
 #pragma once
 
-#include "slots.h"
+#include "events.h"
 #include <bpf/bpf_endian.h>
 
 #define DNS_PORT 53
+#define DNS_PROTOCOL_UDP 17
+#define DNS_SOCK_DGRAM 2
+#define DNS_ETH_P_IP 0x0800
+#define DNS_AF_INET 2
+#define DNS_AF_INET6 10
 #define UDP_HEADER 8
 #define DNS_RESPONSE 0x8000
 #define DNS_OPCODE 0x7800
@@ -190,21 +195,98 @@ static __always_inline void remember_question(struct bpf_sock *sk, u32 slot, str
 	*(volatile u64 *)&question->asked_ns = now;
 }
 
+/* The ends of a datagram, from its headers; `at` is the UDP header. */
+static __always_inline void read_datagram_ends(struct __sk_buff *skb, u32 at, struct tn_call *call)
+{
+	call->protocol = DNS_PROTOCOL_UDP;
+	call->socket_type = DNS_SOCK_DGRAM;
+	bpf_skb_load_bytes(skb, at, &call->local.port, 2);
+	call->local.port = bpf_ntohs(call->local.port);
+	call->remote.port = DNS_PORT;
+	if (skb->protocol == bpf_htons(DNS_ETH_P_IP)) {
+		call->local.family = DNS_AF_INET;
+		bpf_skb_load_bytes(skb, 12, call->local.address, 4);
+		bpf_skb_load_bytes(skb, 16, call->remote.address, 4);
+	} else {
+		call->local.family = DNS_AF_INET6;
+		bpf_skb_load_bytes(skb, 8, call->local.address, 16);
+		bpf_skb_load_bytes(skb, 24, call->remote.address, 16);
+	}
+	call->remote.family = call->local.family;
+}
+
+/*
+ * The question as an audit event. A datagram leaves in its sender's own context but for
+ * one that had to wait for a link's address: then the current task is somebody else, of
+ * another slot nearly always, and the event names no process. Not static: so the verifier looks
+ * into it once, not once for each number of labels.
+ */
+__noinline int send_question(struct __sk_buff *skb, u32 slot, u32 at, u32 bytes, u32 type)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	bool is_sender = counted_slot_of(task) == slot;
+	struct tn_question *question;
+	struct tn_call *call;
+
+	if (!is_wanted(TN_EVENT_DNS, slot,
+		       is_sender ? BPF_CORE_READ(task, cred, uid.val) : bpf_get_socket_uid(skb)))
+		return 0;
+	question = bpf_ringbuf_reserve(&events, sizeof(*question), 0);
+	count_event(TN_EVENT_DNS, slot, !question);
+	if (!question)
+		return 0;
+	call = &question->call;
+	__builtin_memset(call, 0, sizeof(*call));
+	if (is_sender) {
+		fill_event(&call->event, TN_EVENT_DNS, slot, task);
+	} else {
+		call->event.kind = TN_EVENT_DNS;
+		call->event.slot = slot;
+		call->event.time_ns = bpf_ktime_get_ns();
+		call->event.cgroup_id = bpf_skb_cgroup_id(skb);
+		call->event.uid = bpf_get_socket_uid(skb);
+	}
+	call->nr = TN_NO_CALL;
+	call->args[0] = type;
+	read_datagram_ends(skb, at, call);
+	if (bytes >= TN_QUESTION_NAME) {
+		call->flags |= TN_CALL_TRUNCATED << TN_TEXT_EXTRA;
+		bytes = TN_QUESTION_NAME - 1;
+	}
+	if (bytes) {
+		/* One to 256, said so that the verifier sees it. */
+		asm volatile("" : "+r"(bytes));
+		if (bpf_skb_load_bytes(skb, at + UDP_HEADER + sizeof(struct dns_header),
+				       question->name,
+				       (bytes - 1 & (TN_QUESTION_NAME - 1)) + 1))
+			call->flags |= TN_CALL_UNREAD << TN_TEXT_EXTRA;
+		else
+			call->text_bytes[TN_TEXT_EXTRA] = bytes;
+	}
+	bpf_ringbuf_submit(question, 0);
+	return 0;
+}
+
 /* A datagram that a socket sends to port 53; `at` is its UDP header. */
 static __always_inline void dns_asked(struct __sk_buff *skb, struct bpf_sock *sk, u32 slot, u32 at)
 {
 	struct tn_dns *row = bpf_map_lookup_elem(&dns, &slot);
 	u32 type = TN_DNS_OTHER_TYPE;
+	u32 name_at = at + UDP_HEADER + sizeof(struct dns_header), bytes = 0;
 	struct dns_header header;
 	struct dns_tail tail = {};
 	u64 hash = 0;
-	u16 asked;
+	u16 asked = 0;
 
 	if (!row || bpf_skb_load_bytes(skb, at + UDP_HEADER, &header, sizeof(header)))
 		return;
 	if (header.flags & bpf_htons(DNS_RESPONSE | DNS_OPCODE) || !header.questions)
 		return;
-	if (read_dns_tail(skb, at + UDP_HEADER + sizeof(header), &tail)) {
+	/* Of what is no plain name the event has all that there is, up to its bound. */
+	if (skb->len > name_at)
+		bytes = skb->len - name_at;
+	if (read_dns_tail(skb, name_at, &tail)) {
+		bytes = tail.type_at - 1 - name_at;
 		if (!bpf_skb_load_bytes(skb, tail.type_at, &asked, sizeof(asked)))
 			type = asked == bpf_htons(1)  ? TN_DNS_A :
 			       asked == bpf_htons(28) ? TN_DNS_AAAA :
@@ -214,6 +296,7 @@ static __always_inline void dns_asked(struct __sk_buff *skb, struct bpf_sock *sk
 	}
 	__sync_fetch_and_add(&dns_counts(slot, row, hash)->queries[type], 1);
 	remember_question(sk, slot, row, hash, header.id);
+	send_question(skb, slot, at, bytes, bpf_ntohs(asked));
 }
 
 static __always_inline u32 dns_code(u16 flags)

@@ -36,7 +36,8 @@ static __always_inline void fill_event(struct tn_event *event, u32 kind, u32 slo
 	event->namespaces.ipc = BPF_CORE_READ(nsproxy, ipc_ns, ns.inum);
 	event->namespaces.cgroup = BPF_CORE_READ(nsproxy, cgroup_ns, ns.inum);
 	event->namespaces.user = BPF_CORE_READ(task, cred, user_ns, ns.inum);
-	bpf_get_current_comm(event->comm, sizeof(event->comm));
+	/* Programs of sockets may not ask for the current task's name, but read it. */
+	bpf_core_read(event->comm, sizeof(event->comm), &task->comm);
 }
 
 static __always_inline void count_event(u32 kind, u32 slot, bool lost)

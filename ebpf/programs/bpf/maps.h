@@ -852,7 +852,7 @@ struct {
 
 /*
  * Audit events.
- * value   tn_exec, tn_exit, tn_oom or tn_call, the texts behind it
+ * value   tn_exec, tn_exit, tn_oom, tn_question or tn_call, the texts behind it
  * bytes   LoadOptions.ring_bytes
  * writer  the audit programs
  * reader  user space

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use tenantry_ebpf::{DnsCode, DnsCounters, DnsQuestions};
+use tenantry_ebpf::{CallEvent, DnsCode, DnsCounters, DnsQuestions, Event, EventKind};
 
 use crate::child::{Child, sleep_ms};
 use crate::fixture::{Fixture, wait_until};
@@ -211,4 +211,60 @@ fn over_ipv6_it_is_the_same_and_other_ports_are_no_name_servers() {
     let questions = asked(&f, 1);
     check(&of(&questions, "six.example"), [1, 1, 0], [2, 0, 0, 0, 0], 0);
     assert_eq!(f.read(1).udp.loopback.tx_packets, 8);
+}
+
+fn question_events(events: Vec<Event>) -> Vec<CallEvent> {
+    let call = |event| match event {
+        Event::Call(call) if call.kind == EventKind::Dns => Some(call),
+        _ => None,
+    };
+    events.into_iter().filter_map(call).collect()
+}
+
+#[test]
+fn each_question_is_an_event_with_its_whole_name() {
+    let Some(mut f) = Fixture::share() else { return };
+    let long = ["b".repeat(60), "c".repeat(60), "d".repeat(60), "e".repeat(60)].join(".");
+    let names = ["www.Example.COM", "a.b.c.d.e.f.example.net", long.as_str()];
+    let mut steps: Vec<Step> = names.iter().map(|name| step(1, name, AAAA, 0)).collect();
+    let mut odd = step(2, "x.y", MX, 0);
+    odd.packet[13] = b' ';
+    steps.push(odd);
+    // A pointer where the name should be: what there is, and no type.
+    let mut pointer = step(3, "x", A, 1);
+    pointer.packet[12] = 0xc0;
+    steps.push(pointer);
+    let child = run_steps(&f, &steps);
+    let events = question_events(f.events());
+    let asked = |event: &CallEvent| event.question.clone().unwrap();
+    let found: Vec<_> = events.iter().map(|event| (asked(event).name, asked(event).kind)).collect();
+    let plain = names.map(|name| (name.to_owned(), AAAA));
+    assert_eq!(found[..3], plain);
+    assert_eq!(found[3], ("\\032.y".into(), MX));
+    assert_eq!((found.len(), found[4].1), (5, 0));
+    for event in &events {
+        assert_eq!((event.header.pid, event.header.slot), (child.pid as u32, 1));
+        let socket = event.socket.clone().unwrap();
+        let remote = socket.remote.unwrap();
+        assert_eq!(
+            (remote.to_string().as_str(), socket.transport()),
+            ("127.0.0.1:53", Some("udp"))
+        );
+        assert_ne!(socket.local.unwrap().port(), 0);
+    }
+    let counters = f.read(1).events.of(EventKind::Dns);
+    assert_eq!((counters.produced, counters.lost), (5, 0));
+}
+
+#[test]
+fn questions_that_found_no_room_in_the_ring_are_counted() {
+    let Some(mut f) = Fixture::load(|options| options.ring_bytes = 8192) else { return };
+    let steps: Vec<Step> = (0..300).map(|id| step(id, "many.example", A, None)).collect();
+    let child = run_steps(&f, &steps);
+    let delivered = question_events(f.events()).len() as u64;
+    let counters = f.read(1).events.of(EventKind::Dns);
+    // The server of the test's own received as many.
+    assert_eq!((counters.produced, counters.produced - counters.lost), (300, delivered));
+    assert!(counters.lost > 0, "the ring was never full");
+    drop(child);
 }
