@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use tenantry_ebpf::{
-    CallEvent, EventKind, SentSignal, Socket, capability_name, error_name, open_flag_names,
-    syscall_name,
+    CallEvent, EventKind, SentSignal, Socket, argument_count, capability_name, error_name,
+    open_flag_names, syscall_name,
 };
 
 use super::event::{
@@ -41,12 +41,17 @@ pub(super) fn describe_call(call: &CallEvent, event: &mut AuditEvent) {
         name: syscall_name(call.nr).unwrap_or("unknown"),
         result: call.result,
         error: i32::try_from(-call.result).ok().filter(|number| *number > 0).and_then(error_name),
-        args: if call.capability.is_some() { Vec::new() } else { call.args.to_vec() },
+        args: if call.capability.is_some() { Vec::new() } else { taken(call).to_vec() },
         text: call.extra.clone(),
         capability: call.capability.map(capability_name),
         compat: call.compat.then_some(true),
         unread: call.unread.then_some(true),
     });
+}
+
+/// Without what other registers hold.
+fn taken(call: &CallEvent) -> &[u64] {
+    &call.args[..argument_count(call.nr).min(call.args.len())]
 }
 
 /// Whom a signal is for: `holder` has its slot.
@@ -199,7 +204,7 @@ mod tests {
             serde_json::json!({
                 "event": { "action": "open", "outcome": "success" },
                 "file": { "path": "/etc/passwd", "inode": 77, "mode": "0644", "flags": ["O_WRONLY", "O_TRUNC"] },
-                "syscall": { "name": "openat", "result": 3, "args": [1, 2, 3, 4, 5, 6] },
+                "syscall": { "name": "openat", "result": 3, "args": [1, 2, 3, 4] },
             }),
         );
     }
@@ -217,7 +222,7 @@ mod tests {
             serde_json::json!({
                 "event": { "action": "file", "outcome": "failure" },
                 "file": { "path": "/a", "path_truncated": true, "target_path": "/b" },
-                "syscall": { "name": "rename", "result": -13, "error": "EACCES", "args": [1, 2, 3, 4, 5, 6] },
+                "syscall": { "name": "rename", "result": -13, "error": "EACCES", "args": [1, 2] },
             }),
         );
     }

@@ -7,6 +7,7 @@
 //! A restarted agent finds its predecessor's pins and goes on with the same
 //! counters ([`Meters::adopted`]); the programs never stop counting meanwhile.
 
+mod arguments;
 mod blame;
 mod cache;
 mod call;
@@ -43,6 +44,7 @@ mod syscalls;
 mod tcp;
 mod trace;
 
+pub use arguments::argument_count;
 pub use blame::{Blame, BlamedResource, Culprit};
 pub use call::{CallEvent, OpenFile, Question, SentSignal, Socket};
 pub use cost::{Cost, CostError, MapCost, ProgramCost, Timing};
