@@ -37,7 +37,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tenantry_container::LimitChange;
 use tenantry_container::limit_changes::Subject;
-use tenantry_ebpf::{CallEvent, Event, EventReader, Slot};
+use tenantry_ebpf::{Event, EventReader, Slot};
 use tokio::io::unix::AsyncFd;
 
 pub use chain::Head;
@@ -191,7 +191,9 @@ impl Audit {
                 _ => Vec::new(),
             };
             let mut line = describe(event, Holder::clone(holder), neighbours, boot_ns);
-            if let Event::Call(CallEvent { signal: Some(signal), .. }) = event {
+            if let Event::Call(call) = event
+                && let Some(signal) = &call.signal
+            {
                 line.target = Some(target(signal, registry.holder(signal.slot)));
             }
             write(&line, &mut lines);

@@ -154,7 +154,7 @@ pub(crate) fn decode_call(record: &[u8]) -> Option<Event> {
         }
         _ => args = call.args,
     }
-    Some(Event::Call(CallEvent {
+    Some(Event::Call(Box::new(CallEvent {
         header: header(&call.event),
         kind,
         nr: call.nr,
@@ -177,7 +177,7 @@ pub(crate) fn decode_call(record: &[u8]) -> Option<Event> {
         question,
         truncated: call.flags & (abi::CALL_TRUNCATED * 0x3f) != 0,
         unread: call.flags & (abi::CALL_UNREAD * 0x3f) != 0,
-    }))
+    })))
 }
 
 fn socket(call: &abi::Call, path: &[u8]) -> Option<Socket> {
@@ -237,7 +237,7 @@ mod tests {
 
     fn decoded(record: &[u8]) -> CallEvent {
         match decode_call(record) {
-            Some(Event::Call(call)) => call,
+            Some(Event::Call(call)) => *call,
             other => panic!("{other:?}"),
         }
     }

@@ -114,7 +114,7 @@ pub enum Event {
     Exit(ExitEvent),
     Oom(OomEvent),
     /// All other kinds.
-    Call(CallEvent),
+    Call(Box<CallEvent>),
 }
 
 impl Event {

@@ -55,7 +55,7 @@ const HERE: usize = libc::AT_FDCWD as usize;
 
 fn calls(events: Vec<Event>, kind: EventKind) -> Vec<CallEvent> {
     let calls = events.into_iter().filter_map(|event| match event {
-        Event::Call(call) => Some(call),
+        Event::Call(call) => Some(*call),
         _ => None,
     });
     calls.filter(|call| call.kind == kind).collect()

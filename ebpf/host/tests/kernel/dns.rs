@@ -215,7 +215,7 @@ fn over_ipv6_it_is_the_same_and_other_ports_are_no_name_servers() {
 
 fn question_events(events: Vec<Event>) -> Vec<CallEvent> {
     let call = |event| match event {
-        Event::Call(call) if call.kind == EventKind::Dns => Some(call),
+        Event::Call(call) if call.kind == EventKind::Dns => Some(*call),
         _ => None,
     };
     events.into_iter().filter_map(call).collect()
