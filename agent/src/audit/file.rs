@@ -86,12 +86,12 @@ pub struct Outcome {
 
 /// What was added to the file.
 #[derive(Debug)]
-pub struct Appended {
+pub struct Appended<'a> {
     pub outcome: Outcome,
     /// The file's own lines in front of the others: `chain`, `torn`, `gap`.
     pub own: Vec<&'static str>,
     /// All lines that landed, whole and sealed.
-    pub lines: Vec<u8>,
+    pub lines: &'a [u8],
 }
 
 #[derive(Debug)]
@@ -100,6 +100,8 @@ pub struct AuditFile {
     bytes: u64,
     limits: FileLimits,
     head: Head,
+    /// The lines of the last write: memory that is not asked for anew each time.
+    sealed: Vec<u8>,
     /// Bytes of a piece of a line at the file's end that could not be cut off yet.
     uncut: u64,
     /// Stand in front of the next lines. Two at most: a torn line, a gap.
@@ -140,6 +142,7 @@ impl AuditFile {
             bytes,
             limits,
             head,
+            sealed: Vec::new(),
             uncut: 0,
             pending: Vec::new(),
             is_removal_due: false,
@@ -175,13 +178,14 @@ impl AuditFile {
 
     /// `objects`: `count` JSON objects, each with a newline behind it. What the disk did not take
     /// is lost, and stands as a gap in front of what it takes next.
-    pub fn append(&mut self, objects: &[u8], count: u64) -> Appended {
+    pub fn append(&mut self, objects: &[u8], count: u64) -> Appended<'_> {
+        self.sealed.clear();
         let room = self.make_room(objects.len() as u64 + count * SEAL_BYTES as u64);
-        let (mut own, lines, error) = match room {
+        let (mut own, error) = match room {
             Ok(()) => self.write(objects),
-            Err(error) => (Vec::new(), Vec::new(), Some(error)),
+            Err(error) => (Vec::new(), Some(error)),
         };
-        let landed = lines.iter().filter(|byte| **byte == b'\n').count();
+        let landed = memchr::memchr_iter(b'\n', &self.sealed).count();
         own.truncate(landed);
         let notices = own.iter().filter(|kind| **kind != "chain").count();
         for notice in self.pending.drain(..notices) {
@@ -198,7 +202,7 @@ impl AuditFile {
             // The follower has begun. Tried again with the next lines.
             self.is_removal_due = std::fs::remove_file(rotation::numbered(self.path(), 1)).is_err();
         }
-        Appended { outcome: Outcome { written, lost }, own, lines }
+        Appended { outcome: Outcome { written, lost }, own, lines: &self.sealed }
     }
 
     /// Cuts off what a failed write left, and puts a full file aside. Where that fails, the file
@@ -232,41 +236,43 @@ impl AuditFile {
         Ok(())
     }
 
-    /// Seals and writes what is pending and then `objects`, and moves the head. The kinds of the
-    /// file's own lines, the lines that landed, whole; why not all.
-    fn write(&mut self, objects: &[u8]) -> (Vec<&'static str>, Vec<u8>, Option<io::Error>) {
+    /// Seals and writes what is pending and then `objects`, and moves the head. The lines that
+    /// landed, whole, are then in `sealed`. The kinds of the file's own lines; why not all landed.
+    fn write(&mut self, objects: &[u8]) -> (Vec<&'static str>, Option<io::Error>) {
         let mut head = self.head;
-        let mut lines = Vec::with_capacity(objects.len() + objects.len() / 4 + 1024);
+        let lines = &mut self.sealed;
         let mut own = Vec::new();
         if self.bytes == 0 {
             let notice = Notice::Chain { prev: head.hash.to_string() };
             own.push(notice.kind());
-            notice.seal(&mut head, &mut lines);
+            notice.seal(&mut head, lines);
         }
         for notice in &self.pending {
             own.push(notice.kind());
-            notice.seal(&mut head, &mut lines);
+            notice.seal(&mut head, lines);
         }
-        for object in objects.split_inclusive(|byte| *byte == b'\n') {
-            chain::seal(&mut head, object.strip_suffix(b"\n").unwrap_or(object), &mut lines);
+        let mut start = 0;
+        for newline in memchr::memchr_iter(b'\n', objects) {
+            chain::seal(&mut head, &objects[start..newline], lines);
+            start = newline + 1;
         }
-        let (taken, error) = write_all(&mut self.file, &lines);
+        let (taken, error) = write_all(&mut self.file, lines);
         self.bytes += taken as u64;
         if error.is_none() {
             self.head = head;
-            return (own, lines, None);
+            return (own, None);
         }
         let whole = lines[..taken].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let last = lines[..whole].strip_suffix(b"\n").unwrap_or_default();
         let last = last.rsplit(|byte| *byte == b'\n').next().and_then(Link::parse);
         self.head = last.map_or(self.head, |link| link.head);
+        lines.truncate(whole);
         if taken > whole {
             self.uncut = (taken - whole) as u64;
             // Where that fails, it is tried again before the next line.
             let _ = self.cut(self.uncut);
         }
-        lines.truncate(whole);
-        (own, lines, error)
+        (own, error)
     }
 
     /// The file's last `bytes`: nobody else writes to it.

@@ -64,6 +64,16 @@ pub struct Lost {
 }
 
 impl Piece {
+    /// Room for the lines with what a stream puts around each.
+    pub fn told_bytes(&self) -> usize {
+        const AROUND: usize = 64;
+        match self {
+            Self::Recent(batch, _) => batch.bytes() + batch.len() * AROUND,
+            Self::Filed(filed) => filed.text.len() + filed.ends.len() * AROUND,
+            Self::Lost(_) => 512,
+        }
+    }
+
     /// Calls `take` with each line.
     pub fn each(&self, mut take: impl FnMut(Line<'_>)) {
         match self {
@@ -255,7 +265,7 @@ mod tests {
             self.recent.tell(lines, lines, || {
                 let about = About { kind, holder: Arc::new(Holder::default()) };
                 let abouts = vec![about; events as usize];
-                Batch::new(appended.lines, &appended.own, lines, abouts)
+                Batch::new(appended.lines.to_vec(), &appended.own, lines, abouts)
             });
         }
 

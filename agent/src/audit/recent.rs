@@ -70,16 +70,19 @@ impl Batch {
     pub fn new(text: Vec<u8>, own: &[&'static str], landed: usize, abouts: Vec<About>) -> Self {
         let own = own.iter().map(|kind| (*kind, None));
         let all = own.chain(abouts.into_iter().map(|it| (it.kind.as_str(), Some(it.holder))));
-        let ends = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
         let marks = all
-            .zip(ends)
-            .map(|((kind, holder), (newline, _))| Mark { end: newline + 1, kind, holder })
+            .zip(memchr::memchr_iter(b'\n', &text))
+            .map(|((kind, holder), newline)| Mark { end: newline + 1, kind, holder })
             .collect();
         Self { before: Position::default(), text, landed, marks }
     }
 
     pub fn len(&self) -> usize {
         self.marks.len()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.text.len()
     }
 
     fn after(&self) -> Position {
@@ -148,6 +151,11 @@ impl Recent {
     fn held(&self) -> MutexGuard<'_, Held> {
         // A panic in here would leave whole batches or none.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sequence number of the last line.
+    pub fn last(&self) -> u64 {
+        self.held().end.sequence
     }
 
     pub fn followers(&self) -> usize {

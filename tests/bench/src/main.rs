@@ -1,10 +1,11 @@
 //! `cargo xtask bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame] [bandwidth]
-//! [noisy]`: what tenantry costs, beside peers, in one run on one machine; without a name all
+//! [audit] [noisy]`: what tenantry costs, beside peers, in one run on one machine; without a name all
 //! but `noisy`. `record` measures nothing: it writes the decision logs that tests replay.
 //!
 //! Prints ratios with their spread and asserts nothing: a noisy machine makes no
 //! failure, and an absolute time proves nothing. Peers are Debian's packages.
 
+mod audit;
 mod bandwidth;
 mod blame;
 mod idle;
@@ -22,7 +23,7 @@ mod syscalls;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: tenantry-bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame] [bandwidth] [noisy] [record]";
+const USAGE: &str = "usage: tenantry-bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame] [bandwidth] [audit] [noisy] [record]";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -32,9 +33,17 @@ fn main() -> ExitCode {
         ["measure-getpid", rest @ ..] => {
             syscalls::measure_getpid(rest.first().copied()).map(|nanos| println!("{nanos}"))
         }
-        [] => {
-            run(&["launch", "syscalls", "sched", "redis", "idle", "scrape", "blame", "bandwidth"])
-        }
+        [] => run(&[
+            "launch",
+            "syscalls",
+            "sched",
+            "redis",
+            "idle",
+            "scrape",
+            "blame",
+            "bandwidth",
+            "audit",
+        ]),
         names => run(names),
     };
     match outcome {
@@ -55,6 +64,7 @@ fn run(names: &[&str]) -> anyhow::Result<()> {
     println!("kernel {}, {cpus} CPUs\n", uname.release().to_string_lossy());
     for name in names {
         match *name {
+            "audit" => audit::run()?,
             "launch" => launch::run()?,
             "syscalls" => syscalls::run()?,
             "sched" => sched::run()?,

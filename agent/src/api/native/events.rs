@@ -126,7 +126,7 @@ async fn next(
                 return format!(": nothing new\nid: {}\n\n", follower.passed()).into();
             }
         };
-        let mut told = Vec::new();
+        let mut told = Vec::with_capacity(piece.told_bytes());
         if let Piece::Lost(Lost { count, until }) = piece {
             audit.count_stream_lost(count);
             let mut event = lost("audit", count);

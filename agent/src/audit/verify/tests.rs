@@ -220,8 +220,8 @@ fn a_file_that_is_written_and_rotated_meanwhile_gives_no_false_alarm() {
             let mut file = AuditFile::open(limits).unwrap();
             let objects = "{\"n\":1,\"argv\":\"some words of a line\"}\n".repeat(300);
             // Ten files.
-            let outcomes = (0..250).map(|_| file.append(objects.as_bytes(), 300));
-            assert_eq!(outcomes.map(|appended| appended.outcome.lost).sum::<u64>(), 0);
+            let outcomes = (0..250).map(|_| file.append(objects.as_bytes(), 300).outcome);
+            assert_eq!(outcomes.map(|outcome| outcome.lost).sum::<u64>(), 0);
         });
         let (mut last, mut looks) = (0, 0);
         while !writer.is_finished() {
