@@ -15,6 +15,7 @@ use crate::audit_filter::{BadFilter, RawAuditFilter};
 use crate::controller::Settings;
 use crate::foreign::classify::is_taken_parent;
 use crate::governor::Rules;
+use crate::otlp::endpoint::{ALLOWED, Endpoint};
 use crate::rules::RuleSettings;
 
 /// `sun_path` holds 108 bytes; the longest name below a run directory takes 40.
@@ -111,6 +112,8 @@ pub struct RawAudit {
     pub path: Option<PathBuf>,
     pub max_bytes: Option<u64>,
     pub keep_files: Option<u32>,
+    /// Where each line goes as an OpenTelemetry log: `http://HOST[:PORT]/PATH`.
+    pub otlp_endpoint: Option<String>,
     /// Which events there are at all.
     pub filter: RawAuditFilter,
 }
@@ -180,6 +183,8 @@ pub struct Config {
     pub audit_max_bytes: u64,
     pub audit_keep_files: u32,
     pub audit_filter: AuditFilter,
+    /// `None`: no logs are sent.
+    pub otlp_endpoint: Option<Endpoint>,
     pub max_series: u64,
     pub linger: Duration,
     pub governor: Rules,
@@ -303,6 +308,14 @@ impl RawConfig {
             || audit_max_bytes.to_string(),
             || "65536 or more".into(),
         )?;
+        let otlp_endpoint = match &self.audit.otlp_endpoint {
+            Some(text) => Some(Endpoint::parse(text).ok_or_else(|| ConfigError::Invalid {
+                field: "audit.otlp_endpoint",
+                value: text.clone(),
+                allowed: ALLOWED.into(),
+            })?),
+            None => None,
+        };
         let audit_filter = self.audit.filter.validate().map_err(ConfigError::AuditFilter)?;
         let max_series = self.metrics.max_series.unwrap_or(250_000);
         check(
@@ -351,6 +364,7 @@ impl RawConfig {
             foreign,
             audit_max_bytes,
             audit_filter,
+            otlp_endpoint,
             audit_keep_files: self.audit.keep_files.unwrap_or(4),
         })
     }
@@ -533,6 +547,7 @@ mod tests {
             ("[network_meters]\ndomains = 101", "network_meters.domains"),
             ("[metrics]\nblame_pairs = 1001", "metrics.blame_pairs"),
             ("[audit]\nmax_bytes = 1", "audit.max_bytes"),
+            ("[audit]\notlp_endpoint = \"https://collector/v1/logs\"", "audit.otlp_endpoint"),
             ("[audit.filter]\nkinds = [\"dance\"]", "audit.filter.kinds"),
             ("[metrics]\nmax_series = 10", "metrics.max_series"),
             ("[metrics]\nlinger_seconds = 1000000", "metrics.linger_seconds"),

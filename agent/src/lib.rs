@@ -32,6 +32,7 @@ pub mod limit_line;
 pub mod metrics;
 pub mod oom;
 pub mod origin;
+pub mod otlp;
 pub mod profile;
 mod readable;
 pub mod registry;

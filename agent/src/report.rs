@@ -25,6 +25,7 @@ use crate::fs_usage::Totals;
 use crate::governor::GovernorReport;
 use crate::host::HostSample;
 use crate::origin::Origin;
+use crate::otlp::OtlpReport;
 use crate::rules::RuleCount;
 
 /// One host at one moment.
@@ -79,6 +80,8 @@ pub struct AgentReport {
     pub audit_lost: u64,
     /// Times that the kernel's ring held more events than are handled at once.
     pub audit_full_batches: u64,
+    /// `None`: no logs are sent.
+    pub otlp: Option<OtlpReport>,
     /// What each rule over audit events matched.
     pub rules: Vec<RuleCount>,
     /// Events that listeners of the event stream were too slow for.

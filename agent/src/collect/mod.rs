@@ -26,6 +26,7 @@ use crate::destinations::Seats;
 use crate::domains::DomainSeats;
 use crate::fs_usage::FsUsage;
 use crate::governor::Governor;
+use crate::otlp::Otlp;
 use crate::registry::Registry;
 use crate::report::{AgentReport, ContainerReport, HostReport, Machine};
 use crate::rules::Rules;
@@ -40,6 +41,7 @@ pub struct Collector {
     pub meters: Arc<Meters>,
     pub registry: Arc<Registry>,
     pub audit: Arc<Audit>,
+    pub otlp: Option<Arc<Otlp>>,
     pub rules: Arc<Rules>,
     pub hierarchy: Hierarchy,
     pub samplers: Arc<Samplers>,
@@ -208,6 +210,7 @@ impl Collector {
             audit_written: self.audit.written(),
             audit_lost: self.audit.file_lost(),
             audit_full_batches: self.audit.full_batches(),
+            otlp: self.otlp.as_ref().map(|otlp| otlp.report()),
             rules: self.rules.report(),
             stream_lost: self.audit.stream_lost(),
             kernel_memory: self.kernel_memory.get_or_init(|| self.read_kernel_memory()).clone(),

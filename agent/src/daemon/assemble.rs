@@ -26,6 +26,7 @@ use crate::governor::Governor;
 use crate::guard;
 use crate::metrics::Cap;
 use crate::oom::Groups;
+use crate::otlp::Otlp;
 use crate::registry::Registry;
 use crate::rules::Rules;
 use crate::samplers::Samplers;
@@ -130,10 +131,15 @@ pub(super) async fn assemble(
             let audit = Arc::clone(&audit);
             move |change| audit.record_limit(change)
         }));
-        Ok::<_, Refusal>((images, registry, engine, audit, policy, rules))
+        let otlp = config.otlp_endpoint.clone().map(|endpoint| {
+            let place = config.data_dir.join("otlp.place");
+            Otlp::start(Arc::clone(&audit), endpoint, place).map_err(Refusal::failed("log export"))
+        });
+        let otlp = otlp.transpose()?;
+        Ok::<_, Refusal>((images, registry, engine, audit, policy, rules, otlp))
     };
     match parts.await {
-        Ok((images, registry, engine, audit, policy, rules)) => {
+        Ok((images, registry, engine, audit, policy, rules, otlp)) => {
             let known: std::collections::HashSet<String> =
                 engine.list().iter().map(|container| container.record.id.clone()).collect();
             registry.opened(|id| known.contains(id));
@@ -166,6 +172,7 @@ pub(super) async fn assemble(
                 meters: Arc::clone(&meters),
                 registry: Arc::clone(&registry),
                 audit: Arc::clone(&audit),
+                otlp,
                 rules: Arc::clone(&rules),
                 hierarchy: hierarchy.clone(),
                 samplers,

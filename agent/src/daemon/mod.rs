@@ -27,6 +27,8 @@ use crate::rules::{RuleFilesError, read_rules};
 
 /// How long an agent that ends waits for the audit to read what is still in the ring.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
+/// And for the collector to take the last log records.
+const LAST_LOGS: Duration = Duration::from_secs(2);
 
 /// What the command line says about the agent; it wins over the file.
 #[derive(Debug)]
@@ -217,6 +219,15 @@ async fn serve(app: Arc<App>) -> Result<(), Refusal> {
     ended.map_err(Refusal::failed("server"))
 }
 
+/// What the collector has not taken by then, the next agent sends.
+async fn end_logs(app: &App) {
+    if let Some(otlp) = &app.collector.otlp
+        && !otlp.end(LAST_LOGS).await
+    {
+        tracing::warn!(lines = otlp.report().behind, "log records are left to the next agent");
+    }
+}
+
 async fn leave(app: &App) {
     for socket in ["docker.sock", "tenantry.sock"] {
         let _ = std::fs::remove_file(app.config.run_dir.join(socket));
@@ -230,6 +241,7 @@ async fn leave(app: &App) {
     if running > 0 {
         tracing::info!(running, "containers go on without the agent");
         app.audit.flush();
+        end_logs(app).await;
         return;
     }
     if let Err(error) = app.engine.network().close().await {
@@ -241,6 +253,7 @@ async fn leave(app: &App) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     app.audit.flush();
+    end_logs(app).await;
     if let Err(error) = app.meters.unpin() {
         tracing::warn!(%error, "kernel meters not removed");
     }

@@ -90,6 +90,25 @@ pub(super) fn encode(f: &mut Families, report: &HostReport) -> Result<(), Error>
         "Events that listeners of the event stream were too slow for",
         agent.stream_lost,
     )?;
+    if let Some(otlp) = &agent.otlp {
+        let outcomes =
+            [("exported", otlp.exported), ("refused", otlp.refused), ("lost", otlp.lost)];
+        f.counter(
+            "tenantry_otlp_records_total",
+            "Log records by what became of them: lost are those that the files had no longer",
+            outcomes.map(|(outcome, records)| ([("outcome", outcome)], records)),
+        )?;
+        f.counter_of_host(
+            "tenantry_otlp_retries_total",
+            "Requests with log records that were tried again",
+            otlp.retries,
+        )?;
+        f.gauge_of_host(
+            "tenantry_otlp_behind_lines",
+            "Lines of the audit file that the collector has not taken yet",
+            otlp.behind,
+        )?;
+    }
     f.gauge(
         "tenantry_agent_collect_seconds",
         "Time that each stage of this scrape's collection took",

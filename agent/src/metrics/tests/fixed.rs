@@ -27,6 +27,7 @@ use crate::fs_usage::Totals;
 use crate::governor::GovernorReport;
 use crate::host::HostSample;
 use crate::origin::{Origin, Pod, Runtime};
+use crate::otlp::OtlpReport;
 use crate::report::{
     AgentReport, ContainerReport, DiskReport, FileSystemReport, HostReport, IoLimitReport,
     LimitsReport, Machine,
@@ -110,6 +111,7 @@ fn agent() -> AgentReport {
         audit_written: 4100,
         audit_lost: 0,
         audit_full_batches: 3,
+        otlp: Some(OtlpReport { exported: 900, refused: 5, lost: 40, retries: 7, behind: 12 }),
         rules: vec![RuleCount {
             rule: "shell_in_container".into(),
             severity: "notice",
