@@ -85,11 +85,11 @@ impl Query {
             rotation::open_all(path)?.into_iter().map(|(_, file)| file).collect();
         match (self.limit, self.after) {
             (Some(limit), None) => self.newest(&files, limit, take),
-            (limit, _) => self.from_the_oldest(&files, limit.unwrap_or(u64::MAX), take),
+            (limit, _) => self.oldest_first(&files, limit.unwrap_or(u64::MAX), take),
         }
     }
 
-    fn from_the_oldest(
+    fn oldest_first(
         &self,
         files: &[File],
         limit: u64,

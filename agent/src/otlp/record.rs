@@ -65,14 +65,19 @@ struct KeyValue {
 }
 
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
 enum AnyValue {
-    StringValue(String),
-    BoolValue(bool),
-    IntValue(String),
-    DoubleValue(f64),
-    ArrayValue(Values<AnyValue>),
-    KvlistValue(Values<KeyValue>),
+    #[serde(rename = "stringValue")]
+    Text(String),
+    #[serde(rename = "boolValue")]
+    Bool(bool),
+    #[serde(rename = "intValue")]
+    Int(String),
+    #[serde(rename = "doubleValue")]
+    Double(f64),
+    #[serde(rename = "arrayValue")]
+    Array(Values<AnyValue>),
+    #[serde(rename = "kvlistValue")]
+    List(Values<KeyValue>),
 }
 
 #[derive(Debug, Serialize)]
@@ -97,7 +102,7 @@ impl LogRecord {
             observed_time_unix_nano: nanoseconds(observed),
             severity_number,
             severity_text,
-            body: AnyValue::StringValue(String::from_utf8_lossy(line).into_owned()),
+            body: AnyValue::Text(String::from_utf8_lossy(line).into_owned()),
             attributes,
             is_line: true,
         }
@@ -116,7 +121,7 @@ impl LogRecord {
     /// About what it is in a request.
     pub fn bytes(&self) -> usize {
         match &self.body {
-            AnyValue::StringValue(line) => 3 * line.len(),
+            AnyValue::Text(line) => 3 * line.len(),
             _ => 0,
         }
     }
@@ -124,10 +129,8 @@ impl LogRecord {
 
 /// A request's body. `host`: what the host calls itself.
 pub fn request(records: &[LogRecord], host: &str) -> Vec<u8> {
-    let text = |key: &str, value: &str| KeyValue {
-        key: key.into(),
-        value: AnyValue::StringValue(value.into()),
-    };
+    let text =
+        |key: &str, value: &str| KeyValue { key: key.into(), value: AnyValue::Text(value.into()) };
     let version = env!("CARGO_PKG_VERSION");
     let resource = Resource {
         attributes: vec![
@@ -178,18 +181,18 @@ fn flatten(name: &str, value: &Value, attributes: &mut Vec<KeyValue>) {
 fn any(value: &Value) -> Option<AnyValue> {
     Some(match value {
         Value::Null => return None,
-        Value::Bool(value) => AnyValue::BoolValue(*value),
+        Value::Bool(value) => AnyValue::Bool(*value),
         Value::Number(number) => match (number.as_i64(), number.as_u64()) {
-            (Some(number), _) => AnyValue::IntValue(number.to_string()),
+            (Some(number), _) => AnyValue::Int(number.to_string()),
             // An argument of a call: more than the encoding's numbers hold.
-            (None, Some(number)) => AnyValue::StringValue(number.to_string()),
-            (None, None) => AnyValue::DoubleValue(number.as_f64()?),
+            (None, Some(number)) => AnyValue::Text(number.to_string()),
+            (None, None) => AnyValue::Double(number.as_f64()?),
         },
-        Value::String(text) => AnyValue::StringValue(text.clone()),
+        Value::String(text) => AnyValue::Text(text.clone()),
         Value::Array(values) => {
-            AnyValue::ArrayValue(Values { values: values.iter().filter_map(any).collect() })
+            AnyValue::Array(Values { values: values.iter().filter_map(any).collect() })
         }
-        Value::Object(members) => AnyValue::KvlistValue(Values {
+        Value::Object(members) => AnyValue::List(Values {
             values: members
                 .iter()
                 .filter_map(|(key, value)| Some(KeyValue { key: key.clone(), value: any(value)? }))

@@ -243,8 +243,10 @@ fn a_writer_that_is_killed_leaves_a_chain_that_goes_on() {
         std::thread::sleep(Duration::from_micros(3000 + round * 1307));
         child.kill().unwrap();
         child.wait().unwrap();
-        let tail = tail::read(&std::fs::File::open(&limits.path).unwrap()).unwrap();
-        torn += u64::from(tail.torn.is_some());
+        // Killed between two files, it leaves none under this name.
+        if let Ok(file) = std::fs::File::open(&limits.path) {
+            torn += u64::from(tail::read(&file).unwrap().torn.is_some());
+        }
         append(&mut AuditFile::open(limits.clone()).unwrap(), 1);
         let summary = check(directory.path());
         assert!(summary.last_sequence > Some(last), "{summary:?}");
