@@ -30,8 +30,8 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         // Runs inside the process that is measured.
-        ["measure-getpid", rest @ ..] => {
-            syscalls::measure_getpid(rest.first().copied()).map(|nanos| println!("{nanos}"))
+        ["measure", call, rest @ ..] => {
+            syscalls::measure(call, rest.first().copied()).map(|nanos| println!("{nanos}"))
         }
         [] => run(&[
             "launch",
