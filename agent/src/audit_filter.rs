@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use tenantry_ebpf::{
     AUDIT_PREFIX_BYTES, AUDIT_PREFIXES, AuditFilter, EventKind, FilterError, OpenFilter,
-    syscall_number,
+    syscall_name, syscall_number,
 };
 
 /// What is absent is the default; what is there replaces it as a whole.
@@ -34,8 +34,13 @@ pub struct BadFilter {
 }
 
 impl RawAuditFilter {
+    /// Over the default set.
     pub fn validate(&self) -> Result<AuditFilter, BadFilter> {
-        let default = AuditFilter::default();
+        self.over(&AuditFilter::default())
+    }
+
+    /// What is absent is as in `default`.
+    pub fn over(&self, default: &AuditFilter) -> Result<AuditFilter, BadFilter> {
         let kinds = names("audit.filter.kinds", &self.kinds, EventKind::from_name, || {
             EventKind::ALL.map(EventKind::name).join(", ")
         })?;
@@ -47,12 +52,12 @@ impl RawAuditFilter {
                 "names of system calls, as their manual pages have them".into()
             })?;
         let filter = AuditFilter {
-            kinds: kinds.unwrap_or(default.kinds),
-            opens: opens.unwrap_or(default.opens),
-            open_prefixes: self.open_paths.clone().unwrap_or_default(),
-            file_prefixes: self.file_paths.clone().unwrap_or_default(),
+            kinds: kinds.unwrap_or_else(|| default.kinds.clone()),
+            opens: opens.unwrap_or_else(|| default.opens.clone()),
+            open_prefixes: self.open_paths.as_ref().unwrap_or(&default.open_prefixes).clone(),
+            file_prefixes: self.file_paths.as_ref().unwrap_or(&default.file_prefixes).clone(),
             uids: self.uids.unwrap_or(default.uids),
-            syscalls_off: syscalls_off.unwrap_or_default(),
+            syscalls_off: syscalls_off.unwrap_or_else(|| default.syscalls_off.clone()),
         };
         filter.check().map_err(|error| self.blame(error))?;
         Ok(filter)
@@ -86,6 +91,21 @@ impl RawAuditFilter {
             }
         };
         BadFilter { field, value, allowed }
+    }
+}
+
+/// All of it, as people write it.
+impl From<&AuditFilter> for RawAuditFilter {
+    fn from(filter: &AuditFilter) -> Self {
+        let call = |nr: &u32| syscall_name(*nr).map_or_else(|| nr.to_string(), str::to_owned);
+        Self {
+            kinds: Some(filter.kinds.iter().map(|kind| kind.name().into()).collect()),
+            opens: Some(filter.opens.iter().map(|open| open.name().into()).collect()),
+            open_paths: Some(filter.open_prefixes.clone()),
+            file_paths: Some(filter.file_prefixes.clone()),
+            uids: Some(filter.uids),
+            syscalls_off: Some(filter.syscalls_off.iter().map(call).collect()),
+        }
     }
 }
 
@@ -125,6 +145,21 @@ mod tests {
             syscalls_off: vec![101],
         };
         assert_eq!(filter, Ok(expected));
+    }
+
+    #[test]
+    fn a_filter_over_another_replaces_what_it_has_and_is_written_as_it_is_read() {
+        let base = AuditFilter {
+            open_prefixes: vec!["/srv/".into()],
+            syscalls_off: vec![101],
+            ..AuditFilter::default()
+        };
+        let own = RawAuditFilter { kinds: Some(vec!["exec".into()]), ..Default::default() };
+        let both = own.over(&base).unwrap();
+        assert_eq!(both, AuditFilter { kinds: vec![EventKind::Exec], ..base });
+        let written = RawAuditFilter::from(&both);
+        assert_eq!(written.syscalls_off, Some(vec!["ptrace".into()]));
+        assert_eq!(written.validate(), Ok(both));
     }
 
     #[test]

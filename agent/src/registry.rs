@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tenantry_cgroupfs::CgroupIds;
 use tenantry_container::Identity;
-use tenantry_ebpf::{EventKind, Meters, Slot, Subjects, SwitchError};
+use tenantry_ebpf::{AuditFilter, EventKind, Meters, SetFilterError, Slot, Subjects, SwitchError};
 
+use crate::audit_filter::RawAuditFilter;
 use crate::delivered::{Delivered, Ledger};
 use crate::foreign::Foreign;
 
@@ -196,6 +197,44 @@ impl Registry {
     /// Whether a container will be recorded as soon as it starts.
     pub fn will_record(&self, id: &str) -> bool {
         self.lock().to_record.contains_key(id)
+    }
+
+    /// Gives a container the events that it was asked to have, or (`own` is `None`) those of
+    /// all. Kept over the container's restarts and the agent's. Whether it has a slot: one that
+    /// was never started has none.
+    pub fn choose_events(
+        &self,
+        id: &str,
+        own: Option<RawAuditFilter>,
+        filter: &AuditFilter,
+    ) -> Result<bool, SetFilterError> {
+        let mut table = self.lock();
+        let Some(slot) = table.slots.get(id).copied() else { return Ok(false) };
+        self.meters.set_slot_audit_filter(slot, filter)?;
+        if let Some(taken) = table.taken.get_mut(&slot) {
+            taken.audit_filter = own;
+        }
+        self.save_or_warn(&table);
+        Ok(true)
+    }
+
+    /// What [`choose_events`](Self::choose_events) was told of a container.
+    pub fn chosen_events(&self, id: &str) -> Option<RawAuditFilter> {
+        let table = self.lock();
+        table.taken.get(table.slots.get(id)?)?.audit_filter.clone()
+    }
+
+    /// Puts what an earlier agent was told of each container over what all have now.
+    pub fn restore_events(&self, of_all: &AuditFilter) {
+        for (slot, taken) in &self.lock().taken {
+            let Some(own) = &taken.audit_filter else { continue };
+            let container_id = &taken.holder.id;
+            match own.over(of_all).map(|filter| self.meters.set_slot_audit_filter(*slot, &filter)) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(container_id, %error, "its audit filter is lost"),
+                Err(error) => tracing::warn!(container_id, %error, "its audit filter is lost"),
+            }
+        }
     }
 
     /// Counts events that reached the audit's sinks.
@@ -392,6 +431,9 @@ struct Taken {
     delivered: Delivered,
     /// The v2 id of the cgroup that the kernel maps know.
     cgroup: Option<u64>,
+    /// Which events the container has, where it is not the agent's own choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    audit_filter: Option<RawAuditFilter>,
 }
 
 impl Table {

@@ -11,8 +11,10 @@ use jiff::Timestamp;
 
 use super::Target;
 use super::show::event_line;
+use crate::api::native::model::AuditFilterAnswer;
 use crate::audit::query::{MAX_LIMIT, Query, moment};
 use crate::audit::{self, AuditKind, Filter, Head};
+use crate::audit_filter::RawAuditFilter;
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -61,6 +63,50 @@ pub enum AuditVerb {
     Verify(VerifyFlags),
     /// Print the last line's sequence number and hash, to be kept on another machine.
     Head(HeadFlags),
+    /// Show or choose which events one container has; without a choice it is shown.
+    Filter(FilterFlags),
+}
+
+#[derive(Debug, Args)]
+pub struct FilterFlags {
+    name: String,
+    /// Only these kinds, with commas: exec, connect, dns …
+    #[arg(long, value_delimiter = ',')]
+    kinds: Option<Vec<String>>,
+    /// Which opens: write, denied, failed, all.
+    #[arg(long, value_delimiter = ',')]
+    opens: Option<Vec<String>>,
+    /// Opens below these paths as well.
+    #[arg(long, value_delimiter = ',', value_name = "PREFIX")]
+    open_paths: Option<Vec<String>>,
+    /// Changes of names and permissions below these paths alone.
+    #[arg(long, value_delimiter = ',', value_name = "PREFIX")]
+    file_paths: Option<Vec<String>>,
+    /// First and last user, as the host numbers them.
+    #[arg(long, num_args = 2, value_names = ["FIRST", "LAST"])]
+    uids: Option<Vec<u32>>,
+    /// System calls that are never events.
+    #[arg(long, value_delimiter = ',', value_name = "CALLS")]
+    syscalls_off: Option<Vec<String>>,
+    /// Back to the events that all containers have.
+    #[arg(long, conflicts_with_all =
+        ["kinds", "opens", "open_paths", "file_paths", "uids", "syscalls_off"])]
+    reset: bool,
+}
+
+impl FilterFlags {
+    /// What was chosen, if anything was.
+    fn chosen(&self) -> Option<RawAuditFilter> {
+        let chosen = RawAuditFilter {
+            kinds: self.kinds.clone(),
+            opens: self.opens.clone(),
+            open_paths: self.open_paths.clone(),
+            file_paths: self.file_paths.clone(),
+            uids: self.uids.as_deref().and_then(|uids| Some((*uids.first()?, *uids.get(1)?))),
+            syscalls_off: self.syscalls_off.clone(),
+        };
+        (chosen != RawAuditFilter::default()).then_some(chosen)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -85,6 +131,7 @@ pub(super) async fn audit(target: &Target, flags: AuditFlags) -> anyhow::Result<
     match flags.verb {
         None => query(target, flags.query).await.map(|()| ExitCode::SUCCESS),
         Some(AuditVerb::Verify(flags)) => verify(&flags),
+        Some(AuditVerb::Filter(flags)) => filter(target, &flags).await.map(|()| ExitCode::SUCCESS),
         Some(AuditVerb::Head(flags)) => {
             let path = flags.path.display().to_string();
             let last = audit::newest(&flags.path).with_context(|| path.clone())?;
@@ -129,6 +176,18 @@ async fn query(target: &Target, flags: QueryFlags) -> anyhow::Result<()> {
     while let Some(line) = lines.try_next().await? {
         show(&line, flags.json)?;
     }
+    Ok(())
+}
+
+async fn filter(target: &Target, flags: &FilterFlags) -> anyhow::Result<()> {
+    let path = format!("/v1/containers/{}/audit/filter", flags.name);
+    let client = target.native();
+    let answer: AuditFilterAnswer = match flags.chosen() {
+        _ if flags.reset => client.delete(&path).await?,
+        Some(own) => client.put(&path, &own).await?,
+        None => client.get(&path).await?,
+    };
+    println!("{}", serde_json::to_string_pretty(&answer)?);
     Ok(())
 }
 

@@ -94,6 +94,7 @@ pub(super) async fn assemble(
         )
         .map_err(Refusal::failed("slot table"))?
         .with_linger(config.linger);
+        registry.restore_events(&config.audit_filter);
         let registry = Arc::new(registry);
         let engine_config = EngineConfig {
             data_dir: config.data_dir.clone(),

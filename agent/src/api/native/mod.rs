@@ -5,6 +5,7 @@
 //! OpenAPI document is made from these handlers and from [`model`].
 
 pub mod audit;
+pub mod audit_filter;
 pub mod blame;
 pub mod connections;
 pub mod cost;
@@ -61,7 +62,10 @@ use super::{MAX_BODY_BYTES, Shared};
         trace::read,
         trace::end,
         events::events,
-        audit::read
+        audit::read,
+        audit_filter::read,
+        audit_filter::choose,
+        audit_filter::end
     )
 )]
 struct Document;
@@ -81,6 +85,10 @@ pub fn router(app: Shared) -> Router {
         .route(
             "/v1/containers/{id}/profile",
             get(profile::read).post(profile::record).delete(profile::end),
+        )
+        .route(
+            "/v1/containers/{id}/audit/filter",
+            get(audit_filter::read).put(audit_filter::choose).delete(audit_filter::end),
         )
         .route("/v1/namespaces", get(namespaces::namespaces))
         .route("/v1/containers/{id}/connections", get(connections::connections))

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+use crate::audit_filter::RawAuditFilter;
 use crate::origin::{Compose, Pod, Runtime};
 
 /// A change of limits. A field that is absent stays as it is; `null` lifts it.
@@ -320,6 +321,17 @@ pub struct RefusedSyscall {
     pub calls: u64,
     /// What the first one was answered with, such as EPERM; `null` if that was no error.
     pub error: Option<String>,
+}
+
+/// Which audit events a container has.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AuditFilterAnswer {
+    pub id: String,
+    pub name: String,
+    /// What was chosen for this container alone; `null`: nothing, it has what all have.
+    pub own: Option<RawAuditFilter>,
+    /// What the kernel goes by, all of it.
+    pub filter: RawAuditFilter,
 }
 
 /// A trace and what it saw: calls that began and returned within it.
