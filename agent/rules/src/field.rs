@@ -78,8 +78,8 @@ fields! {
     ProcessName "process.name" Text ALL;
     UserId "process.user.id" Number ALL;
     ParentPid "process.parent.pid" Number ALL;
-    ParentName "process.parent.name" Text EXEC;
-    AncestorNames "process.ancestors.name" Texts EXEC;
+    ParentName "process.parent.name" Text ALL;
+    AncestorNames "process.ancestors.name" Texts ALL;
     Executable "process.executable" Text EXEC;
     Args "process.args" Texts EXEC;
     ArgsTruncated "process.args_truncated" Truth EXEC;

@@ -47,7 +47,6 @@ pub(super) fn describe(
         Event::Exec(exec) => {
             process.executable = Some(executable(exec));
             process.working_directory = Some(exec.cwd.clone()).filter(|cwd| !cwd.is_empty());
-            process.ancestors = ancestors(exec);
             file = Some(File {
                 path: executable(exec),
                 path_truncated: exec.path_truncated.then_some(true),
@@ -96,12 +95,12 @@ fn executable(exec: &ExecEvent) -> String {
     }
 }
 
-fn ancestors(exec: &ExecEvent) -> Vec<Ancestor> {
+fn ancestors(header: &EventHeader) -> Vec<Ancestor> {
     let named = |ancestor: &tenantry_ebpf::Ancestor| Ancestor {
         pid: ancestor.pid,
         name: ancestor.comm.clone(),
     };
-    exec.ancestors.iter().map(named).collect()
+    header.ancestors.iter().map(named).collect()
 }
 
 fn process(header: &EventHeader) -> Process {
@@ -112,6 +111,7 @@ fn process(header: &EventHeader) -> Process {
         name: header.comm.clone(),
         user: Id { id: header.uid },
         parent: Parent { pid: header.ppid },
+        ancestors: ancestors(header),
         ..Process::default()
     }
 }
@@ -155,6 +155,7 @@ mod tests {
                 ipc: 16,
                 cgroup: 17,
             },
+            ancestors: vec![tenantry_ebpf::Ancestor { pid: 4200, comm: "init".into() }],
             ..Default::default()
         }
     }
@@ -184,7 +185,6 @@ mod tests {
             argv: vec!["sh".into(), "-c".into(), "echo \"hi\"".into()],
             cwd: "/root".into(),
             inode: 99,
-            ancestors: vec![tenantry_ebpf::Ancestor { pid: 4200, comm: "init".into() }],
             ..Default::default()
         };
         check_line(
@@ -214,7 +214,7 @@ mod tests {
         };
         check_line(
             Event::Exit(event),
-            r#"{"event":{"action":"exit"},"@timestamp":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"container":{"id":"c0ffee","name":"web","image":{"name":"demo:latest"}},"process":{"pid":4242,"container_pid":7,"thread":{"id":4243},"name":"sh","user":{"id":1000},"parent":{"pid":4200},"exit_code":137,"signal":9},"#,
+            r#"{"event":{"action":"exit"},"@timestamp":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"container":{"id":"c0ffee","name":"web","image":{"name":"demo:latest"}},"process":{"pid":4242,"container_pid":7,"thread":{"id":4243},"name":"sh","user":{"id":1000},"parent":{"pid":4200},"ancestors":[{"pid":4200,"name":"init"}],"exit_code":137,"signal":9},"#,
         );
     }
 
@@ -232,7 +232,7 @@ mod tests {
         };
         check_line(
             Event::Oom(event),
-            r#"{"event":{"action":"oom"},"@timestamp":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"container":{"id":"c0ffee","name":"web","image":{"name":"demo:latest"}},"process":{"pid":4242,"container_pid":7,"thread":{"id":4243},"name":"sh","user":{"id":1000},"parent":{"pid":4200}},"oom":{"anon_bytes":66000000,"file_bytes":0,"shmem_bytes":0,"swap_bytes":0,"limit_bytes":67108864,"usage_bytes":67108864,"cgroup_kills":1,"trigger_pid":4242,"trigger_comm":"sh","oom_score_adj":0,"neighbours":[]},"#,
+            r#"{"event":{"action":"oom"},"@timestamp":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"container":{"id":"c0ffee","name":"web","image":{"name":"demo:latest"}},"process":{"pid":4242,"container_pid":7,"thread":{"id":4243},"name":"sh","user":{"id":1000},"parent":{"pid":4200},"ancestors":[{"pid":4200,"name":"init"}]},"oom":{"anon_bytes":66000000,"file_bytes":0,"shmem_bytes":0,"swap_bytes":0,"limit_bytes":67108864,"usage_bytes":67108864,"cgroup_kills":1,"trigger_pid":4242,"trigger_comm":"sh","oom_score_adj":0,"neighbours":[]},"#,
         );
     }
 

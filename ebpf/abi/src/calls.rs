@@ -142,5 +142,5 @@ const _: () = {
     assert!(size_of::<Prefix>() == 136);
     assert!(size_of::<AuditFilter>() == 88 + 8 * 136);
     assert!(size_of::<Endpoint>() == 20);
-    assert!(size_of::<Call>() == 232 && offset_of!(Call, text_bytes) == 216);
+    assert!(size_of::<Call>() == 400 && offset_of!(Call, text_bytes) == 384);
 };

@@ -45,6 +45,10 @@ pub struct Event {
     pub container_pid: u32,
     pub namespaces: Namespaces,
     pub comm: [u8; 16],
+    pub ancestors: u32,
+    /// The parent first; the last one may be the one outside that put the others into the slot.
+    pub ancestor: [Ancestor; ANCESTORS],
+    pub reserved: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -70,9 +74,7 @@ pub struct Exec {
     /// A NUL after each argument.
     pub argv_bytes: u16,
     pub cwd_bytes: u16,
-    pub ancestors: u16,
-    /// The parent first.
-    pub ancestor: [Ancestor; ANCESTORS],
+    pub reserved: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -112,10 +114,10 @@ pub struct Oom {
 
 const _: () = {
     assert!(size_of::<Namespaces>() == 28);
-    assert!(size_of::<Event>() == 88);
+    assert!(size_of::<Event>() == 256);
     assert!(offset_of!(Event, container_pid) == 40 && offset_of!(Event, namespaces) == 44);
-    assert!(offset_of!(Event, comm) == 72);
-    assert!(size_of::<Exec>() == 272 && offset_of!(Exec, ancestor) == 112);
-    assert!(size_of::<Oom>() == 168 && offset_of!(Oom, trigger_comm) == 152);
-    assert!(size_of::<Exit>() == 96 && offset_of!(Exit, wait_status) == 88);
+    assert!(offset_of!(Event, comm) == 72 && offset_of!(Event, ancestor) == 92);
+    assert!(size_of::<Exec>() == 280);
+    assert!(size_of::<Oom>() == 336 && offset_of!(Oom, trigger_comm) == 320);
+    assert!(size_of::<Exit>() == 264 && offset_of!(Exit, wait_status) == 256);
 };

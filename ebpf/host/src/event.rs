@@ -39,6 +39,8 @@ pub struct EventHeader {
     pub uid: u32,
     pub comm: String,
     pub namespaces: Namespaces,
+    /// The parent first, eight at most: those in the container, and the one outside above them.
+    pub ancestors: Vec<Ancestor>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,8 +64,6 @@ pub struct ExecEvent {
     pub device: (u32, u32),
     /// What runs lies in memory alone (`memfd_create`) and never had a name.
     pub memfd: bool,
-    /// The parent first, eight at most.
-    pub ancestors: Vec<Ancestor>,
 }
 
 /// A process above another one.
@@ -153,7 +153,6 @@ fn decode_exec(record: &[u8]) -> Option<Event> {
     let (path, rest) = rest.split_at_checked(usize::from(exec.path_bytes))?;
     let (argv, rest) = rest.split_at_checked(usize::from(exec.argv_bytes))?;
     let (cwd, _) = rest.split_at_checked(usize::from(exec.cwd_bytes))?;
-    let ancestors = exec.ancestor.iter().take(usize::from(exec.ancestors));
     Some(Event::Exec(ExecEvent {
         header: header(&exec.event),
         path: text(path),
@@ -165,9 +164,6 @@ fn decode_exec(record: &[u8]) -> Option<Event> {
         inode: exec.inode,
         device: (exec.device >> 20, exec.device & 0xf_ffff),
         memfd: exec.flags & abi::EXEC_MEMFD != 0,
-        ancestors: ancestors
-            .map(|ancestor| Ancestor { pid: ancestor.pid, comm: text(until_nul(&ancestor.comm)) })
-            .collect(),
     }))
 }
 
@@ -218,6 +214,7 @@ fn until_nul(bytes: &[u8]) -> &[u8] {
 
 pub(crate) fn header(event: &abi::Event) -> EventHeader {
     let namespaces = &event.namespaces;
+    let ancestors = event.ancestor.iter().take(event.ancestors as usize);
     EventHeader {
         time_ns: event.time_ns,
         slot: event.slot,
@@ -229,6 +226,9 @@ pub(crate) fn header(event: &abi::Event) -> EventHeader {
         uid: event.uid,
         comm: text(until_nul(&event.comm)),
         namespaces: (*namespaces).into(),
+        ancestors: ancestors
+            .map(|ancestor| Ancestor { pid: ancestor.pid, comm: text(until_nul(&ancestor.comm)) })
+            .collect(),
     }
 }
 
@@ -252,9 +252,9 @@ mod tests {
         record.argv_bytes = argv.len() as u16;
         record.cwd_bytes = 4;
         record.flags = flags;
-        record.ancestors = 1;
-        record.ancestor[0].pid = 9;
-        record.ancestor[0].comm[..2].copy_from_slice(b"sh");
+        record.event.ancestors = 1;
+        record.event.ancestor[0].pid = 9;
+        record.event.ancestor[0].comm[..2].copy_from_slice(b"sh");
         [record.as_bytes(), path, argv, b"/tmp"].concat()
     }
 
@@ -273,7 +273,7 @@ mod tests {
         assert_eq!(event.argv, ["true", "", "-x"]);
         assert!(!event.argv_truncated);
         assert_eq!((event.cwd.as_str(), event.cwd_truncated), ("/tmp", false));
-        assert_eq!(event.ancestors, [Ancestor { pid: 9, comm: "sh".into() }]);
+        assert_eq!(event.header.ancestors, [Ancestor { pid: 9, comm: "sh".into() }]);
     }
 
     #[test]

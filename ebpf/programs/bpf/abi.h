@@ -529,6 +529,13 @@ enum tn_self_counter {
 	TN_SELF_COUNTERS = 15,
 };
 
+#define TN_ANCESTORS 8
+
+struct tn_ancestor {
+	__u32 pid; /* as the host sees it */
+	char comm[16];
+};
+
 struct tn_event {
 	__u32 kind;
 	__u32 slot;
@@ -541,6 +548,10 @@ struct tn_event {
 	__u32 container_pid; /* of the process, in its own pid namespace */
 	struct tn_namespaces namespaces;
 	char comm[16];
+	__u32 ancestors;
+	/* The parent first; the last one may be the one outside that put the others into the slot. */
+	struct tn_ancestor ancestor[TN_ANCESTORS];
+	__u32 reserved;
 };
 
 #define TN_EXEC_PATH_TRUNCATED 1
@@ -551,12 +562,6 @@ struct tn_event {
 #define TN_EXEC_PATH 256
 #define TN_EXEC_ARGV 1024
 #define TN_EXEC_CWD 256
-#define TN_ANCESTORS 8
-
-struct tn_ancestor {
-	__u32 pid; /* as the host sees it */
-	char comm[16];
-};
 
 /* Path, arguments and directory follow, one behind the other. */
 struct tn_exec {
@@ -567,8 +572,7 @@ struct tn_exec {
 	__u16 path_bytes; /* without the NUL */
 	__u16 argv_bytes; /* NUL after each argument */
 	__u16 cwd_bytes;
-	__u16 ancestors;
-	struct tn_ancestor ancestor[TN_ANCESTORS]; /* the parent first */
+	__u16 reserved;
 };
 
 struct tn_exit {

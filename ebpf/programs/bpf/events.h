@@ -15,6 +15,27 @@ static __always_inline void fill_pid(struct tn_event *event, struct task_struct 
 	event->namespaces.pid = BPF_CORE_READ(number, ns, ns.inum);
 }
 
+/* How many there are, up to the first that is not in the slot. */
+static __noinline u32 read_ancestors(struct tn_ancestor *ancestor, struct task_struct *task,
+				     u32 slot)
+{
+	struct cgroup *own = BPF_CORE_READ(task, cgroups, dfl_cgrp), *cgroup = own;
+	u32 i, pid;
+
+	for (i = 0; i < TN_ANCESTORS; i++) {
+		if (cgroup != own && slot_of_id(BPF_CORE_READ(cgroup, kn, id)) != slot)
+			return i;
+		task = BPF_CORE_READ(task, real_parent, group_leader);
+		pid = BPF_CORE_READ(task, tgid);
+		if (!pid)
+			return i;
+		ancestor[i].pid = pid;
+		bpf_core_read(ancestor[i].comm, sizeof(ancestor[i].comm), &task->comm);
+		cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
+	}
+	return TN_ANCESTORS;
+}
+
 /* Of a task that the verifier knows. */
 static __always_inline void fill_event(struct tn_event *event, u32 kind, u32 slot,
 				       struct task_struct *task)
@@ -38,6 +59,8 @@ static __always_inline void fill_event(struct tn_event *event, u32 kind, u32 slo
 	event->namespaces.user = BPF_CORE_READ(task, cred, user_ns, ns.inum);
 	/* Programs of sockets may not ask for the current task's name, but read it. */
 	bpf_core_read(event->comm, sizeof(event->comm), &task->comm);
+	event->ancestors = read_ancestors(event->ancestor, task, slot);
+	event->reserved = 0;
 }
 
 static __always_inline void count_event(u32 kind, u32 slot, bool lost)

@@ -119,9 +119,10 @@ static __always_inline bool is_kill(struct mem_cgroup *memcg, u64 *kills)
 	return true;
 }
 
-static __always_inline void fill_victim(struct tn_event *event, struct task_struct *task)
+static __always_inline void fill_victim(struct tn_event *event, u32 slot, struct task_struct *task)
 {
 	event->kind = TN_EVENT_OOM;
+	event->slot = slot;
 	event->time_ns = bpf_ktime_get_ns();
 	event->cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
 	event->pid = BPF_CORE_READ(task, tgid);
@@ -136,6 +137,8 @@ static __always_inline void fill_victim(struct tn_event *event, struct task_stru
 	event->namespaces.cgroup = BPF_CORE_READ(task, nsproxy, cgroup_ns, ns.inum);
 	event->namespaces.user = BPF_CORE_READ(task, cred, user_ns, ns.inum);
 	BPF_CORE_READ_STR_INTO(&event->comm, task, comm);
+	event->ancestors = read_ancestors(event->ancestor, task, slot);
+	event->reserved = 0;
 }
 
 SEC("raw_tp/mark_victim")
@@ -162,8 +165,7 @@ int oom_victim(struct bpf_raw_tracepoint_args *context)
 	count_event(TN_EVENT_OOM, slot, !event);
 	if (!event)
 		return 0;
-	fill_victim(&event->event, task);
-	event->event.slot = slot;
+	fill_victim(&event->event, slot, task);
 	mm = BPF_CORE_READ(task, mm);
 	event->anon_pages = pages(mm, MM_ANONPAGES);
 	event->file_pages = pages(mm, MM_FILEPAGES);

@@ -33,22 +33,6 @@ static __always_inline void read_program(struct tn_exec *exec, struct task_struc
 		exec->flags |= TN_EXEC_MEMFD;
 }
 
-/* Up to the first process of all. */
-static __always_inline void read_ancestors(struct tn_exec *exec, struct task_struct *task)
-{
-	u32 i;
-
-	exec->ancestors = 0;
-	for (i = 0; i < TN_ANCESTORS; i++) {
-		task = BPF_CORE_READ(task, real_parent, group_leader);
-		if (!BPF_CORE_READ(task, tgid))
-			break;
-		exec->ancestor[i].pid = BPF_CORE_READ(task, tgid);
-		BPF_CORE_READ_STR_INTO(&exec->ancestor[i].comm, task, comm);
-		exec->ancestors = i + 1;
-	}
-}
-
 static __noinline int send_exec(struct task_struct *task, u32 slot, const char *filename)
 {
 	u32 zero = 0, at, bytes;
@@ -61,7 +45,6 @@ static __noinline int send_exec(struct task_struct *task, u32 slot, const char *
 	exec = &scratch->exec;
 	exec->flags = 0;
 	read_program(exec, task);
-	read_ancestors(exec, task);
 
 	at = length_of(bpf_probe_read_kernel_str(scratch->text, TN_EXEC_PATH, filename));
 	exec->path_bytes = at;

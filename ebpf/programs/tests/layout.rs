@@ -181,24 +181,17 @@ fn both_sides_of_the_kernel_boundary_have_the_same_layout() {
             uid,
             container_pid,
             namespaces,
-            comm
+            comm,
+            ancestors,
+            ancestor,
+            reserved
         }
     );
     check!(c, "tn_ancestor", Ancestor { pid, comm });
     check!(
         c,
         "tn_exec",
-        Exec {
-            event,
-            inode,
-            device,
-            flags,
-            path_bytes,
-            argv_bytes,
-            cwd_bytes,
-            ancestors,
-            ancestor
-        }
+        Exec { event, inode, device, flags, path_bytes, argv_bytes, cwd_bytes, reserved }
     );
     check!(c, "tn_exec_scratch", ExecScratch { exec, text });
     check!(

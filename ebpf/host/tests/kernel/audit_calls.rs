@@ -127,6 +127,35 @@ fn each_open_for_writing_and_each_denied_one_arrives_once_with_its_path() {
 }
 
 #[test]
+fn who_is_above_a_process_is_told_up_to_the_first_outside_and_eight_at_most() {
+    let Some(mut f) = Fixture::share() else { return };
+    let dir = Directory::new("ancestors");
+    let file = dir.path("file");
+    let events = run(&mut f, EventKind::Open, || {
+        for _ in 0..12 {
+            sys(libc::SYS_creat, [at(&file), 0o600, 0, 0, 0]);
+            if sys(libc::SYS_fork, [0; 5]) != 0 {
+                sys(libc::SYS_wait4, [usize::MAX, 0, 0, 0, 0]);
+                break;
+            }
+        }
+        0
+    });
+    assert_eq!(events.len(), 12);
+    let mut above = vec![std::process::id()];
+    let name = fs::read_to_string("/proc/thread-self/comm").unwrap();
+    for event in &events {
+        let told = &event.header.ancestors;
+        let pids: Vec<u32> = told.iter().map(|ancestor| ancestor.pid).collect();
+        assert_eq!(pids, above[..above.len().min(8)]);
+        assert!(told.iter().all(|ancestor| !ancestor.comm.is_empty()), "{told:?}");
+        above.insert(0, event.header.pid);
+    }
+    // A child has its parent's name, and the threads of the test that of the test.
+    assert_eq!(events[1].header.ancestors[0].comm, name.trim_end());
+}
+
+#[test]
 fn a_path_across_a_mount_and_one_that_is_too_long_are_told_as_they_are() {
     let Some(mut f) = Fixture::share() else { return };
     let dir = Directory::new("deep");

@@ -135,6 +135,8 @@ fn a_kill_for_want_of_memory_says_who_held_what_under_which_limit() {
     assert_eq!((oom.header.slot, oom.header.pid as i32, oom.header.uid), (1, pid, 0));
     assert_eq!((oom.trigger_pid as i32, &oom.trigger_comm), (pid, &oom.header.comm));
     assert_eq!(oom.header.container_pid as i32, pid);
+    let above: Vec<u32> = oom.header.ancestors.iter().map(|ancestor| ancestor.pid).collect();
+    assert_eq!(above, [std::process::id()]);
     assert!(oom.header.namespaces.mnt > 0 && oom.header.cgroup_id == container.ids().unified);
     assert_eq!(oom.limit_bytes, Some(LIMIT));
     // The kernel keeps back 32 pages for each CPU, page tables and the like take some; pages
