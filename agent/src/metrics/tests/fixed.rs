@@ -112,12 +112,20 @@ fn agent() -> AgentReport {
         audit_lost: 0,
         audit_full_batches: 3,
         otlp: Some(OtlpReport { exported: 900, refused: 5, lost: 40, retries: 7, behind: 12 }),
-        rules: vec![RuleCount {
-            rule: "shell_in_container".into(),
-            severity: "notice",
-            matches: 12,
-            suppressed: 2,
-        }],
+        rules: vec![
+            RuleCount {
+                rule: "memfd_exec".into(),
+                severity: "critical",
+                matches: 1,
+                suppressed: 0,
+            },
+            RuleCount {
+                rule: "shell_in_container".into(),
+                severity: "notice",
+                matches: 12,
+                suppressed: 2,
+            },
+        ],
         stream_lost: 0,
         collect_seconds: vec![("links", 0.0005), ("maps", 0.0021), ("cgroups", 0.0012)],
         collect_errors: vec![("cgroups", 0), ("maps", 0), ("links", 1)],
