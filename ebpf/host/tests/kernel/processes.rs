@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::os::unix::fs::MetadataExt;
 
-use tenantry_ebpf::{Event, EventKind, ExecEvent, ExitEvent, Namespaces};
+use tenantry_ebpf::{Ancestor, Event, EventKind, ExecEvent, ExitEvent, Namespaces};
 
 use crate::child::{Child, End, sleep_ms};
 use crate::fixture::Fixture;
@@ -221,4 +221,70 @@ fn delivered_and_lost_are_what_was_produced() {
         );
     }
     assert_eq!(f.reader.as_ref().unwrap().undecodable(), 0);
+}
+
+#[test]
+fn an_exec_says_where_it_stood_what_file_it_is_and_who_is_above_it() {
+    let Some(mut f) = Fixture::share() else { return };
+    let directory = std::env::temp_dir().join(format!("tenantry-cwd-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let standing = CString::new(directory.to_str().unwrap()).unwrap();
+    let body = || {
+        let argv = [c"true".as_ptr(), std::ptr::null()];
+        // SAFETY: strings with a NUL and a list that ends with null.
+        unsafe {
+            libc::chdir(standing.as_ptr());
+            libc::execv(c"/bin/true".as_ptr(), argv.as_ptr());
+        }
+        127
+    };
+    assert_eq!(Child::gated(body).put(&f.container(1)).run(), End::Code(0));
+    let events = f.events();
+    std::fs::remove_dir(&directory).unwrap();
+    let [exec] = execs(&events)[..] else { panic!("{events:?}") };
+    assert_eq!((exec.cwd.as_str(), exec.cwd_truncated), (directory.to_str().unwrap(), false));
+    let program = std::fs::metadata("/bin/true").unwrap();
+    assert_eq!((exec.inode, exec.memfd), (program.ino(), false));
+    let device = (libc::major(program.dev()), libc::minor(program.dev()));
+    assert_eq!(exec.device, device);
+    // The first one above it that is in no container, and no further.
+    let comm = std::fs::read_to_string("/proc/self/comm").unwrap().trim().to_owned();
+    assert_eq!(exec.header.ancestors, [Ancestor { pid: std::process::id(), comm }]);
+}
+
+#[test]
+fn a_program_that_lies_in_memory_alone_is_told_apart() {
+    let Some(mut f) = Fixture::share() else { return };
+    // SAFETY: the name ends with a NUL; without CLOEXEC, so that the child has it.
+    let descriptor = unsafe { libc::memfd_create(c"hidden".as_ptr(), 0) };
+    assert!(descriptor >= 0);
+    let image = std::fs::read("/bin/true").unwrap();
+    std::fs::write(format!("/proc/self/fd/{descriptor}"), &image).unwrap();
+    let body = || {
+        let argv = [c"true".as_ptr(), std::ptr::null()];
+        let none = [std::ptr::null::<libc::c_char>()];
+        // SAFETY: the descriptor is open, strings have a NUL and lists end with null.
+        unsafe {
+            libc::syscall(
+                libc::SYS_execveat,
+                descriptor,
+                c"".as_ptr(),
+                argv.as_ptr(),
+                none.as_ptr(),
+                libc::AT_EMPTY_PATH,
+            )
+        };
+        127
+    };
+    let child = Child::gated(body).put(&f.container(1));
+    // SAFETY: ours, and the child has its own.
+    unsafe { libc::close(descriptor) };
+    assert_eq!(child.run(), End::Code(0));
+    let events = f.events();
+    let [exec] = execs(&events)[..] else { panic!("{events:?}") };
+    assert!(exec.memfd, "{exec:?}");
+    assert_eq!(
+        (exec.argv[0].as_str(), exec.path.as_str()),
+        ("true", format!("/dev/fd/{descriptor}").as_str())
+    );
 }
