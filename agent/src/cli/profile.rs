@@ -67,19 +67,25 @@ pub async fn profile(target: &Target, verb: ProfileVerb) -> anyhow::Result<ExitC
         ProfileVerb::Seccomp(flags) => {
             let answer: ProfileAnswer = client.get(&path(&flags.name)).await?;
             print(&answer, flags.json, |answer| {
-                Ok(println!("{}", serde_json::to_string_pretty(&answer.profile)?))
+                println!("{}", serde_json::to_string_pretty(&answer.profile)?);
+                Ok(())
             })
         }
         ProfileVerb::Record(flags) => {
             let answer: ProfileAnswer = client.post(&path(&flags.name), &()).await?;
-            print(&answer, flags.json, |answer| Ok(println!("{}", answer.name)))
+            print(&answer, flags.json, print_name)
         }
         ProfileVerb::End(flags) => {
             let answer: ProfileAnswer = client.delete(&path(&flags.name)).await?;
-            print(&answer, flags.json, |answer| Ok(println!("{}", answer.name)))
+            print(&answer, flags.json, print_name)
         }
         ProfileVerb::Verify(flags) => verify(target, flags).await,
     }
+}
+
+fn print_name(answer: &ProfileAnswer) -> anyhow::Result<()> {
+    println!("{}", answer.name);
+    Ok(())
 }
 
 fn print(

@@ -231,11 +231,10 @@ fn an_exec_says_where_it_stood_what_file_it_is_and_who_is_above_it() {
     let standing = CString::new(directory.to_str().unwrap()).unwrap();
     let body = || {
         let argv = [c"true".as_ptr(), std::ptr::null()];
-        // SAFETY: strings with a NUL and a list that ends with null.
-        unsafe {
-            libc::chdir(standing.as_ptr());
-            libc::execv(c"/bin/true".as_ptr(), argv.as_ptr());
-        }
+        // SAFETY: a string with a NUL.
+        unsafe { libc::chdir(standing.as_ptr()) };
+        // SAFETY: a string with a NUL, and a list that ends with null.
+        unsafe { libc::execv(c"/bin/true".as_ptr(), argv.as_ptr()) };
         127
     };
     assert_eq!(Child::gated(body).put(&f.container(1)).run(), End::Code(0));
