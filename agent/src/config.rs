@@ -114,6 +114,8 @@ pub struct RawAudit {
     pub keep_files: Option<u32>,
     /// Where each line goes as an OpenTelemetry log: `http://HOST[:PORT]/PATH`.
     pub otlp_endpoint: Option<String>,
+    /// Whether an exec's line has the SHA-256 of what was executed.
+    pub exec_hash: bool,
     /// Which events there are at all.
     pub filter: RawAuditFilter,
 }
@@ -185,6 +187,7 @@ pub struct Config {
     pub audit_filter: AuditFilter,
     /// `None`: no logs are sent.
     pub otlp_endpoint: Option<Endpoint>,
+    pub exec_hash: bool,
     pub max_series: u64,
     pub linger: Duration,
     pub governor: Rules,
@@ -365,6 +368,7 @@ impl RawConfig {
             audit_max_bytes,
             audit_filter,
             otlp_endpoint,
+            exec_hash: self.audit.exec_hash,
             audit_keep_files: self.audit.keep_files.unwrap_or(4),
         })
     }

@@ -80,6 +80,8 @@ pub struct AgentReport {
     pub audit_lost: u64,
     /// Times that the kernel's ring held more events than are handled at once.
     pub audit_full_batches: u64,
+    /// Execs without the hash that was asked for.
+    pub audit_unhashed: u64,
     /// `None`: no logs are sent.
     pub otlp: Option<OtlpReport>,
     /// What each rule over audit events matched.

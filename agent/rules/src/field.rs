@@ -89,6 +89,7 @@ fields! {
     FilePath "file.path" Text PATHS;
     FileTargetPath "file.target_path" Text TWO_PATHS;
     FileInode "file.inode" Number INODES;
+    FileHash "file.hash.sha256" Text EXEC;
     FileMode "file.mode" Text OPENED;
     FileFlags "file.flags" Texts OPENED;
     SourceIp "source.ip" Address NETWORK;

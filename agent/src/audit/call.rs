@@ -126,6 +126,7 @@ fn file(call: &CallEvent) -> Option<File> {
         inode: opened.map(|file| file.inode),
         mode: opened.map(|file| format!("{:04o}", file.mode & PERMISSIONS)),
         flags: call.open_flags.map(open_flag_names).unwrap_or_default(),
+        hash: None,
     })
 }
 

@@ -12,6 +12,7 @@
 //! kept elsewhere shows it.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
@@ -39,6 +40,21 @@ impl Hash {
     pub fn of(parts: &[&[u8]]) -> Self {
         let mut hasher = Sha256::new();
         parts.iter().for_each(|part| hasher.update(part));
+        Self::end(hasher)
+    }
+
+    pub fn of_content(mut content: impl io::Read) -> io::Result<Self> {
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match content.read(&mut buffer)? {
+                0 => return Ok(Self::end(hasher)),
+                bytes => hasher.update(&buffer[..bytes]),
+            }
+        }
+    }
+
+    fn end(hasher: Sha256) -> Self {
         let mut hex = [0; HASH_BYTES];
         for (digits, byte) in hex.chunks_exact_mut(2).zip(hasher.finalize()) {
             let digit = |half: u8| b"0123456789abcdef"[usize::from(half)];

@@ -227,12 +227,21 @@ pub struct File {
     pub target_path: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inode: Option<u64>,
+    /// Of what was executed, where `[audit] exec_hash` asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<FileHash>,
     /// Octal, as `chmod` takes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
     /// As `open(2)` names them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<&'static str>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct FileHash {
+    /// 64 lowercase hex digits.
+    pub sha256: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]

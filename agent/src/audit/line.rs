@@ -87,7 +87,7 @@ pub(super) fn describe(
 
 /// As it was given, from its working directory on if it is relative. What lies in memory alone
 /// says so: how it was named tells a descriptor's number at most.
-fn executable(exec: &ExecEvent) -> String {
+pub(super) fn executable(exec: &ExecEvent) -> String {
     match exec.path.as_bytes() {
         _ if exec.memfd => format!("memfd:{}", exec.path),
         [b'/', ..] | [] => exec.path.clone(),

@@ -13,6 +13,7 @@
 //! recent   the last lines, in memory          reading   the files, from a line on
 //! follow   one reader: memory, then files     verify    finds what is not as it was written
 //! heading  what a reader chooses lines by     query     lines by time, container and kind
+//! hash     of what was executed
 //! ```
 
 mod call;
@@ -20,6 +21,7 @@ mod chain;
 mod event;
 mod file;
 mod follow;
+mod hash;
 mod heading;
 mod line;
 pub mod query;
@@ -38,10 +40,11 @@ use std::time::Duration;
 
 use tenantry_container::LimitChange;
 use tenantry_container::limit_changes::Subject;
-use tenantry_ebpf::{Event, EventReader, Slot};
+use tenantry_ebpf::{Event, EventReader, ExecEvent, Slot};
 use tokio::io::unix::AsyncFd;
 
 pub use chain::Head;
+use event::FileHash;
 #[cfg(test)]
 pub use event::{Ancestor, Container};
 pub use event::{AuditEvent, AuditKind, Endpoint, MatchedRule, Nature, Outcome, Process};
@@ -58,6 +61,7 @@ use crate::registry::{Holder, Registry};
 use crate::rules::Rules;
 use call::target;
 use file::{Appended, AuditFile};
+use hash::Hasher;
 use line::{describe, write};
 use recent::{About, Batch, Recent};
 
@@ -83,6 +87,20 @@ pub struct Audit {
     stream_lost: AtomicU64,
     /// Batches that left something in the ring for the next one.
     full_batches: AtomicU64,
+    /// Execs whose file was gone or another one before it could be hashed.
+    unhashed: AtomicU64,
+}
+
+/// What the task that reads the ring works with.
+#[derive(Debug)]
+struct Desk {
+    registry: Arc<Registry>,
+    groups: Groups,
+    boot_ns: i128,
+    /// Used again and again: fresh memory of this size costs a fifth of all the time.
+    lines: Vec<u8>,
+    /// `None`: nobody asked for hashes.
+    hasher: Option<Hasher>,
 }
 
 impl Audit {
@@ -93,6 +111,7 @@ impl Audit {
         limits: FileLimits,
         groups: Groups,
         rules: Arc<Rules>,
+        exec_hash: bool,
     ) -> std::io::Result<Arc<Self>> {
         let path = limits.path.clone();
         let file = AuditFile::open(limits)?;
@@ -105,9 +124,13 @@ impl Audit {
             file_lost: AtomicU64::new(0),
             stream_lost: AtomicU64::new(0),
             full_batches: AtomicU64::new(0),
+            unhashed: AtomicU64::new(0),
         });
         let ready = readable::register(reader.as_fd().try_clone_to_owned()?)?;
-        tokio::spawn(Arc::clone(&audit).run(ready, reader, registry, groups));
+        let boot_ns = boot_unix_ns();
+        let hasher = exec_hash.then(|| Hasher::new(boot_ns));
+        let desk = Desk { registry, groups, boot_ns, lines: Vec::new(), hasher };
+        tokio::spawn(Arc::clone(&audit).run(ready, reader, desk));
         Ok(audit)
     }
 
@@ -158,6 +181,10 @@ impl Audit {
         self.full_batches.load(Ordering::Relaxed)
     }
 
+    pub fn unhashed(&self) -> u64 {
+        self.unhashed.load(Ordering::Relaxed)
+    }
+
     pub fn file_lost(&self) -> u64 {
         self.file_lost.load(Ordering::Relaxed)
     }
@@ -166,12 +193,9 @@ impl Audit {
         self: Arc<Self>,
         ready: AsyncFd<OwnedFd>,
         mut reader: EventReader,
-        registry: Arc<Registry>,
-        groups: Groups,
+        mut desk: Desk,
     ) {
-        let boot_ns = boot_unix_ns();
-        // Used again and again: fresh memory of this size costs a fifth of all the time.
-        let (mut batch, mut lines) = (Vec::with_capacity(BATCH), Vec::new());
+        let mut batch = Vec::with_capacity(BATCH);
         while let Ok(mut ready) = ready.readable().await {
             ready.clear_ready();
             loop {
@@ -179,7 +203,7 @@ impl Audit {
                 if batch.is_empty() && !is_full {
                     break;
                 }
-                self.handle(&batch, &registry, &groups, boot_ns, &mut lines);
+                self.handle(&batch, &mut desk);
                 batch.clear();
                 if is_full {
                     self.full_batches.fetch_add(1, Ordering::Relaxed);
@@ -191,15 +215,9 @@ impl Audit {
         }
     }
 
-    /// To the file, to the listeners, and then into the account. `lines`: memory to use.
-    fn handle(
-        &self,
-        batch: &[Event],
-        registry: &Registry,
-        groups: &Groups,
-        boot_ns: i128,
-        lines: &mut Vec<u8>,
-    ) {
+    /// To the file, to the listeners, and then into the account.
+    fn handle(&self, batch: &[Event], desk: &mut Desk) {
+        let Desk { registry, groups, boot_ns, lines, hasher } = desk;
         lines.clear();
         let mut abouts = Vec::with_capacity(batch.len());
         // A slot keeps its holder until its last event was delivered.
@@ -213,7 +231,10 @@ impl Audit {
                 Event::Oom(oom) => groups.neighbours(&holder.id, oom.header.pid),
                 _ => Vec::new(),
             };
-            let mut line = describe(event, Holder::clone(holder), neighbours, boot_ns);
+            let mut line = describe(event, Holder::clone(holder), neighbours, *boot_ns);
+            if let (Event::Exec(exec), Some(hasher)) = (event, hasher.as_mut()) {
+                self.add_hash(hasher, exec, &mut line);
+            }
             if let Event::Call(call) = event
                 && let Some(signal) = &call.signal
             {
@@ -229,6 +250,16 @@ impl Audit {
         }
         self.append(lines, abouts);
         registry.deliver(batch.iter().map(delivery));
+    }
+
+    fn add_hash(&self, hasher: &mut Hasher, exec: &ExecEvent, line: &mut AuditEvent) {
+        let hash = hasher.hash(exec);
+        if hash.is_none() {
+            self.unhashed.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(file) = &mut line.file {
+            file.hash = hash.map(|hash| FileHash { sha256: hash.to_string() });
+        }
     }
 
     /// `abouts`: one for each of `lines`.

@@ -210,6 +210,7 @@ impl Collector {
             audit_written: self.audit.written(),
             audit_lost: self.audit.file_lost(),
             audit_full_batches: self.audit.full_batches(),
+            audit_unhashed: self.audit.unhashed(),
             otlp: self.otlp.as_ref().map(|otlp| otlp.report()),
             rules: self.rules.report(),
             stream_lost: self.audit.stream_lost(),

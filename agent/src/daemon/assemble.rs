@@ -126,8 +126,15 @@ pub(super) async fn assemble(
             None => Policy::default(),
         };
         let rules = Arc::new(Rules::open(config.rules.clone()).map_err(Refusal::Rules)?);
-        let audit = Audit::start(reader, Arc::clone(&registry), limits, groups, Arc::clone(&rules))
-            .map_err(Refusal::failed(config.audit_path.display().to_string()))?;
+        let audit = Audit::start(
+            reader,
+            Arc::clone(&registry),
+            limits,
+            groups,
+            Arc::clone(&rules),
+            config.exec_hash,
+        )
+        .map_err(Refusal::failed(config.audit_path.display().to_string()))?;
         limit_history.attach(Box::new({
             let audit = Arc::clone(&audit);
             move |change| audit.record_limit(change)

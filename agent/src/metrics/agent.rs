@@ -86,6 +86,11 @@ pub(super) fn encode(f: &mut Families, report: &HostReport) -> Result<(), Error>
         agent.audit_full_batches,
     )?;
     f.counter_of_host(
+        "tenantry_audit_unhashed_execs_total",
+        "Execs whose file was gone, changed or too large when its hash was asked for",
+        agent.audit_unhashed,
+    )?;
+    f.counter_of_host(
         "tenantry_stream_events_lost_total",
         "Events that listeners of the event stream were too slow for",
         agent.stream_lost,

@@ -62,6 +62,7 @@ impl Event for Judged<'_> {
             Field::FilePath => event.file.as_ref().and_then(|file| text(&file.path)),
             Field::FileTargetPath => event.file.as_ref()?.target_path.as_deref().map(Value::Text),
             Field::FileInode => event.file.as_ref()?.inode.map(wide),
+            Field::FileHash => text(&event.file.as_ref()?.hash.as_ref()?.sha256),
             Field::FileMode => event.file.as_ref()?.mode.as_deref().map(Value::Text),
             Field::FileFlags => {
                 let flags = &event.file.as_ref()?.flags;

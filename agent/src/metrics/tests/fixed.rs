@@ -111,6 +111,7 @@ fn agent() -> AgentReport {
         audit_written: 4100,
         audit_lost: 0,
         audit_full_batches: 3,
+        audit_unhashed: 2,
         otlp: Some(OtlpReport { exported: 900, refused: 5, lost: 40, retries: 7, behind: 12 }),
         rules: vec![
             RuleCount {
