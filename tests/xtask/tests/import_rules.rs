@@ -15,6 +15,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("tenantry-programs", &["tenantry-abi"]),
     ("tenantry-ebpf", &["tenantry-abi", "tenantry-programs"]),
     // The runtime: it never names eBPF.
+    // Dockerfiles: values in, values out. It knows no store and no engine.
+    ("tenantry-build", &[]),
     ("tenantry-cgroupfs", &[]),
     ("tenantry-image", &[]),
     ("tenantry-network", &[]),
@@ -33,6 +35,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "tenantry",
         &[
             "tenantry-abi",
+            "tenantry-build",
             "tenantry-cgroupfs",
             "tenantry-container",
             "tenantry-control",
