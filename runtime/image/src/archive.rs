@@ -12,6 +12,7 @@
 
 mod fields;
 mod sparse;
+pub(crate) mod write;
 
 use std::io::{self, Read};
 

@@ -95,7 +95,7 @@ fn image(session: &mut Session<'_>, members: &Members, saved: Saved) -> Result<N
     session.add_blob(manifest);
     let content = session.spool_bytes(&content)?;
     session.add_blob(content);
-    let record = ImageRecord { id, created: config.created().clone(), layers };
+    let record = ImageRecord { created: config.created().clone(), ..ImageRecord::new(id, layers) };
     Ok(NewImage { manifest: digest, record, names: parse_names(&saved.repo_tags)? })
 }
 

@@ -67,6 +67,9 @@ pub enum Error {
     #[error("{layer}: {operation} `{entry}`")]
     Unpack { layer: String, entry: String, operation: &'static str, source: io::Error },
 
+    #[error("{layer}: {operation} `{entry}`")]
+    Pack { layer: String, entry: String, operation: &'static str, source: io::Error },
+
     #[error("{what}: its digest is {actual}, expected is {expected}")]
     DigestMismatch { what: String, expected: Digest, actual: Digest },
     #[error("{what}: its size is {actual} bytes, its descriptor says {expected}")]
@@ -89,7 +92,7 @@ pub enum Error {
 impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Io { .. } | Error::Corrupt { .. } => ErrorKind::Internal,
+            Error::Io { .. } | Error::Corrupt { .. } | Error::Pack { .. } => ErrorKind::Internal,
             // What the archive asks for may be impossible; a full or failing disk,
             // or a missing right, is this host's.
             Error::Unpack { source, .. } => match source.kind() {

@@ -58,7 +58,7 @@ impl Store {
         session.add_blob(config);
         session.add_blob(manifest);
 
-        let record = ImageRecord { id, created: Some(created), layers: vec![layer] };
+        let record = ImageRecord { created: Some(created), ..ImageRecord::new(id, vec![layer]) };
         let short = name.to_string();
         session.commit(vec![NewImage { manifest: digest, record, names: vec![name] }])?;
         Ok(Loaded { name: Some(short), digest, id })

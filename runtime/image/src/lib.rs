@@ -9,12 +9,14 @@
 //! The way of the data: [`Store::load`] spools an archive's members
 //! (`members` over `archive` and `compression`), interprets them (`oci`, `docker`),
 //! unpacks new layers (`unpack` through `tree`), all staged in a `session`, and
-//! publishes them at once (`publish`, `refs`).
+//! publishes them at once (`publish`, `refs`). [`Store::commit`] goes the other way
+//! first: a container's changes become a layer (`pack` through `archive::write`).
 //!
 //! Archives are hostile until proven otherwise: digests are checked over every byte,
 //! paths cannot leave their directory, and everything is bounded by [`Limits`].
 
 mod archive;
+mod commit;
 mod compression;
 mod digest;
 mod docker;
@@ -26,6 +28,8 @@ mod load;
 mod lookup;
 mod members;
 mod oci;
+mod owners;
+mod pack;
 mod pax;
 mod policy;
 mod publish;
@@ -36,10 +40,12 @@ mod store;
 mod tree;
 mod unpack;
 
+pub use commit::{Changes, Commit};
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result};
 pub use import::ImportOptions;
 pub use limits::Limits;
 pub use oci_spec::image as spec;
+pub use owners::OwnerMapping;
 pub use reference::Name;
 pub use store::{Image, ImageSummary, Loaded, Removed, Store};

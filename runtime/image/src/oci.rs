@@ -224,7 +224,7 @@ fn image(
         let spooled = session.spool_bytes(content)?;
         session.add_blob(spooled);
     }
-    let record = ImageRecord { id, created: config.created().clone(), layers };
+    let record = ImageRecord { created: config.created().clone(), ..ImageRecord::new(id, layers) };
     Ok(NewImage { manifest: digest, record, names: Vec::new() })
 }
 

@@ -187,19 +187,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn render(key: &[u8], value: &[u8]) -> Vec<u8> {
-        let rest = key.len() + value.len() + 3;
-        let length = (1..)
-            .map(|digits| rest + digits)
-            .find(|length| length.to_string().len() + rest == *length);
-        let mut record = format!("{} ", length.unwrap()).into_bytes();
-        record.extend_from_slice(key);
-        record.push(b'=');
-        record.extend_from_slice(value);
-        record.push(b'\n');
-        record
-    }
+    use crate::archive::write::record as render;
 
     #[test]
     fn a_binary_attribute_with_newlines_survives() {

@@ -11,7 +11,8 @@ use std::sync::atomic::Ordering;
 
 use crate::Digest;
 use crate::error::{Error, Result};
-use crate::refs::{LayerRecord, Refs, sync_directory};
+use crate::lookup::find;
+use crate::refs::{ImageRecord, LayerRecord, Refs, sync_directory};
 use crate::session::NewImage;
 use crate::store::{Loaded, State, Store, TEMP};
 
@@ -48,6 +49,17 @@ impl Store {
         there
     }
 
+    /// Finds an image and keeps its blobs and layers from being deleted.
+    pub(crate) fn pin_image(&self, name_or_id: &str) -> Result<(Digest, ImageRecord)> {
+        let mut state = self.state();
+        let manifest = find(&state.refs, name_or_id)?.manifest;
+        let record = state.refs.images[&manifest].clone();
+        for digest in record.digests(&manifest) {
+            *state.pins.entry(digest).or_default() += 1;
+        }
+        Ok((manifest, record))
+    }
+
     pub(crate) fn unpin(&self, digests: &[Digest]) {
         let mut state = self.state();
         for digest in digests {
@@ -74,7 +86,9 @@ impl Store {
         for NewImage { manifest, record, names } in images {
             let id = record.id;
             let one = |name| Loaded { name, digest: manifest, id };
-            refs.images.insert(manifest, record);
+            let known = refs.images.get(&manifest).and_then(|known| known.parent);
+            let parent = record.parent.or(known);
+            refs.images.insert(manifest, ImageRecord { parent, ..record });
             if names.is_empty() {
                 loaded.push(one(None));
             }

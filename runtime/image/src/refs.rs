@@ -37,6 +37,9 @@ pub(crate) struct ImageRecord {
     pub created: Option<String>,
     /// The lowest first.
     pub layers: Vec<LayerRecord>,
+    /// The id of the image that this one was made of, on this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Digest>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +60,16 @@ impl Default for Refs {
 }
 
 impl ImageRecord {
+    pub fn new(id: Digest, layers: Vec<LayerRecord>) -> ImageRecord {
+        ImageRecord { id, created: None, layers, parent: None }
+    }
+
+    /// The blobs and layers that the image needs, its manifest's own blob among them.
+    pub fn digests(&self, manifest: &Digest) -> BTreeSet<Digest> {
+        let layers = self.layers.iter().flat_map(|layer| [layer.blob, layer.diff_id]);
+        layers.chain([*manifest, self.id]).collect()
+    }
+
     /// A layer that occurs twice counts once.
     pub fn size_bytes(&self) -> u64 {
         let sizes: BTreeMap<_, _> =
@@ -110,12 +123,7 @@ impl Refs {
 
     /// Every blob and layer that some image needs.
     pub fn live(&self) -> BTreeSet<Digest> {
-        let mut live = BTreeSet::new();
-        for (manifest, image) in &self.images {
-            live.extend([*manifest, image.id]);
-            live.extend(image.layers.iter().flat_map(|layer| [layer.blob, layer.diff_id]));
-        }
-        live
+        self.images.iter().flat_map(|(manifest, image)| image.digests(manifest)).collect()
     }
 
     /// The layer's record if an image has just this blob for it: then the pair is
@@ -145,8 +153,7 @@ mod tests {
         refs.names.insert("docker.io/library/demo:latest".into(), manifest);
         refs.names.insert("quay.io/x/demo:1".into(), manifest);
         let layers = vec![layer(b"a", 5), layer(b"b", 7), layer(b"a", 5)];
-        refs.images
-            .insert(manifest, ImageRecord { id: Digest::of(b"config"), created: None, layers });
+        refs.images.insert(manifest, ImageRecord::new(Digest::of(b"config"), layers));
         refs
     }
 

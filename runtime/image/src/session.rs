@@ -132,6 +132,16 @@ impl<'a> Session<'a> {
         there
     }
 
+    /// Keeps an image of the store, found as [`Store::resolve`] does, with all that it
+    /// consists of. Returns its manifest's digest and its record.
+    pub fn pin_image(&mut self, name_or_id: &str) -> Result<(Digest, ImageRecord)> {
+        let (manifest, record) = self.store.pin_image(name_or_id)?;
+        self.pins.extend(record.digests(&manifest));
+        self.pinned_blobs.extend([manifest, record.id]);
+        self.pinned_blobs.extend(record.layers.iter().map(|layer| layer.blob));
+        Ok((manifest, record))
+    }
+
     /// Whether this session has added or pinned the blob.
     pub fn has_blob(&self, digest: &Digest) -> bool {
         self.blobs.contains_key(digest) || self.pinned_blobs.contains(digest)
@@ -142,6 +152,11 @@ impl<'a> Session<'a> {
             Some(spooled) => spooled.path.clone(),
             None => self.store.blob_path(digest),
         }
+    }
+
+    pub fn blob_bytes(&self, blob: &Digest) -> Result<u64> {
+        let path = self.blob_path(blob);
+        Ok(fs::metadata(&path).map_err(Error::io("look at", &path))?.len())
     }
 
     /// How the blob of this digest is compressed.
@@ -277,6 +292,11 @@ pub(crate) struct Spool {
 impl Spool {
     pub fn write(&mut self, content: &[u8]) -> Result<()> {
         self.writer.write_all(content).map_err(Error::io("write", &self.path))
+    }
+
+    /// For what writes by itself.
+    pub fn writer(&mut self) -> &mut impl Write {
+        &mut self.writer
     }
 
     pub fn finish(self) -> Result<Spooled> {

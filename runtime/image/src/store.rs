@@ -24,6 +24,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use oci_spec::image::ImageConfiguration;
 use rustix::fs::FlockOperation;
+use serde_json::Value;
 
 use crate::Digest;
 use crate::document;
@@ -71,10 +72,14 @@ pub struct Image {
     /// Short, with tags, sorted.
     pub names: Vec<String>,
     pub config: ImageConfiguration,
+    /// The same as a whole, also what OCI has no field for, such as `config.Healthcheck`.
+    pub document: Value,
     /// Absolute directories, the topmost first, each once, as overlayfs wants its
     /// lower directories. At least one.
     pub layers: Vec<PathBuf>,
     pub manifest_digest: Digest,
+    /// The id of the image that this one was made of, on this host; it may be gone.
+    pub parent: Option<Digest>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -174,12 +179,10 @@ impl Store {
             let found = find(&state.refs, name_or_id)?.manifest;
             (found, state.refs.images[&found].clone(), state.refs.names_of(&found))
         };
-        let path = self.blob_path(&record.id);
-        let content = fs::read(&path).map_err(Error::io("read", &path))?;
-        if Digest::of(&content) != record.id {
-            return Err(Error::Corrupt { path, reason: "its content has another digest".into() });
-        }
-        let config = document::parse(&format!("configuration {}", record.id), &content)?;
+        let content = self.read_blob(&record.id)?;
+        let what = format!("configuration {}", record.id);
+        let config = document::parse(&what, &content)?;
+        let document = document::parse(&what, &content)?;
         let mut layers = Vec::new();
         for layer in record.layers.iter().rev() {
             let path = self.layer_path(&layer.diff_id).join(LAYER_FILES);
@@ -195,7 +198,18 @@ impl Store {
         if layers.is_empty() {
             layers.push(self.dir.join(EMPTY));
         }
-        Ok(Image { id: record.id, names, config, layers, manifest_digest })
+        let parent = record.parent;
+        Ok(Image { id: record.id, names, config, document, layers, manifest_digest, parent })
+    }
+
+    /// A document's content, verified.
+    pub(crate) fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let path = self.blob_path(digest);
+        let content = fs::read(&path).map_err(Error::io("read", &path))?;
+        if Digest::of(&content) != *digest {
+            return Err(Error::Corrupt { path, reason: "its content has another digest".into() });
+        }
+        Ok(content)
     }
 
     /// Gives an image one more name, taking it from any other. Returns the short name.

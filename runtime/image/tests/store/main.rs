@@ -3,6 +3,7 @@
 //! Tests that unpack need root (owners, whiteout devices) and say SKIPPED without.
 
 mod archives;
+mod commit;
 mod formats;
 mod hostile;
 mod layers;
