@@ -56,6 +56,12 @@ impl Store {
     /// no layer may hold; [`Error::Document`] or [`Error::Json`] for a configuration
     /// which is none for this host; the store is then as before.
     pub fn commit(&self, commit: Commit<'_>) -> Result<Loaded> {
+        self.commit_after(&[], commit)
+    }
+
+    /// The same; `earlier` are steps between the parent and this one that changed the
+    /// configuration alone, and so need no image of their own.
+    pub fn commit_after(&self, earlier: &[History], commit: Commit<'_>) -> Result<Loaded> {
         let names: Vec<Name> =
             commit.names.iter().map(|name| name.parse()).collect::<Result<_>>()?;
         let mut session = Session::new(self)?;
@@ -73,6 +79,9 @@ impl Store {
 
         let mut config = commit.config;
         let mut history = below.history.as_array().cloned().unwrap_or_default();
+        for step in earlier {
+            history.push(render_history(step, true)?);
+        }
         history.push(render_history(&commit.history, empty_layer)?);
         let Some(fields) = config.as_object_mut() else {
             let reason = "it is not an object".to_owned();

@@ -2,7 +2,8 @@
 //!
 //! Owns what each kind of entry turns into and what is refused. Reads through
 //! [`crate::archive`], writes through [`crate::tree`] alone. Called for each new
-//! layer, with a fresh directory that the caller throws away on an error.
+//! layer, with a fresh directory that the caller throws away on an error, and for archives that
+//! are no layers ([`unpack_archive`]).
 //!
 //! Policy:
 //! - A path or hard-link target that is absolute, has `..`, or passes a symlink that
@@ -29,6 +30,7 @@ use rustix::fs::{FileType, Stat};
 
 use crate::Digest;
 use crate::archive::{Archive, Content, Entry, Kind};
+use crate::compression::Decoder;
 use crate::digest::Hashing;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
@@ -48,6 +50,30 @@ pub(crate) struct Unpacked {
     pub entries: u64,
 }
 
+/// What names that begin with `.wh.` mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialect {
+    /// What lower layers lose.
+    Layer,
+    /// Nothing.
+    Plain,
+}
+
+/// Unpacks a tar stream (plain, gzip or zstd) that is no layer, such as a build's context,
+/// into `directory`, which must not exist. Bounded, contained and refused as a layer's
+/// entries are, but `.wh.` files are files. `what` names the archive in errors. On an error
+/// the directory is left as far as it got.
+pub fn unpack_archive(
+    what: &str,
+    stream: impl Read,
+    directory: &Path,
+    limits: &Limits,
+) -> Result<()> {
+    let stream = Decoder::new(what, stream)?;
+    let mut budget = limits.unpacked_bytes;
+    unpack_as(Dialect::Plain, what, stream, directory, limits, &mut budget).map(drop)
+}
+
 /// Unpacks into `directory`, which must not exist. `what` names the layer in errors;
 /// `budget` is the content in bytes that may still be unpacked, and shrinks.
 pub(crate) fn unpack(
@@ -57,9 +83,21 @@ pub(crate) fn unpack(
     limits: &Limits,
     budget: &mut u64,
 ) -> Result<Unpacked> {
+    unpack_as(Dialect::Layer, what, stream, directory, limits, budget)
+}
+
+fn unpack_as(
+    dialect: Dialect,
+    what: &str,
+    stream: impl Read,
+    directory: &Path,
+    limits: &Limits,
+    budget: &mut u64,
+) -> Result<Unpacked> {
     let tree = Tree::create(directory).map_err(Error::io("create directory", directory))?;
     let mut archive = Archive::new(what, Hashing::new(stream), limits);
     let mut layer = Layer {
+        dialect,
         what,
         tree,
         limits,
@@ -83,6 +121,7 @@ pub(crate) fn unpack(
 }
 
 struct Layer<'a> {
+    dialect: Dialect,
     what: &'a str,
     tree: Tree,
     limits: &'a Limits,
@@ -106,7 +145,9 @@ impl Layer<'_> {
         let created = self.tree.open_parent(parent);
         let created = created.map_err(|error| self.parent_error(entry, "open parent of", error))?;
         self.count(created)?;
-        if let Some(whiteout) = name.as_bytes().strip_prefix(b".wh.") {
+        if self.dialect == Dialect::Layer
+            && let Some(whiteout) = name.as_bytes().strip_prefix(b".wh.")
+        {
             return self.take_whiteout(entry, whiteout);
         }
         match entry.kind {

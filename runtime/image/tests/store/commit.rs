@@ -453,3 +453,27 @@ fn a_configuration_that_is_none_and_a_parent_that_is_not_there_are_refused() {
     assert!(matches!(make(None, windows), Err(Error::Document { .. })));
     assert_eq!(scratch.listing(), before);
 }
+
+#[test]
+fn steps_that_made_no_image_stand_in_the_history_before_the_one_that_did() {
+    if skipped() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    commit(&store, None, None, "base");
+    let earlier = [history("ENV"), history("LABEL")];
+    let step = Commit {
+        parent: Some("base"),
+        changes: None,
+        config: config(),
+        history: history("RUN"),
+        names: &["next".to_owned()],
+    };
+    store.commit_after(&earlier, step).unwrap();
+    let document = store.resolve("next").unwrap().document;
+    let steps = document["history"].as_array().unwrap();
+    let by: Vec<&str> = steps.iter().map(|step| step["created_by"].as_str().unwrap()).collect();
+    assert_eq!(by, ["step", "ENV", "LABEL", "RUN"]);
+    assert!(steps.iter().all(|step| step["empty_layer"] == true));
+}

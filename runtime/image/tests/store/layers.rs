@@ -213,3 +213,23 @@ fn what_follows_the_end_of_a_layer_counts_for_its_digest() {
     let at = unpack(&store, tar);
     assert!(at.join("a").exists());
 }
+
+#[test]
+fn an_archive_that_is_no_layer_has_no_whiteouts_and_is_contained_all_the_same() {
+    if skipped() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let limits = tenantry_image::Limits::default();
+    let unpack = |name: &str, layer: Layer| {
+        let at = scratch.dir.path().join(name);
+        let done = tenantry_image::unpack_archive("context", &*layer.tar(), &at, &limits);
+        done.map(|()| at)
+    };
+    let at = unpack("plain", Layer::new().file(".wh.a", b"text").dir("d/", 0o700)).unwrap();
+    assert_eq!(fs::read(at.join(".wh.a")).unwrap(), b"text");
+    assert!(!at.join("a").exists());
+    let hostile = Layer::new().symlink("out", "/tmp").file("out/escaped", b"x");
+    let error = unpack("hostile", hostile).unwrap_err().to_string();
+    assert!(error.contains("leads outside"), "{error}");
+}
