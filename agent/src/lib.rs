@@ -13,6 +13,7 @@ pub mod api;
 pub mod audit;
 pub mod audit_filter;
 pub mod blame;
+pub mod build;
 pub mod cli;
 pub mod collect;
 pub mod config;

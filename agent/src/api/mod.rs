@@ -24,6 +24,7 @@ use tenantry_ebpf::{Meters, Slot};
 use tenantry_image::Store;
 
 use crate::audit::Audit;
+use crate::build::Builds;
 use crate::collect::Collector;
 use crate::config::Config;
 use crate::controller::Controller;
@@ -43,6 +44,7 @@ pub struct App {
     pub config: Config,
     pub engine: Engine,
     pub images: Arc<Store>,
+    pub builds: Builds,
     pub meters: Arc<Meters>,
     pub registry: Arc<Registry>,
     pub audit: Arc<Audit>,
@@ -74,6 +76,12 @@ impl App {
             name: container.record.name.clone(),
             image: container.record.image.name.clone(),
         });
+    }
+
+    /// Whether a container, or a build in progress, stands on an image: then it must stay.
+    pub fn uses_image(&self, id: &str) -> bool {
+        let stands = |container: &Arc<Snapshot>| container.record.image.id == id;
+        self.builds.holds(id) || self.engine.list().iter().any(stands)
     }
 
     /// Another runtime's container, by name, id, the id's beginning, or cgroup. One of ours

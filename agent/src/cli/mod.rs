@@ -7,6 +7,7 @@
 
 mod audit;
 mod blame;
+mod build;
 mod call_line;
 mod connections;
 mod container;
@@ -69,6 +70,8 @@ enum Verb {
     Rm(container::RmFlags),
     /// Wait until containers stop, and print their exit codes.
     Wait(container::NamesFlags),
+    /// Build an image from a Dockerfile and a directory.
+    Build(Box<build::BuildFlags>),
     /// Load, import, list and remove images.
     #[command(subcommand)]
     Image(image::ImageVerb),
@@ -184,6 +187,7 @@ async fn dispatch(target: &Target, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Kill(flags) => container::kill(&target.docker()?, flags).await.map(done),
         Verb::Rm(flags) => container::rm(&target.docker()?, flags).await.map(done),
         Verb::Wait(flags) => container::wait(&target.docker()?, flags).await.map(done),
+        Verb::Build(flags) => build::build(&target.docker()?, *flags).await,
         Verb::Image(verb) => image::image(&target.docker()?, verb).await.map(done),
         Verb::Limit(flags) => limit::limit(target, flags).await.map(done),
         Verb::Limits(flags) => limits::limits(target, flags).await.map(done),

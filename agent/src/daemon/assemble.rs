@@ -15,6 +15,7 @@ use crate::api::App;
 use crate::api::docker::exec::Execs;
 use crate::audit::{Audit, FileLimits};
 use crate::blame::Blames;
+use crate::build::{self, Builds};
 use crate::collect::{self, Collector, Errors};
 use crate::config::Config;
 use crate::controller::{Controller, Looker, Queues, Reach, read_policy};
@@ -85,6 +86,9 @@ pub(super) async fn assemble(
         let images =
             Store::open(&config.data_dir.join("images")).map_err(Refusal::failed("image store"))?;
         let images = Arc::new(images);
+        let build_dir = config.data_dir.join("build");
+        let builds = Builds::open(build_dir.clone())
+            .map_err(Refusal::failed(build_dir.display().to_string()))?;
         let foreign = open_foreign(&config, &meters, &hierarchy, own_slots..slots)?;
         let registry = Registry::open(
             Arc::clone(&meters),
@@ -115,6 +119,7 @@ pub(super) async fn assemble(
         )
         .await
         .map_err(Refusal::failed("container engine"))?;
+        build::remove_left(&engine).await;
         let limits = FileLimits {
             path: config.audit_path.clone(),
             max_bytes: config.audit_max_bytes,
@@ -144,10 +149,10 @@ pub(super) async fn assemble(
             Otlp::start(Arc::clone(&audit), endpoint, place).map_err(Refusal::failed("log export"))
         });
         let otlp = otlp.transpose()?;
-        Ok::<_, Refusal>((images, registry, engine, audit, policy, rules, otlp))
+        Ok::<_, Refusal>((images, builds, registry, engine, audit, policy, rules, otlp))
     };
     match parts.await {
-        Ok((images, registry, engine, audit, policy, rules, otlp)) => {
+        Ok((images, builds, registry, engine, audit, policy, rules, otlp)) => {
             let known: std::collections::HashSet<String> =
                 engine.list().iter().map(|container| container.record.id.clone()).collect();
             registry.opened(|id| known.contains(id));
@@ -224,6 +229,7 @@ pub(super) async fn assemble(
                 config,
                 engine,
                 images,
+                builds,
                 meters,
                 registry,
                 audit,

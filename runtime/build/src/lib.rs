@@ -24,9 +24,9 @@ mod state;
 mod words;
 
 pub use arguments::Arguments;
-pub use dockerfile::{Dockerfile, StageText, Step};
+pub use dockerfile::{Dockerfile, Origin, StageText, Step};
 pub use document::{Config, Document, Healthcheck, History};
 pub use error::{Error, Result};
 pub use instruction::{Command, Copy, Heredoc, Instruction, Trigger};
 pub use parse::parse_trigger;
-pub use state::{Effect, Stage};
+pub use state::{Effect, Run, Stage};

@@ -49,4 +49,4 @@ pub use oci_spec::image as spec;
 pub use owners::OwnerMapping;
 pub use reference::Name;
 pub use store::{Image, ImageSummary, Loaded, Removed, Store};
-pub use unpack::unpack_archive;
+pub use unpack::{decompressed, unpack_archive};

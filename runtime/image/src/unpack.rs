@@ -74,6 +74,11 @@ pub fn unpack_archive(
     unpack_as(Dialect::Plain, what, stream, directory, limits, &mut budget).map(drop)
 }
 
+/// What a stream holds: itself, or what gzip or zstd made smaller.
+pub fn decompressed(what: &str, stream: impl Read) -> Result<impl Read> {
+    Decoder::new(what, stream)
+}
+
 /// Unpacks into `directory`, which must not exist. `what` names the layer in errors;
 /// `budget` is the content in bytes that may still be unpacked, and shrinks.
 pub(crate) fn unpack(

@@ -144,10 +144,7 @@ pub async fn create(
 
 pub async fn remove(State(app): State<Shared>, Path(name): Path<String>) -> ApiResult<Json<Value>> {
     let removed = blocking(&app, move |app| {
-        let in_use = |id: &tenantry_image::Digest| {
-            let id = id.to_string();
-            app.engine.list().iter().any(|container| container.record.image.id == id)
-        };
+        let in_use = |id: &tenantry_image::Digest| app.uses_image(&id.to_string());
         Ok(app.images.remove(&name, &in_use)?)
     })
     .await?;
@@ -160,13 +157,13 @@ fn created_seconds(time: Option<&str>) -> i64 {
     time.and_then(|time| time.parse::<jiff::Timestamp>().ok()).map_or(0, |time| time.as_second())
 }
 
-fn reader(body: Body) -> impl std::io::Read + Send + 'static {
+pub(super) fn reader(body: Body) -> impl std::io::Read + Send + 'static {
     let stream = body.into_data_stream().map_err(std::io::Error::other);
     SyncIoBridge::new(StreamReader::new(Box::pin(stream)))
 }
 
 /// The image store reads and writes files; it does so off the async threads.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     app: &Shared,
     work: impl FnOnce(&Shared) -> ApiResult<T> + Send + 'static,
 ) -> ApiResult<T> {

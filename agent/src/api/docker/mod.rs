@@ -6,6 +6,7 @@
 //! name of what is missing, never with a guess.
 
 pub mod attach;
+pub mod build;
 pub mod changes;
 pub mod containers;
 pub mod create;
@@ -55,6 +56,8 @@ pub fn router(app: Shared) -> Router {
         .route("/images/load", post(images::load).layer(DefaultBodyLimit::disable()))
         .route("/images/create", post(images::create).layer(DefaultBodyLimit::disable()))
         .route("/images/{*rest}", get(images::inspect).delete(images::remove))
+        .route("/build", post(build::build).layer(DefaultBodyLimit::disable()))
+        .route("/build/prune", post(build::prune))
         .fallback(any(not_served))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(axum::middleware::from_fn_with_state(app.clone(), say_who_runs_it))
