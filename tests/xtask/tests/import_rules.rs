@@ -20,6 +20,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("tenantry-cgroupfs", &[]),
     ("tenantry-image", &[]),
     ("tenantry-network", &[]),
+    // The protocol alone: what is fetched is handed to whoever keeps it.
+    ("tenantry-registry", &[]),
     // Literal writes that take a limit back, nothing else of it.
     ("tenantry-shim", &["tenantry-cgroupfs"]),
     (
@@ -43,6 +45,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "tenantry-image",
             "tenantry-network",
             "tenantry-programs",
+            "tenantry-registry",
             "tenantry-rules",
             "tenantry-shim",
         ],
@@ -63,6 +66,8 @@ const OWNED: &[(&str, &[&str])] = &[
     ("aya-obj", &["tenantry-ebpf", "tenantry-programs"]),
     ("rtnetlink", &["tenantry-network"]),
     ("nftables", &["tenantry-network"]),
+    ("hyper-rustls", &["tenantry-registry"]),
+    ("rustls", &["tenantry-registry"]),
     ("axum", &["tenantry"]),
     ("bollard", &["tenantry", "tenantry-e2e", "tenantry-bench"]),
 ];
