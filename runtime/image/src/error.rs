@@ -49,6 +49,8 @@ pub enum Error {
     #[error("image {id} is in use by a container")]
     InUse { id: Digest },
 
+    #[error("fetching {what}")]
+    Fetch { what: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("reading {what}")]
     Read { what: String, source: io::Error },
     #[error("{what} at byte {offset}: {reason}")]
@@ -92,7 +94,9 @@ pub enum Error {
 impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Io { .. } | Error::Corrupt { .. } | Error::Pack { .. } => ErrorKind::Internal,
+            Error::Io { .. } | Error::Corrupt { .. } | Error::Pack { .. } | Error::Fetch { .. } => {
+                ErrorKind::Internal
+            }
             // What the archive asks for may be impossible; a full or failing disk,
             // or a missing right, is this host's.
             Error::Unpack { source, .. } => match source.kind() {

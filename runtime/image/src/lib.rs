@@ -10,7 +10,8 @@
 //! (`members` over `archive` and `compression`), interprets them (`oci`, `docker`),
 //! unpacks new layers (`unpack` through `tree`), all staged in a `session`, and
 //! publishes them at once (`publish`, `refs`). [`Store::commit`] goes the other way
-//! first: a container's changes become a layer (`pack` through `archive::write`).
+//! first: a container's changes become a layer (`pack` through `archive::write`). [`Store::pull`]
+//! does as a load does with what a [`Source`] gives, several layers at a time.
 //!
 //! Archives are hostile until proven otherwise: digests are checked over every byte,
 //! paths cannot leave their directory, and everything is bounded by [`Limits`].
@@ -31,8 +32,11 @@ mod oci;
 mod owners;
 mod pack;
 mod pax;
+mod platform;
 mod policy;
 mod publish;
+mod pull;
+mod push;
 mod reference;
 mod refs;
 mod session;
@@ -47,6 +51,9 @@ pub use import::ImportOptions;
 pub use limits::Limits;
 pub use oci_spec::image as spec;
 pub use owners::OwnerMapping;
-pub use reference::Name;
+pub use platform::Platform;
+pub use pull::{Event, LayerState, Pulled, Source, SourceError};
+pub use push::{Outgoing, OutgoingBlob};
+pub use reference::{Name, Wanted};
 pub use store::{Image, ImageSummary, Loaded, Removed, Store};
 pub use unpack::{decompressed, unpack_archive};

@@ -167,7 +167,31 @@ fn document(
     Ok((digest, content))
 }
 
-fn check_size(what: &str, expected: u64, actual: u64) -> Result<()> {
+/// Whether it is an image's, and no other artifact's.
+pub(crate) fn check_manifest(what: &str, manifest: &ImageManifest) -> Result<()> {
+    let media_type = manifest.config().media_type().to_string();
+    if *manifest.config().media_type() != MediaType::ImageConfig
+        && media_type != "application/vnd.docker.container.image.v1+json"
+    {
+        let reason = format!("its configuration is {media_type}, so it is not an image");
+        return Err(Error::Document { what: what.to_owned(), reason });
+    }
+    Ok(())
+}
+
+pub(crate) fn check_layer(what: &str, descriptor: &Descriptor) -> Result<()> {
+    let media_type = descriptor.media_type().to_string();
+    if !media_type.contains("tar") || media_type.contains("encrypted") {
+        let reason = format!(
+            "layer {} is {media_type}; allowed are tar, tar+gzip, tar+zstd",
+            descriptor.digest()
+        );
+        return Err(Error::Document { what: what.to_owned(), reason });
+    }
+    Ok(())
+}
+
+pub(crate) fn check_size(what: &str, expected: u64, actual: u64) -> Result<()> {
     if expected != actual {
         return Err(Error::SizeMismatch { what: what.to_owned(), expected, actual });
     }
@@ -183,25 +207,12 @@ fn image(
 ) -> Result<NewImage> {
     let what = format!("manifest {digest}");
     let manifest: ImageManifest = document::parse(&what, content)?;
-    let media_type = manifest.config().media_type().to_string();
-    if *manifest.config().media_type() != MediaType::ImageConfig
-        && media_type != "application/vnd.docker.container.image.v1+json"
-    {
-        let reason = format!("its configuration is {media_type}, so it is not an image");
-        return Err(Error::Document { what, reason });
-    }
+    check_manifest(&what, &manifest)?;
     let (id, config_content) = document(session, members, manifest.config(), &what)?;
     let config = parse_config(session, &id, &config_content, manifest.layers().len())?;
     let mut layers = Vec::new();
     for (descriptor, diff_id) in manifest.layers().iter().zip(diff_ids(&id, &config)?) {
-        let media_type = descriptor.media_type().to_string();
-        if !media_type.contains("tar") || media_type.contains("encrypted") {
-            let reason = format!(
-                "layer {} is {media_type}; allowed are tar, tar+gzip, tar+zstd",
-                descriptor.digest()
-            );
-            return Err(Error::Document { what, reason });
-        }
+        check_layer(&what, descriptor)?;
         let blob: Digest = descriptor.digest().to_string().parse()?;
         let path = members::blob_path(&blob);
         if !session.has_blob(&blob) {

@@ -77,9 +77,15 @@ impl Store {
         self.state().refs.known_layer(blob, diff_id)
     }
 
-    /// Moves staged blobs and layers in and records the images. If that fails, what
+    /// Moves staged blobs and layers in and records the images, with their names by digest
+    /// (full) beside their own. If that fails, what
     /// was moved is removed again.
-    pub(crate) fn publish(&self, moves: Vec<Move>, images: Vec<NewImage>) -> Result<Vec<Loaded>> {
+    pub(crate) fn publish(
+        &self,
+        moves: Vec<Move>,
+        images: Vec<NewImage>,
+        digests: Vec<(String, Digest)>,
+    ) -> Result<Vec<Loaded>> {
         let mut state = self.state();
         let mut refs = state.refs.clone();
         let mut loaded = Vec::new();
@@ -97,6 +103,7 @@ impl Store {
                 loaded.push(one(Some(name.to_string())));
             }
         }
+        refs.digests.extend(digests);
         let done = self.move_in(&moves).and_then(|()| self.replace_refs(&mut state, refs));
         if let Err(error) = done {
             let trash = self.sweep(&state, moves.iter().map(|moved| moved.digest));
@@ -118,7 +125,8 @@ impl Store {
         sync_directory(&self.dir.join("layers"))
     }
 
-    pub(crate) fn replace_refs(&self, state: &mut State, refs: Refs) -> Result<()> {
+    pub(crate) fn replace_refs(&self, state: &mut State, mut refs: Refs) -> Result<()> {
+        refs.forget_digests_of_no_image();
         refs.write(&self.dir, &self.temp_path("images"))?;
         state.refs = refs;
         Ok(())

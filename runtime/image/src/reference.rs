@@ -47,6 +47,58 @@ impl Name {
     pub fn tag(&self) -> &str {
         &self.tag
     }
+
+    /// The registry's name: `docker.io`, `127.0.0.1:5000`.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// The repository as its registry calls it: `library/demo`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The repository's whole name with a digest: what `images.json` keeps of a pull.
+    pub(crate) fn with_digest(&self, digest: &Digest) -> String {
+        format!("{}/{}@{digest}", self.domain, self.path)
+    }
+}
+
+/// What a registry is asked for: `demo`, `demo:v1`, `demo@sha256:…`. With a digest, a tag
+/// beside it means nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub name: Name,
+    pub digest: Option<Digest>,
+}
+
+impl Wanted {
+    /// The tag or the digest.
+    pub fn reference(&self) -> String {
+        self.digest.map_or_else(|| self.name.tag.clone(), |digest| digest.to_string())
+    }
+}
+
+impl Display for Wanted {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match &self.digest {
+            Some(digest) => write!(f, "{}@{digest}", self.name.repository()),
+            None => Display::fmt(&self.name, f),
+        }
+    }
+}
+
+impl FromStr for Wanted {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Wanted> {
+        match text.split_once('@') {
+            Some((name, digest)) => {
+                Ok(Wanted { name: name.parse()?, digest: Some(digest.parse()?) })
+            }
+            None => Ok(Wanted { name: text.parse()?, digest: None }),
+        }
+    }
 }
 
 impl Display for Name {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Digest;
 use crate::error::{Error, Result};
-use crate::reference::Name;
+use crate::reference::{Name, Wanted};
 
 const VERSION: u32 = 1;
 pub(crate) const FILE: &str = "images.json";
@@ -24,6 +24,10 @@ pub(crate) struct Refs {
     version: u32,
     /// Full names to manifest digests.
     pub names: BTreeMap<String, Digest>,
+    /// `docker.io/library/demo@sha256:…` to manifest digests: under what a registry gave or took
+    /// an image. The digest may be an index's, which is not kept.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub digests: BTreeMap<String, Digest>,
     /// By manifest digest; an image may have no name.
     pub images: BTreeMap<Digest, ImageRecord>,
 }
@@ -55,7 +59,12 @@ pub(crate) struct LayerRecord {
 
 impl Default for Refs {
     fn default() -> Refs {
-        Refs { version: VERSION, names: BTreeMap::new(), images: BTreeMap::new() }
+        Refs {
+            version: VERSION,
+            names: BTreeMap::new(),
+            digests: BTreeMap::new(),
+            images: BTreeMap::new(),
+        }
     }
 }
 
@@ -98,7 +107,30 @@ impl Refs {
                 return Err(corrupt(format!("name `{name}` is wrong or names no image")));
             }
         }
+        if let Some((name, _)) = refs.digests.iter().find(|(name, manifest)| {
+            short_digest(name).is_none() || !refs.images.contains_key(manifest)
+        }) {
+            return Err(corrupt(format!("`{name}` is wrong or names no image")));
+        }
         Ok(Some(refs))
+    }
+
+    /// Digests of images that are gone mean nothing.
+    pub fn forget_digests_of_no_image(&mut self) {
+        let Refs { digests, images, .. } = self;
+        digests.retain(|_, manifest| images.contains_key(manifest));
+    }
+
+    /// What a registry called an image in this name's repository.
+    pub fn forget_digests(&mut self, name: &Name, manifest: &Digest) {
+        let of = format!("{}/{}@", name.domain(), name.path());
+        self.digests.retain(|full, found| found != manifest || !full.starts_with(&of));
+    }
+
+    /// `demo@sha256:…`, under which registries know an image, sorted.
+    pub fn digests_of(&self, manifest: &Digest) -> Vec<String> {
+        let known = self.digests.iter().filter(|(_, of)| *of == manifest);
+        known.filter_map(|(name, _)| short_digest(name)).collect()
     }
 
     /// Replaces the file: whatever happens, it is the old one or the new one.
@@ -134,6 +166,12 @@ impl Refs {
     }
 }
 
+/// `docker.io/library/demo@sha256:…` as it is shown. `None`: it is not of that form.
+fn short_digest(name: &str) -> Option<String> {
+    let wanted = name.parse::<Wanted>().ok()?;
+    wanted.digest.map(|_| wanted.to_string())
+}
+
 pub(crate) fn sync_directory(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("sync directory", dir))
 }
@@ -152,6 +190,8 @@ mod tests {
         let manifest = Digest::of(b"manifest");
         refs.names.insert("docker.io/library/demo:latest".into(), manifest);
         refs.names.insert("quay.io/x/demo:1".into(), manifest);
+        let index = Digest::of(b"index");
+        refs.digests.insert(format!("docker.io/library/demo@{index}"), manifest);
         let layers = vec![layer(b"a", 5), layer(b"b", 7), layer(b"a", 5)];
         refs.images.insert(manifest, ImageRecord::new(Digest::of(b"config"), layers));
         refs
@@ -167,7 +207,18 @@ mod tests {
         let manifest = Digest::of(b"manifest");
         assert_eq!(refs.images[&manifest].size_bytes(), 12);
         assert_eq!(refs.names_of(&manifest), ["demo:latest", "quay.io/x/demo:1"]);
+        assert_eq!(refs.digests_of(&manifest), [format!("demo@{}", Digest::of(b"index"))]);
         assert_eq!(refs.live().len(), 5);
+    }
+
+    #[test]
+    fn a_digest_goes_with_its_image() {
+        let mut refs = sample();
+        refs.forget_digests_of_no_image();
+        assert_eq!(refs, sample());
+        refs.images.clear();
+        refs.forget_digests_of_no_image();
+        assert!(refs.digests.is_empty());
     }
 
     #[test]
@@ -177,6 +228,10 @@ mod tests {
             ("{", "EOF"),
             (r#"{"version":2,"names":{},"images":{}}"#, "version 2, allowed is 1"),
             (r#"{"version":1,"names":{},"images":{},"x":1}"#, "unknown field `x`"),
+            (
+                r#"{"version":1,"names":{},"images":{},"digests":{"demo":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}}"#,
+                "`demo` is wrong",
+            ),
         ];
         for (text, expected) in rows {
             fs::write(dir.path().join(FILE), text).unwrap();

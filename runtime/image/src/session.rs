@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::Digest;
 use crate::compression::{Compression, Decoder};
@@ -18,7 +19,7 @@ use crate::publish::Move;
 use crate::reference::Name;
 use crate::refs::{ImageRecord, LayerRecord, sync_directory};
 use crate::store::{LAYER_FILES, LAYER_RECORD, Loaded, Store};
-use crate::unpack::{self, Unpacked};
+use crate::unpack::{self, Budget, Unpacked};
 
 /// A file in the session's directory, verified to have this digest.
 #[derive(Clone, Debug)]
@@ -47,8 +48,8 @@ pub(crate) struct Session<'a> {
     layers: BTreeMap<Digest, PathBuf>,
     /// Layers that this session has verified.
     verified: Vec<LayerRecord>,
-    /// Bytes of content that the session may still unpack.
-    budget: u64,
+    /// Content that the session may still unpack.
+    budget: Arc<Budget>,
     files: u64,
 }
 
@@ -64,7 +65,7 @@ impl<'a> Session<'a> {
             blobs: BTreeMap::new(),
             layers: BTreeMap::new(),
             verified: Vec::new(),
-            budget: store.limits().unpacked_bytes,
+            budget: Arc::new(Budget::new(store.limits().unpacked_bytes)),
             files: 0,
         })
     }
@@ -185,11 +186,8 @@ impl<'a> Session<'a> {
         let there = expected.and_then(|diff_id| Some((diff_id, self.size_if_there(&diff_id)?)));
         let layer = match there {
             Some((expected, size_bytes)) => {
-                let limits = self.limits();
-                let archive = crate::archive::Archive::new(&what, Hashing::new(stream), limits);
-                let (_, diff_id, _) = archive.drain()?.finish();
-                check_diff_id(&what, Some(expected), diff_id)?;
-                LayerRecord { blob, diff_id, size_bytes }
+                check_content(&what, stream, self.limits(), expected)?;
+                LayerRecord { blob, diff_id: expected, size_bytes }
             }
             None => self.unpack_new(&what, stream, blob, expected)?,
         };
@@ -204,26 +202,26 @@ impl<'a> Session<'a> {
         blob: Digest,
         expected: Option<Digest>,
     ) -> Result<LayerRecord> {
-        let dir = self.next_path("layer");
-        fs::create_dir(&dir).map_err(Error::io("create directory", &dir))?;
-        let files = dir.join(LAYER_FILES);
-        let unpacked = unpack::unpack(what, stream, &files, self.limits(), &mut self.budget)?;
-        let Unpacked { diff_id, size_bytes, entries } = unpacked;
-        check_diff_id(what, expected, diff_id)?;
-        if expected.is_none() && entries == 0 {
-            return Err(Error::Document {
-                what: what.to_owned(),
-                reason: "it holds no files".into(),
-            });
-        }
-        let layer = LayerRecord { blob, diff_id, size_bytes };
-        let record = dir.join(LAYER_RECORD);
-        let text = serde_json::to_vec(&layer)
-            .map_err(|source| Error::Json { what: record.display().to_string(), source })?;
-        fs::write(&record, text).map_err(Error::io("write", &record))?;
-        self.layers.insert(diff_id, dir);
-        tracing::debug!(layer = %diff_id, entries, size_bytes, "unpacked");
+        let place = self.layer_place();
+        let unpacked = place.unpack(what, stream, expected)?;
+        let (layer, dir) = place.finish(blob, &unpacked)?;
+        self.layers.insert(layer.diff_id, dir);
         Ok(layer)
+    }
+
+    /// Where a layer can be unpacked without the session, on another thread.
+    pub fn layer_place(&mut self) -> LayerPlace<'a> {
+        let dir = self.next_path("layer");
+        LayerPlace { dir, limits: self.limits(), budget: Arc::clone(&self.budget) }
+    }
+
+    /// Takes what was unpacked there and the blob it came from.
+    pub fn add_layer(&mut self, spooled: Spooled, layer: LayerRecord, dir: Option<PathBuf>) {
+        self.add_blob(spooled);
+        self.verified.push(layer);
+        if let Some(dir) = dir {
+            self.layers.insert(layer.diff_id, dir);
+        }
     }
 
     fn known_in_store(&mut self, blob: &Digest, diff_id: &Digest) -> Option<LayerRecord> {
@@ -232,7 +230,7 @@ impl<'a> Session<'a> {
     }
 
     /// The unpacked size of a layer that is staged or in the store, where it then stays.
-    fn size_if_there(&mut self, diff_id: &Digest) -> Option<u64> {
+    pub fn size_if_there(&mut self, diff_id: &Digest) -> Option<u64> {
         let dir = match self.layers.get(diff_id) {
             Some(dir) => dir.clone(),
             None => {
@@ -249,7 +247,16 @@ impl<'a> Session<'a> {
     }
 
     /// Moves everything in and makes the names point to it, or changes nothing.
-    pub fn commit(mut self, images: Vec<NewImage>) -> Result<Vec<Loaded>> {
+    pub fn commit(self, images: Vec<NewImage>) -> Result<Vec<Loaded>> {
+        self.commit_with(images, Vec::new())
+    }
+
+    /// The same, with names by digest (`docker.io/library/demo@sha256:…`) for these images.
+    pub fn commit_with(
+        mut self,
+        images: Vec<NewImage>,
+        digests: Vec<(String, Digest)>,
+    ) -> Result<Vec<Loaded>> {
         self.sync()?;
         let store = self.store;
         let layers = std::mem::take(&mut self.layers).into_iter();
@@ -262,7 +269,7 @@ impl<'a> Session<'a> {
             digest,
         });
         let moves = layers.chain(blobs).collect();
-        store.publish(moves, images)
+        store.publish(moves, images, digests)
     }
 
     /// One flush of the file system covers all layers' files; a flush per file takes
@@ -281,6 +288,62 @@ impl Drop for Session<'_> {
         }
         self.store.unpin(&self.pins);
     }
+}
+
+/// A directory of a session in which one layer is to be.
+pub(crate) struct LayerPlace<'a> {
+    dir: PathBuf,
+    limits: &'a Limits,
+    budget: Arc<Budget>,
+}
+
+impl LayerPlace<'_> {
+    /// Unpacks a decompressed stream; `expected` is the digest that it must have.
+    pub fn unpack(
+        &self,
+        what: &str,
+        stream: impl Read,
+        expected: Option<Digest>,
+    ) -> Result<Unpacked> {
+        fs::create_dir(&self.dir).map_err(Error::io("create directory", &self.dir))?;
+        let files = self.dir.join(LAYER_FILES);
+        let unpacked = unpack::unpack(what, stream, &files, self.limits, &self.budget)?;
+        check_diff_id(what, expected, unpacked.diff_id)?;
+        if expected.is_none() && unpacked.entries == 0 {
+            return Err(Error::Document {
+                what: what.to_owned(),
+                reason: "it holds no files".into(),
+            });
+        }
+        Ok(unpacked)
+    }
+
+    /// Writes the layer's record; returns where the layer is.
+    pub fn finish(self, blob: Digest, unpacked: &Unpacked) -> Result<(LayerRecord, PathBuf)> {
+        let Unpacked { diff_id, size_bytes, entries } = *unpacked;
+        let layer = LayerRecord { blob, diff_id, size_bytes };
+        write_record(&self.dir.join(LAYER_RECORD), &layer)?;
+        tracing::debug!(layer = %diff_id, entries, size_bytes, "unpacked");
+        Ok((layer, self.dir))
+    }
+}
+
+fn write_record(path: &Path, layer: &LayerRecord) -> Result<()> {
+    let text = serde_json::to_vec(layer)
+        .map_err(|source| Error::Json { what: path.display().to_string(), source })?;
+    fs::write(path, text).map_err(Error::io("write", path))
+}
+
+/// The digest of a decompressed stream whose layer is there already.
+pub(crate) fn check_content(
+    what: &str,
+    stream: impl Read,
+    limits: &Limits,
+    expected: Digest,
+) -> Result<()> {
+    let archive = crate::archive::Archive::new(what, Hashing::new(stream), limits);
+    let (_, diff_id, _) = archive.drain()?.finish();
+    check_diff_id(what, Some(expected), diff_id)
 }
 
 /// A file of a session that is being written.

@@ -57,6 +57,8 @@ pub struct ImageSummary {
     pub id: Digest,
     /// Short, with tags, sorted. Empty for an image that lost its names.
     pub names: Vec<String>,
+    /// Short, `demo@sha256:…`: under what registries know it.
+    pub digests: Vec<String>,
     pub manifest_digest: Digest,
     /// Bytes of file content of all layers, unpacked.
     pub size_bytes: u64,
@@ -71,6 +73,8 @@ pub struct Image {
     pub id: Digest,
     /// Short, with tags, sorted.
     pub names: Vec<String>,
+    /// Short, `demo@sha256:…`: under what registries know it.
+    pub digests: Vec<String>,
     pub config: ImageConfiguration,
     /// The same as a whole, also what OCI has no field for, such as `config.Healthcheck`.
     pub document: Value,
@@ -161,6 +165,7 @@ impl Store {
         let summary = |(manifest, image): (&Digest, &ImageRecord)| ImageSummary {
             id: image.id,
             names: state.refs.names_of(manifest),
+            digests: state.refs.digests_of(manifest),
             manifest_digest: *manifest,
             size_bytes: image.size_bytes(),
             created: image.created.clone(),
@@ -174,10 +179,12 @@ impl Store {
     /// or `name@sha256:…`. Its layers stay as long as [`Store::remove`] is told that
     /// the image is in use.
     pub fn resolve(&self, name_or_id: &str) -> Result<Image> {
-        let (manifest_digest, record, names) = {
+        let (manifest_digest, record, names, digests) = {
             let state = self.state();
             let found = find(&state.refs, name_or_id)?.manifest;
-            (found, state.refs.images[&found].clone(), state.refs.names_of(&found))
+            let Refs { images, .. } = &state.refs;
+            let (names, digests) = (state.refs.names_of(&found), state.refs.digests_of(&found));
+            (found, images[&found].clone(), names, digests)
         };
         let content = self.read_blob(&record.id)?;
         let what = format!("configuration {}", record.id);
@@ -199,7 +206,16 @@ impl Store {
             layers.push(self.dir.join(EMPTY));
         }
         let parent = record.parent;
-        Ok(Image { id: record.id, names, config, document, layers, manifest_digest, parent })
+        Ok(Image {
+            id: record.id,
+            names,
+            digests,
+            config,
+            document,
+            layers,
+            manifest_digest,
+            parent,
+        })
     }
 
     /// A document's content, verified.
@@ -240,14 +256,35 @@ impl Store {
             Some(name) => {
                 refs.names.remove(&name.full());
                 removed.untagged.push(name.to_string());
+                let rest = refs.names_of(&found.manifest);
+                let repository = name.repository();
+                let has_more = rest.iter().filter_map(|name| name.parse::<Name>().ok());
+                // With the last tag in a repository goes what a registry called it there.
+                if !has_more.into_iter().any(|name| name.repository() == repository) {
+                    let of = format!("{repository}@");
+                    let known = refs.digests_of(&found.manifest);
+                    removed.untagged.extend(known.into_iter().filter(|name| name.starts_with(&of)));
+                    refs.forget_digests(&name, &found.manifest);
+                }
+            }
+            None if found.digest_name.is_some()
+                && (used || !refs.names_of(&found.manifest).is_empty()) =>
+            {
+                let digest_name = found.digest_name.unwrap_or_default();
+                refs.digests.remove(&digest_name);
+                removed.untagged.push(name_or_id.to_owned());
             }
             None if used => return Err(Error::InUse { id }),
             None => {
                 removed.untagged = refs.names_of(&found.manifest);
+                removed.untagged.extend(refs.digests_of(&found.manifest));
                 refs.names.retain(|_, of| *of != found.manifest);
+                refs.digests.retain(|_, of| *of != found.manifest);
             }
         }
-        if !used && !refs.names.values().any(|of| *of == found.manifest) {
+        let is_named =
+            refs.names.values().chain(refs.digests.values()).any(|of| *of == found.manifest);
+        if !used && !is_named {
             refs.images.remove(&found.manifest);
             removed.deleted.push(id);
         }

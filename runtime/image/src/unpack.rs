@@ -25,6 +25,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FileType, Stat};
 
@@ -70,8 +71,8 @@ pub fn unpack_archive(
     limits: &Limits,
 ) -> Result<()> {
     let stream = Decoder::new(what, stream)?;
-    let mut budget = limits.unpacked_bytes;
-    unpack_as(Dialect::Plain, what, stream, directory, limits, &mut budget).map(drop)
+    let budget = Budget::new(limits.unpacked_bytes);
+    unpack_as(Dialect::Plain, what, stream, directory, limits, &budget).map(drop)
 }
 
 /// What a stream holds: itself, or what gzip or zstd made smaller.
@@ -79,14 +80,30 @@ pub fn decompressed(what: &str, stream: impl Read) -> Result<impl Read> {
     Decoder::new(what, stream)
 }
 
+/// How many bytes of content may still be unpacked, by several threads together.
+#[derive(Debug)]
+pub(crate) struct Budget(AtomicU64);
+
+impl Budget {
+    pub fn new(bytes: u64) -> Budget {
+        Budget(AtomicU64::new(bytes))
+    }
+
+    /// What is left, if it is less than asked for; then nothing is taken.
+    fn take(&self, bytes: u64) -> Result<(), u64> {
+        let taken = |left: u64| left.checked_sub(bytes);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).map(drop)
+    }
+}
+
 /// Unpacks into `directory`, which must not exist. `what` names the layer in errors;
-/// `budget` is the content in bytes that may still be unpacked, and shrinks.
+/// `budget` is the content that may still be unpacked, and shrinks.
 pub(crate) fn unpack(
     what: &str,
     stream: impl Read,
     directory: &Path,
     limits: &Limits,
-    budget: &mut u64,
+    budget: &Budget,
 ) -> Result<Unpacked> {
     unpack_as(Dialect::Layer, what, stream, directory, limits, budget)
 }
@@ -97,7 +114,7 @@ fn unpack_as(
     stream: impl Read,
     directory: &Path,
     limits: &Limits,
-    budget: &mut u64,
+    budget: &Budget,
 ) -> Result<Unpacked> {
     let tree = Tree::create(directory).map_err(Error::io("create directory", directory))?;
     let mut archive = Archive::new(what, Hashing::new(stream), limits);
@@ -130,7 +147,7 @@ struct Layer<'a> {
     what: &'a str,
     tree: Tree,
     limits: &'a Limits,
-    budget: &'a mut u64,
+    budget: &'a Budget,
     entries: u64,
     size_bytes: u64,
     /// Set at the end: making an entry changes its directory's time.
@@ -254,16 +271,15 @@ impl Layer<'_> {
         name: &OsStr,
         content: &mut Content<'_, '_, R>,
     ) -> Result<()> {
-        if entry.size > *self.budget {
+        if let Err(left) = self.budget.take(entry.size) {
             let allowed = self.limits.unpacked_bytes;
             return Err(Error::Limit {
                 what: format!("{}: entry `{}`", self.what, entry.shown()),
                 quantity: "bytes unpacked with it",
-                value: (allowed - *self.budget).saturating_add(entry.size),
+                value: (allowed - left).saturating_add(entry.size),
                 allowed,
             });
         }
-        *self.budget -= entry.size;
         self.make_room(entry, name)?;
         let metadata = self.metadata(entry)?;
         let file = self.tree.make_file(name).map_err(self.failed(entry, "make file"))?;
