@@ -16,6 +16,7 @@ use crate::controller::Settings;
 use crate::foreign::classify::is_taken_parent;
 use crate::governor::Rules;
 use crate::otlp::endpoint::{ALLOWED, Endpoint};
+use crate::registries::settings::RawRegistries;
 use crate::rules::RuleSettings;
 
 /// `sun_path` holds 108 bytes; the longest name below a run directory takes 40.
@@ -55,6 +56,7 @@ pub struct RawConfig {
     pub foreign: RawForeign,
     pub control: RawControl,
     pub rules: RawRules,
+    pub registries: RawRegistries,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -193,6 +195,7 @@ pub struct Config {
     pub governor: Rules,
     pub control: Settings,
     pub rules: RuleSettings,
+    pub registries: tenantry_registry::Settings,
     /// `None`: only our own containers are metered.
     pub foreign: Option<ForeignConfig>,
 }
@@ -347,6 +350,7 @@ impl RawConfig {
             governor,
             control,
             rules: rules(self.rules)?,
+            registries: self.registries.validate()?,
             max_series,
             blame_pairs,
             linger: Duration::from_secs(linger_seconds),
@@ -465,7 +469,7 @@ impl RawForeign {
     }
 }
 
-fn absolute(
+pub(crate) fn absolute(
     field: &'static str,
     given: Option<PathBuf>,
     default: impl Into<PathBuf>,
@@ -475,7 +479,7 @@ fn absolute(
     Ok(path)
 }
 
-fn check(
+pub(crate) fn check(
     holds: bool,
     field: &'static str,
     value: impl FnOnce() -> String,

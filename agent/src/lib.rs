@@ -7,6 +7,7 @@
 //! event ring ─▶ audit ─▶ file, api/native/events
 //! counters ─▶ controller ─▶ engine (throttles), api/native/decisions
 //! api/docker ─▶ engine (tenantry-container) ─▶ registry ─▶ kernel maps
+//!            └▶ registries (tenantry-registry) ─▶ image store
 //! ```
 
 pub mod api;
@@ -36,6 +37,7 @@ pub mod origin;
 pub mod otlp;
 pub mod profile;
 mod readable;
+pub mod registries;
 pub mod registry;
 pub mod report;
 pub mod rules;

@@ -32,6 +32,7 @@ use crate::foreign::Entry;
 use crate::foreign::throttle::Throttles;
 use crate::metrics::Cap;
 use crate::profile;
+use crate::registries::Registries;
 use crate::registry::{Holder, Registry};
 use crate::rules::Rules;
 use crate::trace::Traces;
@@ -45,6 +46,7 @@ pub struct App {
     pub engine: Engine,
     pub images: Arc<Store>,
     pub builds: Builds,
+    pub registries: Arc<Registries>,
     pub meters: Arc<Meters>,
     pub registry: Arc<Registry>,
     pub audit: Arc<Audit>,

@@ -1,4 +1,4 @@
-//! `tenantry image load|import|ls|rm`.
+//! `tenantry image pull|push|load|import|ls|rm`.
 
 use std::path::{Path, PathBuf};
 
@@ -10,10 +10,19 @@ use clap::Subcommand;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use tokio_util::io::ReaderStream;
 
-use super::table;
+use super::{registry, table};
 
 #[derive(Debug, Subcommand)]
 pub enum ImageVerb {
+    /// Bring an image here from its registry.
+    Pull {
+        name: String,
+        /// Such as linux/arm64; this host's without it.
+        #[arg(long)]
+        platform: Option<String>,
+    },
+    /// Bring an image to the registry that its name begins with.
+    Push { name: String },
     /// Load an OCI layout (a directory or a tar) or a `docker save` tar.
     Load { path: PathBuf },
     /// Make an image of one layer from a root filesystem tar.
@@ -41,6 +50,10 @@ pub enum ImageVerb {
 
 pub async fn image(docker: &Docker, verb: ImageVerb) -> anyhow::Result<()> {
     match verb {
+        ImageVerb::Pull { name, platform } => {
+            registry::pull(docker, &name, platform.as_deref()).await
+        }
+        ImageVerb::Push { name } => registry::push(docker, &name).await,
         ImageVerb::Load { path } => load(docker, &path).await,
         ImageVerb::Import { name, rootfs, change } => import(docker, &name, &rootfs, change).await,
         ImageVerb::Ls { json } => list(docker, json).await,

@@ -12,6 +12,7 @@ mod call_line;
 mod connections;
 mod container;
 mod cost;
+mod credentials;
 mod decisions;
 mod flags;
 mod image;
@@ -20,6 +21,7 @@ mod limits;
 mod namespaces;
 mod native;
 mod profile;
+mod registry;
 mod rules;
 mod run;
 mod show;
@@ -72,9 +74,13 @@ enum Verb {
     Wait(container::NamesFlags),
     /// Build an image from a Dockerfile and a directory.
     Build(Box<build::BuildFlags>),
-    /// Load, import, list and remove images.
+    /// Pull, push, load, import, list and remove images.
     #[command(subcommand)]
     Image(image::ImageVerb),
+    /// Check a registry's password and keep it in Docker's config.json.
+    Login(registry::LoginFlags),
+    /// Forget it.
+    Logout(registry::LogoutFlags),
     /// Change a running container's limits.
     Limit(limit::LimitFlags),
     /// Show who holds which of a container's limits, and who changed them before.
@@ -135,6 +141,11 @@ impl Target {
         Ok(Docker::connect_with_unix(path, a_year_s, bollard::API_DEFAULT_VERSION)?)
     }
 
+    /// For what the client library has no word for.
+    fn docker_plain(&self) -> native::Client {
+        native::Client::new(self.run_dir.join("docker.sock"))
+    }
+
     fn native(&self) -> native::Client {
         native::Client::new(self.run_dir.join("tenantry.sock"))
     }
@@ -189,6 +200,8 @@ async fn dispatch(target: &Target, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Wait(flags) => container::wait(&target.docker()?, flags).await.map(done),
         Verb::Build(flags) => build::build(&target.docker()?, *flags).await,
         Verb::Image(verb) => image::image(&target.docker()?, verb).await.map(done),
+        Verb::Login(flags) => registry::login(target.docker_plain(), flags).await.map(done),
+        Verb::Logout(flags) => registry::logout(&flags).map(done),
         Verb::Limit(flags) => limit::limit(target, flags).await.map(done),
         Verb::Limits(flags) => limits::limits(target, flags).await.map(done),
         Verb::Stats(flags) => stats::stats(target, flags).await.map(done),

@@ -13,13 +13,14 @@ use bollard::models::{
     ThrottleDevice,
 };
 use bollard::query_parameters as query;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use tenantry_container::Limit;
 use tenantry_container::units::{self, Device};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use super::flags::LimitArgs;
+use super::registry;
 
 #[derive(Debug, Args)]
 pub struct RunFlags {
@@ -72,6 +73,9 @@ pub struct RunFlags {
     /// Seconds between the stop signal and SIGKILL.
     #[arg(long)]
     stop_timeout: Option<i64>,
+    /// Whether to ask the registry for the image: if it is not here, each time, or never.
+    #[arg(long, value_enum, default_value_t = Pull::Missing)]
+    pull: Pull,
     #[command(flatten)]
     limits: LimitArgs,
     image: String,
@@ -79,9 +83,35 @@ pub struct RunFlags {
     command: Vec<String>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Pull {
+    Missing,
+    Always,
+    Never,
+}
+
+/// Sees to it that the image is here, or leaves it to the agent to say that it is not. Standard
+/// output is the container's: what the pull says goes nowhere.
+async fn pull(docker: &Docker, pull: Pull, image: &str) -> anyhow::Result<()> {
+    let is_here = match pull {
+        Pull::Never => return Ok(()),
+        Pull::Always => false,
+        Pull::Missing => match docker.inspect_image(image).await {
+            Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => false,
+            other => other.map(|_| true)?,
+        },
+    };
+    if !is_here {
+        eprintln!("pulling {image}");
+        registry::pull_quietly(docker, image).await?;
+    }
+    Ok(())
+}
+
 pub async fn run(docker: &Docker, flags: RunFlags) -> anyhow::Result<ExitCode> {
     let (detach, interactive, rm) = (flags.detach, flags.interactive, flags.rm);
     let name = flags.name.clone();
+    pull(docker, flags.pull, &flags.image).await?;
     let body = create_body(flags)?;
     let options = name.map(|name| query::CreateContainerOptionsBuilder::new().name(&name).build());
     let id = docker.create_container(options, body).await?.id;

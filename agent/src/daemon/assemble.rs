@@ -28,6 +28,7 @@ use crate::guard;
 use crate::metrics::Cap;
 use crate::oom::Groups;
 use crate::otlp::Otlp;
+use crate::registries::Registries;
 use crate::registry::Registry;
 use crate::rules::Rules;
 use crate::samplers::Samplers;
@@ -225,7 +226,9 @@ pub(super) async fn assemble(
             });
             let cap = Arc::new(Cap::new(config.max_series));
             let traces = Traces::new(Arc::clone(&meters));
+            let registries = Arc::new(Registries::new(config.registries.clone()));
             let app = Arc::new(App {
+                registries,
                 config,
                 engine,
                 images,

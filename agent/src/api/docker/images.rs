@@ -1,9 +1,9 @@
-//! Images: list, inspect, load, import, remove.
+//! Images: list, inspect, load, import, remove. What concerns registries is in [`super::registry`].
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::TryStreamExt as _;
 use serde::Deserialize;
@@ -12,8 +12,8 @@ use tenantry_image::Image;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use super::super::Shared;
-use super::changes;
 use super::system::go_arch;
+use super::{changes, registry};
 use crate::api::error::{ApiError, ApiResult};
 
 #[derive(Debug, Default, Deserialize)]
@@ -25,6 +25,7 @@ pub struct CreateQuery {
     from_src: Option<String>,
     repo: Option<String>,
     tag: Option<String>,
+    platform: Option<String>,
     changes: Option<String>,
 }
 
@@ -41,7 +42,7 @@ pub async fn list(State(app): State<Shared>) -> ApiResult<Json<Value>> {
                 "Id": id,
                 "ParentId": "",
                 "RepoTags": image.names,
-                "RepoDigests": [],
+                "RepoDigests": image.digests,
                 "Created": created_seconds(image.created.as_deref()),
                 "Size": image.size_bytes,
                 "SharedSize": -1,
@@ -67,6 +68,19 @@ pub async fn inspect(
     Ok(Json(describe(&image)))
 }
 
+/// `POST /images/{name}/push`; the name may hold slashes.
+pub async fn act(
+    State(app): State<Shared>,
+    Path(rest): Path<String>,
+    Query(query): Query<registry::PushQuery>,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    match rest.rsplit_once('/') {
+        Some((name, "push")) => registry::push(&app, name, &query.tag, &headers).await,
+        _ => Err(ApiError::unsupported("images", &format!("POST /images/{rest}"))),
+    }
+}
+
 fn describe(image: &Image) -> Value {
     let config = image.config.config().as_ref().map(|config| {
         json!({
@@ -82,7 +96,7 @@ fn describe(image: &Image) -> Value {
     json!({
         "Id": image.id.to_string(),
         "RepoTags": image.names,
-        "RepoDigests": [],
+        "RepoDigests": image.digests,
         "Created": image.config.created(),
         "Architecture": go_arch(),
         "Os": "linux",
@@ -107,15 +121,16 @@ pub async fn load(State(app): State<Shared>, body: Body) -> ApiResult<Response> 
     Ok(([("content-type", "application/json")], answer).into_response())
 }
 
-/// `POST /images/create`: with `fromSrc=-` the body is a root filesystem.
+/// `POST /images/create`: with `fromImage` a pull; with `fromSrc=-` the body is a root filesystem.
 pub async fn create(
     State(app): State<Shared>,
     Query(query): Query<CreateQuery>,
+    headers: HeaderMap,
     body: Body,
 ) -> ApiResult<Response> {
-    if let Some(image) = query.from_image {
-        let reason = format!("image {image} is not here, and pulling is not supported: load it");
-        return Err(ApiError::new(StatusCode::NOT_FOUND, reason));
+    if let Some(image) = query.from_image.filter(|image| !image.is_empty()) {
+        let tag = query.tag.unwrap_or_default();
+        return registry::pull(&app, &image, &tag, query.platform.as_deref(), &headers).await;
     }
     let source = query.from_src.unwrap_or_default();
     if source != "-" {

@@ -15,6 +15,7 @@ pub mod exec;
 pub mod images;
 pub mod inspect;
 pub mod logs;
+pub mod registry;
 mod sizes;
 pub mod system;
 
@@ -55,9 +56,11 @@ pub fn router(app: Shared) -> Router {
         .route("/images/json", get(images::list))
         .route("/images/load", post(images::load).layer(DefaultBodyLimit::disable()))
         .route("/images/create", post(images::create).layer(DefaultBodyLimit::disable()))
-        .route("/images/{*rest}", get(images::inspect).delete(images::remove))
+        .route("/images/{*rest}", get(images::inspect).post(images::act).delete(images::remove))
         .route("/build", post(build::build).layer(DefaultBodyLimit::disable()))
         .route("/build/prune", post(build::prune))
+        .route("/auth", post(registry::login))
+        .route("/distribution/{*rest}", get(registry::distribution))
         .fallback(any(not_served))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(axum::middleware::from_fn_with_state(app.clone(), say_who_runs_it))
@@ -108,7 +111,18 @@ fn container_in(path: &str) -> Option<&str> {
     (!id.is_empty() && id != "json" && id != "create").then_some(id)
 }
 
+/// `registry/demo` in `/containers/registry/demo/json`.
+fn container_with_slash(path: &str) -> Option<&str> {
+    let name = path.strip_prefix("/containers/")?.strip_suffix("/json")?;
+    name.contains('/').then_some(name)
+}
+
 async fn not_served(request: Request) -> ApiError {
+    // No container's name has a slash: `docker inspect` asks whether an image's is one, and goes on
+    // to images if not.
+    if let Some(name) = container_with_slash(request.uri().path()) {
+        return ApiError::new(StatusCode::NOT_FOUND, format!("No such container: {name}"));
+    }
     let what = format!("{} {} is not served by tenantry", request.method(), request.uri().path());
     ApiError::new(StatusCode::NOT_IMPLEMENTED, what)
 }
@@ -125,6 +139,15 @@ mod tests {
         check("/containers/json", None);
         check("/containers/create", None);
         check("/exec/1/start", None);
+    }
+
+    #[test]
+    fn an_images_name_is_no_container() {
+        let check = |path, expected| assert_eq!(container_with_slash(path), expected, "{path}");
+        check("/containers/127.0.0.1:5000/demo:v1/json", Some("127.0.0.1:5000/demo:v1"));
+        check("/containers/web/json", None);
+        check("/containers/web/stats", None);
+        check("/images/a/b/json", None);
     }
 
     #[test]
