@@ -8,10 +8,12 @@
 pub mod agent;
 pub mod cgroup;
 pub mod host;
+pub mod hostile_registry;
 pub mod image;
 pub mod loop_device;
 pub mod name_server;
 pub mod netns;
+pub mod registry;
 pub mod scrape;
 pub mod uplink;
 pub mod witness;

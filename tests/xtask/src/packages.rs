@@ -64,6 +64,10 @@ const HOST_TEST: &[Package] = &[
     wants("docker.io", Probe::Program("dockerd")),
     wants("podman", Probe::Program("podman")),
     wants("skopeo", Probe::Program("skopeo")),
+    // The real registry, and who may use it.
+    wants("docker-registry", Probe::Program("docker-registry")),
+    wants("apache2-utils", Probe::Program("htpasswd")),
+    wants("openssl", Probe::Program("openssl")),
     wants("umoci", Probe::Program("umoci")),
 ];
 

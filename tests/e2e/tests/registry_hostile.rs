@@ -1,0 +1,395 @@
+//! Registries that lie, stall, lead astray and go away: each is a clear error with nothing left in
+//! the store, or a success after another try. And an agent that is killed while it pulls.
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tenantry_e2e::agent::TestAgent;
+use tenantry_e2e::hostile_registry::{
+    HostileRegistry, INDEX, MANIFEST, Parts, Reply, Request, digest, manifest,
+};
+use tenantry_e2e::{skip_unless_possible, until};
+
+const OCTETS: &str = "application/octet-stream";
+const CONFIG: &str = "[registries]\npatience_s = 1\nattempts = 3\n";
+
+fn docker(agent: &TestAgent, arguments: &[&str]) -> Output {
+    Command::new("docker")
+        .arg("-H")
+        .arg(format!("unix://{}", agent.docker_socket().display()))
+        .args(arguments)
+        .env("DOCKER_CONFIG", agent.scratch.join("docker"))
+        .stdin(Stdio::null())
+        .output()
+        .expect("docker runs")
+}
+
+/// Pulls what must come, and removes it again.
+#[track_caller]
+fn succeeds(agent: &TestAgent, name: &str) {
+    let output = docker(agent, &["pull", name]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {error}{}", agent.log());
+    assert!(docker(agent, &["rmi", name]).status.success());
+    assert_nothing_is_left(agent);
+}
+
+/// Pulls what must not come, within a bounded time.
+#[track_caller]
+fn fails(agent: &TestAgent, name: &str, expected: &str) {
+    let since = Instant::now();
+    let output = docker(agent, &["pull", name]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{name} was pulled");
+    assert!(error.contains(expected), "{name}: {error}");
+    assert!(since.elapsed() < Duration::from_secs(20), "{name}: took {:?}", since.elapsed());
+    assert_nothing_is_left(agent);
+}
+
+#[track_caller]
+fn assert_nothing_is_left(agent: &TestAgent) {
+    for directory in ["tmp", "layers", "blobs/sha256"] {
+        assert_eq!(stored(agent, directory), [PathBuf::new(); 0], "{directory}");
+    }
+}
+
+fn stored(agent: &TestAgent, directory: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(agent.data_dir().join("images").join(directory)).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+macro_rules! skip_without_docker {
+    () => {
+        skip_unless_possible!();
+        if Command::new("docker").arg("--version").output().is_err() {
+            println!("SKIPPED: no docker client is installed");
+            return;
+        }
+    };
+}
+
+fn agent_with(config: &str) -> TestAgent {
+    let mut agent = TestAgent::prepare().unwrap();
+    agent.configure(config).unwrap();
+    agent.spawn().unwrap();
+    agent
+}
+
+/// The honest answer for an image in whatever repository.
+fn honest(parts: &Parts, request: &Request) -> Reply {
+    let of = |content: &[u8]| digest(content).unwrap();
+    let path = &request.path;
+    if path.contains("/manifests/") {
+        Reply::ok(MANIFEST, &parts.manifest)
+    } else if path.ends_with(&of(&parts.config)) {
+        Reply::ok(OCTETS, &parts.config)
+    } else if path.ends_with(&of(&parts.layer)) {
+        Reply::ok(OCTETS, &parts.layer)
+    } else if path == "/v2/" {
+        Reply::ok("application/json", b"{}")
+    } else {
+        Reply::status(404, &[], b"")
+    }
+}
+
+fn is_layer(parts: &Parts, request: &Request) -> bool {
+    request.path.ends_with(&digest(&parts.layer).unwrap())
+}
+
+/// The repository, which says how to behave.
+fn case(request: &Request) -> &str {
+    request.path.split('/').nth(2).unwrap_or_default()
+}
+
+#[test]
+fn what_breaks_off_is_resumed_and_what_is_refused_for_now_is_tried_again() {
+    skip_without_docker!();
+    let agent = agent_with(CONFIG);
+    let parts = Parts::make("whole", 3 << 20).unwrap();
+    let served = parts.clone();
+    let registry = HostileRegistry::start("127.0.0.1", move |request, before| {
+        let layer = &served.layer;
+        let half = layer.len() / 2;
+        let cut = || Reply::Cut { promised: layer.len(), body: layer[..half].to_vec() };
+        match (case(request), is_layer(&served, request), before) {
+            ("cut", true, 0) | ("no-ranges", true, 0) => cut(),
+            ("cut", true, _) => {
+                let from: usize = request.header("range").unwrap_or("bytes=0-")[6..]
+                    .trim_end_matches('-')
+                    .parse()
+                    .unwrap();
+                let range = format!("bytes {from}-{}/{}", layer.len() - 1, layer.len());
+                Reply::status(206, &[("Content-Range", &range)], &layer[from..])
+            }
+            ("stalls-once", true, 0) => {
+                Reply::Stall { promised: layer.len(), body: layer[..half].to_vec() }
+            }
+            ("hangs-up-once", _, 0) => Reply::HangUp,
+            ("busy-once", _, 0) => Reply::status(429, &[("Retry-After", "1")], b""),
+            ("broken-once", _, 0) => Reply::status(500, &[], b""),
+            _ => honest(&served, request),
+        }
+    })
+    .unwrap();
+    succeeds(&agent, &registry.name("honest"));
+    for name in ["cut", "no-ranges", "stalls-once"] {
+        succeeds(&agent, &registry.name(name));
+        let asked =
+            registry.requests_of(&format!("/{name}/blobs/{}", digest(&parts.layer).unwrap()));
+        let range = asked[1].header("range").unwrap_or_default();
+        let from: usize = range["bytes=".len()..].trim_end_matches('-').parse().unwrap();
+        assert!(from > 0 && from <= parts.layer.len() / 2, "{name}: {range}");
+        assert_eq!(asked.len(), 2, "{name}");
+    }
+    let since = Instant::now();
+    succeeds(&agent, &registry.name("busy-once"));
+    // The manifest, the configuration and the layer are each refused once.
+    assert!(since.elapsed() >= Duration::from_secs(3), "{:?}", since.elapsed());
+    succeeds(&agent, &registry.name("broken-once"));
+    succeeds(&agent, &registry.name("hangs-up-once"));
+    agent.finish();
+}
+
+#[test]
+fn lies_stalls_and_floods_end_in_clear_errors_and_leave_nothing() {
+    skip_without_docker!();
+    let agent = agent_with(CONFIG);
+    let parts = Parts::make("whole", 3 << 20).unwrap();
+    let other = Parts::make("other", 3 << 20).unwrap();
+    let small = Parts::make("small", 1 << 20).unwrap();
+    let nested = nested_indexes(6);
+    let served = parts.clone();
+    let registry = HostileRegistry::start("127.0.0.1", move |request, _| {
+        let layer = &served.layer;
+        let lies = |size| manifest(&served.config, &[(layer.as_slice(), size)]).unwrap();
+        let is_manifest = request.path.contains("/manifests/");
+        match (case(request), is_manifest, is_layer(&served, request)) {
+            ("wrong-layer", _, true) => Reply::ok(OCTETS, &other.layer),
+            ("short-layer", _, true) => Reply::ok(OCTETS, &small.layer),
+            ("long-layer", _, true) => Reply::ok(OCTETS, &[layer.as_slice(), b"more"].concat()),
+            ("endless-layer", _, true) => Reply::Endless,
+            ("cut-layer", _, true) => {
+                Reply::Cut { promised: layer.len(), body: layer[..9].to_vec() }
+            }
+            ("stalled-layer", _, true) => {
+                Reply::Stall { promised: layer.len(), body: layer[..9].to_vec() }
+            }
+            ("wrong-config", false, false) => Reply::ok(OCTETS, &vec![b' '; served.config.len()]),
+            ("size-too-small", true, _) => Reply::ok(MANIFEST, &lies(layer.len() - 1)),
+            ("size-too-large", true, _) => Reply::ok(MANIFEST, &lies(layer.len() + 1)),
+            ("size-absurd", true, _) => Reply::ok(MANIFEST, &lies(1 << 50)),
+            ("endless-manifest", true, _) => Reply::Endless,
+            ("stalled-manifest", true, _) => Reply::Stall { promised: 9, body: b"{".to_vec() },
+            ("silent", true, _) => Reply::Silent,
+            ("hangs-up", true, _) => Reply::HangUp,
+            ("no-json", true, _) => Reply::ok(MANIFEST, b"<html>"),
+            ("artifact", true, _) => Reply::ok(MANIFEST, artifact().as_bytes()),
+            ("schema1", true, _) => Reply::ok(MANIFEST, br#"{"schemaVersion":1,"name":"x"}"#),
+            ("deep", true, _) => {
+                let asked = request.path.rsplit('/').next().unwrap_or_default();
+                let found = nested.iter().find(|(digest, _)| digest == asked);
+                Reply::ok(INDEX, found.map_or(nested[0].1.as_slice(), |(_, content)| content))
+            }
+            ("busy", true, _) => Reply::status(503, &[], b""),
+            ("wait", true, _) => Reply::status(429, &[("Retry-After", "86400")], b""),
+            ("redirects", true, _) => Reply::status(307, &[("Location", &request.path)], b""),
+            ("nowhere", true, _) => Reply::status(307, &[("Location", "file:///etc/passwd")], b""),
+            _ => honest(&served, request),
+        }
+    })
+    .unwrap();
+    for (name, expected) in [
+        ("wrong-layer", "its digest is"),
+        ("short-layer", "bytes, expected are"),
+        ("long-layer", "bytes, expected are"),
+        ("endless-layer", "longer than the"),
+        ("cut-layer", "broke off after 9 of"),
+        ("stalled-layer", "stalled"),
+        ("wrong-config", "its digest is"),
+        ("size-too-small", "bytes, expected are"),
+        ("size-too-large", "bytes, expected are"),
+        ("size-absurd", "bytes is 1125899906842624, allowed is"),
+        ("endless-manifest", "longer than the 4194304 bytes"),
+        ("stalled-manifest", "stalled"),
+        ("silent", "did not answer within 1 s"),
+        ("hangs-up", "broke off"),
+        ("no-json", "is not valid JSON"),
+        ("artifact", "so it is not an image"),
+        ("schema1", "schema 1"),
+        ("deep", "depth of nested indexes is 5, allowed is 4"),
+        ("busy", "503"),
+        ("wait", "asks to wait 86400 s, allowed are 60"),
+        ("redirects", "redirects more than 5 times"),
+        ("nowhere", "without TLS"),
+    ] {
+        fails(&agent, &registry.name(name), expected);
+    }
+    let lie = digest(b"something else").unwrap();
+    fails(&agent, &format!("{}@{lie}", registry.name("honest")), "has digest");
+    // Nothing of all that has hurt the agent.
+    succeeds(&agent, &registry.name("honest"));
+    agent.finish();
+}
+
+/// Indexes that each name the next one; the first is asked for by tag.
+fn nested_indexes(depth: usize) -> Vec<(String, Vec<u8>)> {
+    let mut inner = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [] }).to_string();
+    let mut indexes = Vec::new();
+    for _ in 0..depth {
+        let (digest, size) = (digest(inner.as_bytes()).unwrap(), inner.len());
+        indexes.insert(0, (digest.clone(), inner.into_bytes()));
+        let entry = json!({ "mediaType": INDEX, "digest": digest, "size": size });
+        inner = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [entry] }).to_string();
+    }
+    indexes.insert(0, (String::new(), inner.into_bytes()));
+    indexes
+}
+
+fn artifact() -> String {
+    let config = json!({
+        "mediaType": "application/vnd.cncf.helm.config.v1+json",
+        "digest": digest(b"{}").unwrap(), "size": 2,
+    });
+    json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [] }).to_string()
+}
+
+#[test]
+fn a_password_goes_to_nobody_but_its_registry() {
+    skip_without_docker!();
+    let agent = agent_with(CONFIG);
+    let parts = Parts::make("whole", 1 << 20).unwrap();
+    let (served, elsewhere) = (parts.clone(), parts.clone());
+    let stranger = HostileRegistry::start("127.0.0.2", move |request, _| {
+        match request.path.starts_with("/token") {
+            true => Reply::ok("application/json", br#"{"token":"stranger"}"#),
+            false => honest(&elsewhere, request),
+        }
+    })
+    .unwrap();
+    let strange = stranger.address;
+    let registry = HostileRegistry::start("127.0.0.1", move |request, _| {
+        let known = request.header("authorization").is_some();
+        let bearer = |realm: &str| {
+            let challenge = format!("Bearer realm=\"{realm}\",service=\"test\"");
+            Reply::status(401, &[("WWW-Authenticate", &challenge)], b"")
+        };
+        let host = request.header("host").unwrap_or_default();
+        match case(request) {
+            "token" => Reply::ok("application/json", br#"{"token":"ours"}"#),
+            "elsewhere" => bearer(&format!("http://{strange}/token")),
+            "never" if known => Reply::status(401, &[("WWW-Authenticate", "Basic")], b""),
+            "never-token" => bearer(&format!("http://{host}/v2/token/")),
+            "unspoken" => Reply::status(401, &[], b""),
+            "moved" if known && is_layer(&served, request) => {
+                let location = format!("http://{strange}{}", request.path);
+                Reply::status(307, &[("Location", &location)], b"")
+            }
+            _ if known => honest(&served, request),
+            _ => Reply::status(401, &[("WWW-Authenticate", "Basic realm=\"test\"")], b""),
+        }
+    })
+    .unwrap();
+    let config = agent.scratch.join("docker");
+    std::fs::create_dir_all(&config).unwrap();
+    // jane:secret
+    let auths =
+        json!({ "auths": { registry.address.to_string(): { "auth": "amFuZTpzZWNyZXQ=" } } });
+    std::fs::write(config.join("config.json"), auths.to_string()).unwrap();
+
+    succeeds(&agent, &registry.name("moved"));
+    assert!(!stranger.requests().is_empty(), "the layer came from there");
+    fails(&agent, &registry.name("elsewhere"), "is not given its password");
+    fails(&agent, &registry.name("never"), "access denied");
+    fails(&agent, &registry.name("never-token"), "access denied");
+    fails(&agent, &registry.name("unspoken"), "does not say what it wants");
+    assert!(registry.requests_of("/never").len() < 10, "challenges were answered in a loop");
+    for request in stranger.requests() {
+        assert_eq!(request.header("authorization"), None, "{request:?}");
+    }
+    let log = agent.log();
+    assert!(!log.contains("secret") && !log.contains("amFuZTpzZWNyZXQ"), "{log}");
+    agent.finish();
+}
+
+#[test]
+fn an_agent_that_is_killed_while_it_pulls_leaves_nothing_of_it() {
+    skip_without_docker!();
+    let mut agent = agent_with(CONFIG);
+    let parts = Parts::make("whole", 8 << 20).unwrap();
+    let served = parts.clone();
+    let registry = HostileRegistry::start("127.0.0.1", move |request, _| {
+        match (case(request), is_layer(&served, request)) {
+            // In the midst of a layer, for as long as it takes.
+            ("slow", true) => Reply::Stall {
+                promised: served.layer.len(),
+                body: served.layer[..4 << 20].to_vec(),
+            },
+            _ => honest(&served, request),
+        }
+    })
+    .unwrap();
+    succeeds(&agent, &registry.name("honest"));
+    for (round, wait_ms) in [0, 5, 20, 50, 100].into_iter().enumerate() {
+        let name = registry.name(if round % 2 == 0 { "slow" } else { "honest" });
+        let mut client = Command::new("docker")
+            .arg("-H")
+            .arg(format!("unix://{}", agent.docker_socket().display()))
+            .args(["pull", &name])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let seen = registry.requests().len();
+        until("something was asked for", || registry.requests().len() > seen);
+        std::thread::sleep(Duration::from_millis(wait_ms));
+        agent.kill_nine();
+        let _ = client.wait();
+        agent.spawn().unwrap();
+        assert_eq!(stored(&agent, "tmp"), [PathBuf::new(); 0], "round {round}");
+        // Whole, or not at all.
+        let images = docker(&agent, &["images", "-q"]).stdout;
+        let (blobs, layers) =
+            (stored(&agent, "blobs/sha256").len(), stored(&agent, "layers").len());
+        match images.is_empty() {
+            true => assert_eq!((blobs, layers), (0, 0), "round {round}"),
+            false => {
+                assert_eq!((blobs, layers), (3, 1), "round {round}");
+                assert!(docker(&agent, &["rmi", &name]).status.success());
+            }
+        }
+        succeeds(&agent, &registry.name("honest"));
+    }
+    agent.finish();
+}
+
+#[test]
+fn a_client_that_goes_away_ends_its_pull() {
+    skip_without_docker!();
+    let agent = agent_with("[registries]\npatience_s = 60\n");
+    let parts = Parts::make("whole", 8 << 20).unwrap();
+    let registry =
+        HostileRegistry::start("127.0.0.1", move |request, _| match is_layer(&parts, request) {
+            true => {
+                Reply::Stall { promised: parts.layer.len(), body: parts.layer[..1 << 20].to_vec() }
+            }
+            false => honest(&parts, request),
+        })
+        .unwrap();
+    let mut client = Command::new("docker")
+        .arg("-H")
+        .arg(format!("unix://{}", agent.docker_socket().display()))
+        .args(["pull", &registry.name("slow")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("a layer is on its way", || !stored(&agent, "tmp").is_empty());
+    until("a layer is asked for", || registry.requests().len() >= 3);
+    client.kill().unwrap();
+    client.wait().unwrap();
+    until("nothing of it is left", || stored(&agent, "tmp").is_empty());
+    agent.finish();
+}
