@@ -110,7 +110,8 @@ impl Builds {
     }
 }
 
-/// Removes the containers of builds that an earlier agent did not finish.
+/// Removes the containers of steps: those that an earlier agent left, and those that an
+/// agent which ends will not follow any more.
 pub async fn remove_left(engine: &Engine) {
     for container in engine.list() {
         let record = &container.record;
@@ -118,7 +119,7 @@ pub async fn remove_left(engine: &Engine) {
             continue;
         }
         match engine.remove(&record.id, true).await {
-            Ok(()) => tracing::info!(container_id = record.id, "left by a build, removed"),
+            Ok(()) => tracing::info!(container_id = record.id, "a build's step, removed"),
             Err(error) => {
                 tracing::error!(container_id = record.id, error = error.chain(), "left by a build");
             }

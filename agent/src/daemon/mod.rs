@@ -21,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::assemble::assemble;
 use crate::api::{self, App};
+use crate::build;
 use crate::config::{Config, ConfigError, RawConfig, read_file};
 use crate::controller::{PolicyFileError, read_policy};
 use crate::rules::{RuleFilesError, read_rules};
@@ -236,6 +237,8 @@ async fn leave(app: &App) {
     // First the one that would throttle again.
     app.controller.let_go().await;
     app.foreign_throttles.end_all();
+    // Nobody waits for their steps any more.
+    build::remove_left(&app.engine).await;
     app.engine.close().await;
     let running = app.engine.list().iter().filter(|container| api::is_running(container)).count();
     if running > 0 {

@@ -3,6 +3,7 @@
 //! files, and by the host's processes and directories.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -119,7 +120,7 @@ COPY tree tree
 COPY <<EOF /etc/motd
 version $VERSION
 EOF
-ADD archive.tar /unpacked/
+ADD archive.tar.gz /unpacked/
 RUN ["/bin/sh", "-c", "echo exec form > exec.txt"]
 RUN <<EOF
 echo script > script.txt
@@ -156,8 +157,8 @@ fn everything(agent: &TestAgent) -> PathBuf {
     symlink("inner/file", dir.join("tree/link")).unwrap();
     fs::set_permissions(dir.join("tree/inner"), fs::Permissions::from_mode(0o750)).unwrap();
     let packed = Command::new("tar")
-        .args(["--owner=7", "--group=8", "--numeric-owner", "-cf"])
-        .arg(dir.join("archive.tar"))
+        .args(["--owner=7", "--group=8", "--numeric-owner", "-czf"])
+        .arg(dir.join("archive.tar.gz"))
         .arg("-C")
         .arg(&dir)
         .arg("one.txt")
@@ -171,7 +172,8 @@ fn a_dockerfile_with_most_instructions_makes_the_image_that_it_says() {
     skip_without_docker!();
     let agent = TestAgent::start();
     let dir = everything(&agent);
-    let flags = ["-t", "result:1", "-t", "again", "--build-arg", "GREETING=hi", "--label", "own=x"];
+    let names = ["-t", "result:1", "-t", "again", "--compress"];
+    let flags = [&names[..], &["--build-arg", "GREETING=hi", "--label", "own=x"]].concat();
     let text = build(&agent, &dir, &flags);
     assert!(text.contains("Step 1/") && text.contains("ARG BASE=demo"), "{text}");
     assert!(!text.contains("this must not run"), "an unneeded stage was built: {text}");
@@ -359,6 +361,43 @@ fn a_copy_through_hostile_symlinks_stays_inside() {
     symlink(&secret, dir.join("Dockerfile")).unwrap();
     let (_, text) = fails(&agent, &dir, &[]);
     assert!(!text.contains("secret\n"), "{text}");
+    nothing_is_left(&agent);
+    agent.finish();
+}
+
+#[test]
+fn a_dockerfile_alone_may_come_by_standard_input() {
+    skip_without_docker!();
+    let agent = TestAgent::start();
+    let mut client = docker(&agent, &["build", "--network", "none", "-t", "alone", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = client.stdin.take().unwrap();
+    stdin.write_all(b"FROM demo\nRUN ls /sys/class/net > /net\n").unwrap();
+    drop(stdin);
+    let output = client.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(ok(&agent, &["run", "--rm", "alone", "cat", "/net"]), "lo\n");
+    // The builder's own label is nobody else's: the next agent removes what has it.
+    let flags = ["create", "--label", "tenantry.build=1", IMAGE];
+    let refused = docker(&agent, &flags).output().unwrap();
+    assert!(!refused.status.success());
+    nothing_is_left(&agent);
+    agent.finish();
+}
+
+#[test]
+fn an_agent_that_ends_takes_the_steps_with_it() {
+    skip_without_docker!();
+    let mut agent = TestAgent::start();
+    let (mut client, container) = sleeping(&agent);
+    let pid = agent.pid_of(&container);
+    agent.stop_agent();
+    assert!(!client.wait().unwrap().success());
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "the step goes on");
+    agent.spawn().unwrap();
     nothing_is_left(&agent);
     agent.finish();
 }

@@ -22,6 +22,7 @@ use tenantry_container::{
 
 use super::super::Shared;
 use crate::api::error::{ApiError, ApiResult};
+use crate::build;
 use crate::profile;
 
 /// Docker never had a field for bandwidth; Compose files carry labels.
@@ -57,6 +58,10 @@ pub fn request_of(name: Option<String>, body: ContainerCreateBody) -> ApiResult<
     let labels = body.labels.unwrap_or_default();
     if let Some(other) = labels.get(profile::LABEL).filter(|value| *value != profile::RECORD) {
         return Err(ApiError::invalid(profile::LABEL, other, profile::RECORD));
+    }
+    if labels.contains_key(build::LABEL) {
+        // The next agent would take it for what a build has left.
+        return Err(ApiError::invalid("Labels", build::LABEL, "any other: it is the builder's"));
     }
     let security = Security::parse(host.security_opt.as_deref().unwrap_or_default())?;
     let (egress_bits_per_s, egress_burst_bytes) = bandwidth(EGRESS_LABEL, &labels)?;
