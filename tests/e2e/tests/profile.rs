@@ -168,7 +168,7 @@ const WORKLOADS: &[Workload] = &[
         &[
             "sh",
             "-c",
-            "/usr/bin/redis-server --port 7000 --save '' & \
+            "/usr/bin/redis-server --port 7000 --save '' > /dev/null & \
         sleep 1; /usr/bin/redis-cli -p 7000 set a b; /usr/bin/redis-cli -p 7000 shutdown; wait",
         ],
     ),
