@@ -49,14 +49,14 @@ static __always_inline void fill_event(struct tn_event *event, u32 kind, u32 slo
 	event->pid = task->tgid;
 	event->tid = task->pid;
 	event->parent_pid = task->real_parent->tgid;
-	event->uid = BPF_CORE_READ(task, cred, uid.val);
+	event->uid = task->cred->uid.val;
 	fill_pid(event, task->group_leader);
-	event->namespaces.mnt = BPF_CORE_READ(nsproxy, mnt_ns, ns.inum);
-	event->namespaces.net = BPF_CORE_READ(nsproxy, net_ns, ns.inum);
-	event->namespaces.uts = BPF_CORE_READ(nsproxy, uts_ns, ns.inum);
-	event->namespaces.ipc = BPF_CORE_READ(nsproxy, ipc_ns, ns.inum);
-	event->namespaces.cgroup = BPF_CORE_READ(nsproxy, cgroup_ns, ns.inum);
-	event->namespaces.user = BPF_CORE_READ(task, cred, user_ns, ns.inum);
+	event->namespaces.mnt = nsproxy->mnt_ns->ns.inum;
+	event->namespaces.net = nsproxy->net_ns->ns.inum;
+	event->namespaces.uts = nsproxy->uts_ns->ns.inum;
+	event->namespaces.ipc = nsproxy->ipc_ns->ns.inum;
+	event->namespaces.cgroup = nsproxy->cgroup_ns->ns.inum;
+	event->namespaces.user = task->cred->user_ns->ns.inum;
 	/* Programs of sockets may not ask for the current task's name, but read it. */
 	bpf_core_read(event->comm, sizeof(event->comm), &task->comm);
 	event->ancestors = read_ancestors(event->ancestor, task, slot);
