@@ -4,42 +4,59 @@
 
 #include "slots.h"
 
-static __always_inline void fill_pid(struct tn_event *event, struct task_struct *leader)
+static __always_inline void fill_pid(struct tn_event *event, struct pid *pid, u32 level)
 {
-	struct pid *pid = BPF_CORE_READ(leader, thread_pid);
-	u32 level = BPF_CORE_READ(pid, level);
-	struct upid *number = (void *)pid + bpf_core_field_offset(struct pid, numbers) +
-			      level * bpf_core_type_size(struct upid);
+	void *numbers = (void *)pid + bpf_core_field_offset(struct pid, numbers);
+	struct upid number = {};
 
-	event->container_pid = BPF_CORE_READ(number, nr);
-	event->namespaces.pid = BPF_CORE_READ(number, ns, ns.inum);
+	bpf_probe_read_kernel(&number, sizeof(number), numbers + level * sizeof(number));
+	event->container_pid = number.nr;
+	event->namespaces.pid = BPF_CORE_READ(number.ns, ns.inum);
+}
+
+/* A load of its own where the verifier knows the type costs a tenth of the helper's. */
+static __always_inline struct cgroup *cgroup_of(struct task_struct *task, const bool is_known)
+{
+	return is_known ? task->cgroups->dfl_cgrp : BPF_CORE_READ(task, cgroups, dfl_cgrp);
 }
 
 /* How many there are, up to the first that is not in the slot. */
-static __noinline u32 read_ancestors(struct tn_ancestor *ancestor, struct task_struct *task,
-				     u32 slot)
+static __always_inline u32 walk_ancestors(struct tn_ancestor *ancestor, struct task_struct *task,
+					  u32 slot, const bool is_known)
 {
-	struct cgroup *own = BPF_CORE_READ(task, cgroups, dfl_cgrp), *cgroup = own;
+	struct cgroup *own = cgroup_of(task, is_known), *cgroup = own;
 	u32 i, pid;
+	u64 id;
 
 	for (i = 0; i < TN_ANCESTORS; i++) {
-		if (cgroup != own && slot_of_id(BPF_CORE_READ(cgroup, kn, id)) != slot)
-			return i;
-		task = BPF_CORE_READ(task, real_parent, group_leader);
-		pid = BPF_CORE_READ(task, tgid);
+		if (cgroup != own) {
+			id = is_known ? cgroup->kn->id : BPF_CORE_READ(cgroup, kn, id);
+			if (slot_of_id(id) != slot)
+				return i;
+		}
+		task = is_known ? task->real_parent->group_leader :
+				  BPF_CORE_READ(task, real_parent, group_leader);
+		pid = is_known ? task->tgid : BPF_CORE_READ(task, tgid);
 		if (!pid)
 			return i;
 		ancestor[i].pid = pid;
 		bpf_core_read(ancestor[i].comm, sizeof(ancestor[i].comm), &task->comm);
-		cgroup = BPF_CORE_READ(task, cgroups, dfl_cgrp);
+		cgroup = cgroup_of(task, is_known);
 	}
 	return TN_ANCESTORS;
+}
+
+static __noinline u32 read_ancestors(struct tn_ancestor *ancestor, struct task_struct *task,
+				     u32 slot)
+{
+	return walk_ancestors(ancestor, task, slot, true);
 }
 
 /* Of a task that the verifier knows. */
 static __always_inline void fill_event(struct tn_event *event, u32 kind, u32 slot,
 				       struct task_struct *task)
 {
+	struct pid *pid = task->group_leader->thread_pid;
 	struct nsproxy *nsproxy = task->nsproxy;
 
 	event->kind = kind;
@@ -50,7 +67,7 @@ static __always_inline void fill_event(struct tn_event *event, u32 kind, u32 slo
 	event->tid = task->pid;
 	event->parent_pid = task->real_parent->tgid;
 	event->uid = task->cred->uid.val;
-	fill_pid(event, task->group_leader);
+	fill_pid(event, pid, pid->level);
 	event->namespaces.mnt = nsproxy->mnt_ns->ns.inum;
 	event->namespaces.net = nsproxy->net_ns->ns.inum;
 	event->namespaces.uts = nsproxy->uts_ns->ns.inum;

@@ -98,10 +98,11 @@ struct nsproxy {
 	struct cgroup_namespace *cgroup_ns;
 } CORE;
 
+/* Read whole, so just as it lies in every kernel. */
 struct upid {
 	int nr;
 	struct pid_namespace *ns;
-} CORE;
+};
 
 struct pid {
 	unsigned int level;
@@ -112,10 +113,12 @@ typedef struct {
 	unsigned int val;
 } kuid_t;
 
+/* Read whole, so just as it lies in every kernel (of a little-endian processor). */
 struct qstr {
-	u32 len; /* in a nameless union, with the next */
+	u32 hash;
+	u32 len;
 	const unsigned char *name;
-} CORE;
+};
 
 struct super_block {
 	u32 s_dev;

@@ -121,6 +121,8 @@ static __always_inline bool is_kill(struct mem_cgroup *memcg, u64 *kills)
 
 static __always_inline void fill_victim(struct tn_event *event, u32 slot, struct task_struct *task)
 {
+	struct pid *pid = BPF_CORE_READ(task, group_leader, thread_pid);
+
 	event->kind = TN_EVENT_OOM;
 	event->slot = slot;
 	event->time_ns = bpf_ktime_get_ns();
@@ -129,7 +131,7 @@ static __always_inline void fill_victim(struct tn_event *event, u32 slot, struct
 	event->tid = BPF_CORE_READ(task, pid);
 	event->parent_pid = BPF_CORE_READ(task, real_parent, tgid);
 	event->uid = BPF_CORE_READ(task, cred, uid.val);
-	fill_pid(event, BPF_CORE_READ(task, group_leader));
+	fill_pid(event, pid, BPF_CORE_READ(pid, level));
 	event->namespaces.mnt = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
 	event->namespaces.net = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
 	event->namespaces.uts = BPF_CORE_READ(task, nsproxy, uts_ns, ns.inum);
@@ -137,7 +139,7 @@ static __always_inline void fill_victim(struct tn_event *event, u32 slot, struct
 	event->namespaces.cgroup = BPF_CORE_READ(task, nsproxy, cgroup_ns, ns.inum);
 	event->namespaces.user = BPF_CORE_READ(task, cred, user_ns, ns.inum);
 	BPF_CORE_READ_STR_INTO(&event->comm, task, comm);
-	event->ancestors = read_ancestors(event->ancestor, task, slot);
+	event->ancestors = walk_ancestors(event->ancestor, task, slot, false);
 	event->reserved = 0;
 }
 

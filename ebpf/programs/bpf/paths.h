@@ -17,6 +17,7 @@
 struct path_walk {
 	struct dentry *dentry;
 	struct mount *mount;
+	struct dentry *mount_top;
 	struct dentry *root;
 	struct mount *root_mount;
 	u32 at; /* where the path begins in its scratch */
@@ -37,12 +38,13 @@ static long path_step(u32 index, struct path_walk *walk)
 	struct mount *mount = walk->mount, *above;
 	u32 key = walk->key, at = walk->at, length;
 	struct tn_path_scratch *scratch;
+	struct qstr name = {};
 
 	if (dentry == walk->root && mount == walk->root_mount) {
 		walk->whole = 1;
 		return 1;
 	}
-	if (dentry == BPF_CORE_READ(mount, mnt.mnt_root)) {
+	if (dentry == walk->mount_top) {
 		above = BPF_CORE_READ(mount, mnt_parent);
 		if (above == mount) {
 			walk->whole = 1;
@@ -50,6 +52,7 @@ static long path_step(u32 index, struct path_walk *walk)
 		}
 		walk->dentry = BPF_CORE_READ(mount, mnt_mountpoint);
 		walk->mount = above;
+		walk->mount_top = BPF_CORE_READ(above, mnt.mnt_root);
 		return 0;
 	}
 	parent = BPF_CORE_READ(dentry, d_parent);
@@ -58,7 +61,9 @@ static long path_step(u32 index, struct path_walk *walk)
 		walk->whole = 1;
 		return 1;
 	}
-	length = BPF_CORE_READ(dentry, d_name.len);
+	/* Each read costs as much as ten instructions of ours: the two in one. */
+	bpf_core_read(&name, sizeof(name), &dentry->d_name);
+	length = name.len;
 	scratch = bpf_map_lookup_elem(&path_scratch, &key);
 	if (!scratch || length > NAME_MAX || length + 1 > at)
 		return 1;
@@ -67,8 +72,7 @@ static long path_step(u32 index, struct path_walk *walk)
 	asm volatile("" : "+r"(at), "+r"(length));
 	at &= TN_TEXT_MAX - 1;
 	scratch->text[at] = '/';
-	bpf_probe_read_kernel(&scratch->text[at + 1], length & NAME_MAX,
-			      BPF_CORE_READ(dentry, d_name.name));
+	bpf_probe_read_kernel(&scratch->text[at + 1], length & NAME_MAX, name.name);
 	walk->at = at;
 	walk->dentry = parent;
 	return 0;
@@ -85,13 +89,16 @@ static __noinline u32 write_path(char *text, u32 key, struct path *path, bool is
 	struct path_walk walk = { .key = key };
 	struct tn_path_scratch *scratch = bpf_map_lookup_elem(&path_scratch, &key);
 	u32 end = TN_TEXT_MAX, length, cut = 0;
+	struct mount *mount;
 
 	if (!text || !scratch)
 		return 0;
 	walk.dentry = BPF_CORE_READ(path, dentry);
-	walk.mount = mount_of(BPF_CORE_READ(path, mnt));
-	walk.root = BPF_CORE_READ(task, fs, root.dentry);
-	walk.root_mount = mount_of(BPF_CORE_READ(task, fs, root.mnt));
+	mount = mount_of(BPF_CORE_READ(path, mnt));
+	walk.mount = mount;
+	walk.mount_top = BPF_CORE_READ(mount, mnt.mnt_root);
+	walk.root = task->fs->root.dentry;
+	walk.root_mount = mount_of(task->fs->root.mnt);
 	walk.at = end - 1;
 	scratch->text[end - 1] = '/';
 	bpf_loop(PATH_STEPS, path_step, &walk, 0);
@@ -114,15 +121,15 @@ static __noinline u32 write_path(char *text, u32 key, struct path *path, bool is
 	return length | cut;
 }
 
-/* Null if there is none: closed meanwhile, or never there. */
+/* Of a task that the verifier knows. Null if there is none: closed meanwhile, or never there. */
 static __always_inline struct file *file_of(struct task_struct *task, u32 descriptor)
 {
-	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
-	struct file **slot = BPF_CORE_READ(table, fd), *file = 0;
+	struct fdtable *table = task->files->fdt;
+	struct file *file = 0;
 
-	if (descriptor >= BPF_CORE_READ(table, max_fds))
+	if (descriptor >= table->max_fds)
 		return 0;
-	bpf_probe_read_kernel(&file, sizeof(file), slot + descriptor);
+	bpf_probe_read_kernel(&file, sizeof(file), table->fd + descriptor);
 	return file;
 }
 

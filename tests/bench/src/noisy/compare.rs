@@ -31,7 +31,9 @@ pub fn run(scenario: &Scenario, rounds: usize) -> Result<Value> {
     let mut outcomes = Outcomes::default();
     for round in 0..rounds {
         for index in shuffled(arms.len(), round) {
-            outcomes[index].push(one(scenario, &arms[index])?);
+            let outcome = one(scenario, &arms[index])?;
+            println!("  round {}, {}: p99 {:.1} ms", round + 1, ARMS[index], outcome.p99_us / 1e3);
+            outcomes[index].push(outcome);
         }
     }
     print_arms(&outcomes)?;
