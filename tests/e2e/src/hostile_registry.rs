@@ -22,6 +22,8 @@ pub struct Request {
     pub path: String,
     /// Names in lowercase.
     pub headers: HashMap<String, String>,
+    /// As long as its head says.
+    pub body: Vec<u8>,
 }
 
 impl Request {
@@ -146,8 +148,12 @@ fn serve(
     let mut words = lines.next().unwrap_or_default().split(' ').map(str::to_owned);
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let headers = lines.filter_map(|line| line.split_once(": "));
-    let headers = headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
-    let request = Request { method, path, headers };
+    let headers: HashMap<String, String> =
+        headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
+    let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    let request = Request { method, path, headers, body };
     let before = {
         let mut log = log.lock().expect("no thread panicked");
         let same =

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use tenantry_e2e::agent::TestAgent;
 use tenantry_e2e::registry::{self, Options, PASSWORD, TestRegistry, USER, write_archive};
-use tenantry_e2e::skip_unless_possible;
+use tenantry_e2e::{image, skip_unless_possible};
 
 fn docker(agent: &TestAgent, arguments: &[&str]) -> Output {
     docker_with_input(agent, arguments, "")
@@ -87,8 +87,12 @@ fn push_ten_layers(registry: &TestRegistry, agent: &TestAgent, last: &str, name:
     let layers = layers(last);
     let layers: Vec<(&str, &[u8])> =
         layers.iter().map(|(name, content)| (name.as_str(), content.as_slice())).collect();
-    let archive = agent.scratch.join("image.tar");
-    write_archive(&archive, &layers).unwrap();
+    let (archive, rootfs) = (agent.scratch.join("image.tar"), agent.scratch.join("rootfs.tar"));
+    // Made once: it holds times.
+    if !rootfs.exists() {
+        image::write_rootfs(&rootfs).unwrap();
+    }
+    write_archive(&archive, &rootfs, &layers).unwrap();
     registry.skopeo_push(&archive, name).unwrap();
     std::fs::remove_file(&archive).unwrap();
 }

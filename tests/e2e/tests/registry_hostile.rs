@@ -313,6 +313,86 @@ fn a_password_goes_to_nobody_but_its_registry() {
     agent.finish();
 }
 
+/// What a registry answers that takes everything, but for what its repositories' names say.
+fn taking(request: &Request, before: usize) -> Reply {
+    let place = format!("/v2/{}/place", case(request));
+    let location = ("Location", place.as_str());
+    let is_manifest = request.path.contains("/manifests/");
+    match (request.method.as_str(), case(request)) {
+        ("HEAD", _) => Reply::status(404, &[], b""),
+        ("POST", "chunks") => {
+            Reply::status(202, &[location, ("OCI-Chunk-Min-Length", "1000000")], b"")
+        }
+        ("POST", "nowhere") => Reply::status(202, &[], b""),
+        ("POST", "denied") => Reply::status(403, &[], br#"{"errors":[{"message":"read only"}]}"#),
+        ("POST", "breaks-once") if before == 0 => Reply::HangUp,
+        ("POST", "broken") => Reply::status(500, &[], b""),
+        ("POST" | "PATCH", _) => Reply::status(202, &[location], b""),
+        ("PUT", "too-large") if request.body.len() > 10 << 20 => Reply::status(413, &[], b""),
+        ("PUT", "no-manifest") if is_manifest => {
+            Reply::status(400, &[], br#"{"errors":[{"code":"MANIFEST_INVALID"}]}"#)
+        }
+        ("PUT", _) => Reply::status(201, &[], b""),
+        _ => Reply::ok("application/json", b"{}"),
+    }
+}
+
+#[test]
+fn a_push_goes_in_chunks_where_asked_again_where_it_broke_and_ends_where_refused() {
+    skip_without_docker!();
+    let agent = agent_with(CONFIG);
+    let parts = Parts::make("whole", 20 << 20).unwrap();
+    let layer = digest(&parts.layer).unwrap();
+    let tar = agent.scratch.join("layer.tar");
+    std::fs::write(&tar, &parts.layer).unwrap();
+    let start = || HostileRegistry::start("127.0.0.1", taking).unwrap();
+    let push = |registry: &HostileRegistry, repository: &str| {
+        let name = registry.name(&format!("{repository}:v1"));
+        agent.ok(&["image", "import", &name, tar.to_str().unwrap()]);
+        let output = docker(&agent, &["push", &name]);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), error)
+    };
+    let uploaded = |registry: &HostileRegistry, method: &str| -> Vec<Request> {
+        let of_layer = |request: &Request| request.body.len() > 1 << 20;
+        let requests = registry.requests_of("/place").into_iter();
+        requests.filter(|request| request.method == method && of_layer(request)).collect()
+    };
+
+    let registry = start();
+    assert_eq!(push(&registry, "chunks"), (true, String::new()));
+    let chunks = uploaded(&registry, "PATCH");
+    let ranges: Vec<&str> =
+        chunks.iter().filter_map(|chunk| chunk.header("content-range")).collect();
+    let end = parts.layer.len() - 1;
+    assert_eq!(ranges, ["0-8388607", "8388608-16777215", &format!("16777216-{end}")]);
+    let whole: Vec<u8> = chunks.iter().flat_map(|chunk| chunk.body.clone()).collect();
+    assert_eq!(digest(&whole).unwrap(), layer);
+
+    let registry = start();
+    assert_eq!(push(&registry, "breaks-once"), (true, String::new()));
+    let [put] = &uploaded(&registry, "PUT")[..] else { panic!("the layer goes once") };
+    assert_eq!(digest(&put.body).unwrap(), layer);
+    assert!(put.path.ends_with(&layer.replace(':', "%3A")), "{}", put.path);
+
+    let registry = start();
+    for (repository, expected) in [
+        ("denied", "read only"),
+        ("broken", "500"),
+        ("nowhere", "does not say where the upload goes"),
+        ("no-manifest", "manifest invalid"),
+    ] {
+        let (succeeded, error) = push(&registry, repository);
+        assert!(!succeeded && error.contains(expected), "{repository}: {error}");
+    }
+    // What no registry took has no digest of theirs.
+    let digests =
+        docker(&agent, &["images", "--digests", "--format", "{{.Repository}} {{.Digest}}"]);
+    let digests = String::from_utf8_lossy(&digests.stdout).into_owned();
+    assert!(digests.lines().any(|line| line.ends_with("denied <none>")), "{digests}");
+    agent.finish();
+}
+
 #[test]
 fn an_agent_that_is_killed_while_it_pulls_leaves_nothing_of_it() {
     skip_without_docker!();
