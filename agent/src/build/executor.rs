@@ -141,8 +141,7 @@ impl Build {
             Origin::Scratch => Building::scratch(self.file.escape),
             Origin::Image(name) => {
                 check_platform(platform.as_deref()).map_err(at_from)?;
-                let found = stage::base(&self.app, name, self.file.escape).await;
-                found.map_err(at_from)?
+                self.base(name).await.map_err(at_from)?
             }
         };
         if let Some(image) = &building.image {

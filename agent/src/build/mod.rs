@@ -20,6 +20,7 @@ mod error;
 mod executor;
 mod output;
 mod place;
+mod pull;
 mod root;
 mod run;
 mod scratch;
@@ -30,6 +31,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tenantry_container::{Engine, LimitsPatch, NetworkMode};
+use tenantry_registry::Credentials;
 use tokio::sync::Semaphore;
 
 use cache::Cache;
@@ -61,6 +63,8 @@ pub struct Request {
     /// Only the image's id is told.
     pub quiet: bool,
     pub network: NetworkMode,
+    /// For base images, by their domain.
+    pub credentials: BTreeMap<String, Credentials>,
     /// Of each `RUN` step.
     pub limits: LimitsPatch,
 }

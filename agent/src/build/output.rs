@@ -38,6 +38,15 @@ impl Output {
         }
     }
 
+    /// Progress that somebody else has put into words.
+    pub async fn pass_on(&self, line: Line) -> Result<(), Gone> {
+        match self.quiet {
+            true if self.lines.is_closed() => Err(Gone),
+            true => Ok(()),
+            false => self.lines.send(line).await.map_err(|_| Gone),
+        }
+    }
+
     /// What every client sees.
     pub async fn tell(&self, text: &str) -> Result<(), Gone> {
         self.send(&json!({ "stream": text })).await

@@ -1,14 +1,19 @@
-//! `X-Registry-Auth`: the credentials that a client has for the registry of one request. Pure.
+//! `X-Registry-Auth`: the credentials that a client has for the registry of one request;
+//! `X-Registry-Config`: all that it has, for a build. Pure.
+
+use std::collections::BTreeMap;
 
 use axum::http::HeaderMap;
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tenantry_registry::Credentials;
 
 use crate::api::error::{ApiError, ApiResult};
 
 const HEADER: &str = "X-Registry-Auth";
+const BUILD_HEADER: &str = "X-Registry-Config";
 
 /// As Docker's `AuthConfig`, which `POST /auth` takes as its body, too.
 #[derive(Default, Deserialize)]
@@ -38,11 +43,35 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// `None`: as nobody.
 pub fn credentials(headers: &HeaderMap) -> ApiResult<Option<Credentials>> {
-    let Some(value) = headers.get(HEADER).filter(|value| !value.is_empty()) else {
+    let config: Option<AuthConfig> = read(headers, HEADER)?;
+    Ok(config.unwrap_or_default().into_credentials())
+}
+
+/// Those of a build, which may need several registries: by an image's domain.
+pub fn of_build(headers: &HeaderMap) -> ApiResult<BTreeMap<String, Credentials>> {
+    let configs: Option<BTreeMap<String, AuthConfig>> = read(headers, BUILD_HEADER)?;
+    let known = |(address, config): (String, AuthConfig)| {
+        Some((domain(&address).to_owned(), config.into_credentials()?))
+    };
+    Ok(configs.unwrap_or_default().into_iter().filter_map(known).collect())
+}
+
+/// Clients keep the Docker Hub's under an address of its first version.
+fn domain(address: &str) -> &str {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    match rest.split('/').next().unwrap_or_default() {
+        "index.docker.io" | "registry-1.docker.io" => "docker.io",
+        domain => domain,
+    }
+}
+
+/// A header's JSON in base64; `None` without the header, and for `null`.
+fn read<T: DeserializeOwned>(headers: &HeaderMap, name: &str) -> ApiResult<Option<T>> {
+    let Some(value) = headers.get(name).filter(|value| !value.is_empty()) else {
         return Ok(None);
     };
     // The value is a secret: it does not stand in the error.
-    let wrong = || ApiError::invalid(HEADER, "…", "JSON in base64");
+    let wrong = || ApiError::invalid(name, "…", "JSON in base64");
     // Some clients write the other alphabet; neither has a letter that means two things.
     let letter = |byte: &u8| match byte {
         b'+' => b'-',
@@ -54,8 +83,7 @@ pub fn credentials(headers: &HeaderMap) -> ApiResult<Option<Credentials>> {
     if text.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
     }
-    let config: Option<AuthConfig> = serde_json::from_slice(&text).map_err(|_| wrong())?;
-    Ok(config.unwrap_or_default().into_credentials())
+    serde_json::from_slice(&text).map_err(|_| wrong())
 }
 
 impl AuthConfig {
@@ -104,6 +132,19 @@ mod tests {
         check("null", None);
         assert_eq!(read("").unwrap(), None);
         assert_eq!(credentials(&HeaderMap::new()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_builds_credentials_are_by_domain() {
+        let json = r#"{"https://index.docker.io/v1/":{"username":"a","password":"p"},
+            "localhost:5000":{"identitytoken":"t"},"nothing":{}}"#;
+        let mut headers = HeaderMap::new();
+        let text = base64::engine::general_purpose::URL_SAFE.encode(json);
+        headers.insert(BUILD_HEADER, text.parse().unwrap());
+        let found = of_build(&headers).unwrap();
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["docker.io", "localhost:5000"]);
+        assert_eq!(found["localhost:5000"], Credentials::IdentityToken("t".into()));
+        assert!(of_build(&HeaderMap::new()).unwrap().is_empty());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tenantry_e2e::agent::{IMAGE, TestAgent, json};
+use tenantry_e2e::registry::{self, Options, PASSWORD, TestRegistry, USER};
 use tenantry_e2e::{skip_unless_possible, until};
 
 macro_rules! skip_without_docker {
@@ -362,6 +363,39 @@ fn a_copy_through_hostile_symlinks_stays_inside() {
     let (_, text) = fails(&agent, &dir, &[]);
     assert!(!text.contains("secret\n"), "{text}");
     nothing_is_left(&agent);
+    agent.finish();
+}
+
+#[test]
+fn a_base_that_is_not_here_is_pulled_with_the_clients_credentials() {
+    skip_without_docker!();
+    if let Some(why) = registry::obstacle() {
+        println!("SKIPPED: {why}");
+        return;
+    }
+    let agent = TestAgent::start();
+    let options = Options { password: true, ..Options::default() };
+    let registry = TestRegistry::start(&agent.scratch.join("registry"), options).unwrap();
+    let (address, name) = (registry.address.to_string(), registry.name("base:v1"));
+    let rootfs = agent.scratch.join("rootfs.tar");
+    agent.ok(&["image", "import", &name, rootfs.to_str().unwrap()]);
+    let dockerfile =
+        format!("FROM {name}\nCOPY --from={name} /etc/passwd /copied\nRUN cat /copied\n");
+    let dir = context(&agent, "pulled", &[("Dockerfile", &dockerfile)]);
+    ok(&agent, &["login", "-u", USER, "-p", PASSWORD, &address]);
+    ok(&agent, &["push", &name]);
+    ok(&agent, &["rmi", &name]);
+    let text = build(&agent, &dir, &["-t", "pulled"]);
+    assert!(text.contains("Pulling from base") && text.contains("root:x:0:0"), "{text}");
+    let (_, second) = cached(&build(&agent, &dir, &["--pull"]));
+    assert_eq!(second, cached(&text).1, "what is pulled again is the same");
+    // Without them, the registry's refusal is the build's, with the line.
+    ok(&agent, &["logout", &address]);
+    ok(&agent, &["rmi", &name]);
+    let (_, text) = fails(&agent, &dir, &["--no-cache"]);
+    assert!(text.contains("Dockerfile:1: access denied for"), "{text}");
+    nothing_is_left(&agent);
+    drop(registry);
     agent.finish();
 }
 

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use bollard::models::HostConfig;
 use futures_util::StreamExt as _;
@@ -26,6 +26,7 @@ use super::images::{blocking, reader};
 use super::system::go_arch;
 use crate::api::error::{ApiError, ApiResult, chain};
 use crate::build::{self, BuildError, Context, Output, Request};
+use crate::registries::auth_header;
 
 /// Names may come several times.
 type Parameters = Query<Vec<(String, String)>>;
@@ -33,9 +34,11 @@ type Parameters = Query<Vec<(String, String)>>;
 pub async fn build(
     State(app): State<Shared>,
     Query(parameters): Parameters,
+    headers: HeaderMap,
     body: Body,
 ) -> ApiResult<Response> {
-    let request = request_of(&parameters)?;
+    let mut request = request_of(&parameters)?;
+    request.credentials = auth_header::of_build(&headers)?;
     let turn = app.builds.turn().await;
     let (path, archive) = (request.dockerfile.clone(), reader(body));
     let received = blocking(&app, move |app| {

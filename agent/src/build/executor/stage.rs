@@ -6,13 +6,14 @@ use std::sync::Arc;
 use tenantry_build::key::Key;
 use tenantry_build::{Copy, Document, Effect, Instruction, Origin, Run, Stage};
 use tenantry_image::spec::{History, HistoryBuilder};
-use tenantry_image::{Changes, Commit};
+use tenantry_image::{Changes, Commit, ErrorKind};
 
 use super::{Build, blocking, short};
 use crate::api::Shared;
 use crate::api::docker::system::go_arch;
 use crate::build::copy::{self, Place};
 use crate::build::error::StepError;
+use crate::build::pull::pull;
 use crate::build::run::{self, Setting};
 
 /// A stage so far.
@@ -56,18 +57,38 @@ impl Building {
     }
 }
 
-/// A stage that begins with an image of the store.
-pub(super) async fn base(app: &Shared, name: &str, escape: char) -> Result<Building, StepError> {
+/// A stage that begins with an image of the store, if it is there.
+async fn base_in_store(
+    app: &Shared,
+    name: &str,
+    escape: char,
+) -> Result<Option<Building>, StepError> {
     let (store, wanted) = (Arc::clone(&app.images), name.to_owned());
-    let image = blocking(move || store.resolve(&wanted)).await.map_err(internal)??;
+    let image = match blocking(move || store.resolve(&wanted)).await.map_err(internal)? {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        image => image?,
+    };
     let document: Document = serde_json::from_value(image.document).map_err(internal)?;
     let id = image.id.to_string();
     let key = Key::of_base(&id);
     let state = Stage::new(document, escape);
-    Ok(Building { state, image: Some(id), key, pending: Vec::new() })
+    Ok(Some(Building { state, image: Some(id), key, pending: Vec::new() }))
 }
 
 impl Build {
+    /// A stage that begins with an image, which is pulled if it is not here, or if the
+    /// client wants it anew.
+    pub(super) async fn base(&self, name: &str) -> Result<Building, StepError> {
+        if !self.request.pull
+            && let Some(here) = base_in_store(&self.app, name, self.file.escape).await?
+        {
+            return Ok(here);
+        }
+        pull(&self.app, &self.request, name, &self.output).await?;
+        let pulled = base_in_store(&self.app, name, self.file.escape).await?;
+        pulled.ok_or_else(|| internal(format!("{name} was pulled and is gone again")))
+    }
+
     pub(super) async fn instruction(
         &mut self,
         index: usize,
@@ -239,7 +260,7 @@ impl Build {
                 }
             },
             Origin::Image(name) => {
-                let found = base(&self.app, &name, self.file.escape).await?;
+                let found = self.base(&name).await?;
                 if let Some(id) = &found.image {
                     self.held.hold(id);
                 }
