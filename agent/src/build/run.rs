@@ -114,11 +114,10 @@ struct Text {
 impl Text {
     fn take(&mut self, bytes: &[u8]) -> String {
         self.pending.extend_from_slice(bytes);
-        let whole = match std::str::from_utf8(&self.pending) {
-            // Only an end that may go on is kept back.
-            Err(error) if error.error_len().is_none() => error.valid_up_to(),
-            _ => self.pending.len(),
-        };
+        // Only an end that may go on is kept back.
+        let last = self.pending.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
+        let may_go_on = std::str::from_utf8(last).is_err_and(|e| e.error_len().is_none());
+        let whole = self.pending.len() - if may_go_on { last.len() } else { 0 };
         let rest = self.pending.split_off(whole);
         let text = String::from_utf8_lossy(&self.pending).into_owned();
         self.pending = rest;
