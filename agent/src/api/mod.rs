@@ -52,6 +52,7 @@ pub struct App {
     pub audit: Arc<Audit>,
     pub hierarchy: Hierarchy,
     pub execs: docker::exec::Execs,
+    pub image_events: docker::images::events::ImageEvents,
     pub collector: Collector,
     pub controller: Arc<Controller>,
     pub rules: Arc<Rules>,
@@ -78,12 +79,6 @@ impl App {
             name: container.record.name.clone(),
             image: container.record.image.name.clone(),
         });
-    }
-
-    /// Whether a container, or a build in progress, stands on an image: then it must stay.
-    pub fn uses_image(&self, id: &str) -> bool {
-        let stands = |container: &Arc<Snapshot>| container.record.image.id == id;
-        self.builds.holds(id) || self.engine.list().iter().any(stands)
     }
 
     /// Another runtime's container, by name, id, the id's beginning, or cgroup. One of ours

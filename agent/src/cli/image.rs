@@ -1,9 +1,12 @@
-//! `tenantry image pull|push|load|import|ls|rm`.
+//! `tenantry image …`: pull, push, load, import, list and remove; the rest is in [`kept`].
+
+pub mod kept;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use bollard::Docker;
+use bollard::models::ImageDeleteResponseItem;
 use bollard::query_parameters as query;
 use bytes::Bytes;
 use clap::Subcommand;
@@ -39,6 +42,21 @@ pub enum ImageVerb {
         #[arg(long)]
         json: bool,
     },
+    /// Give an image one more name.
+    Tag { image: String, name: String },
+    /// Show the steps that an image was made in.
+    History { image: String },
+    /// Show everything that is known about images, as JSON.
+    Inspect {
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Write images to an archive that Docker, Podman, skopeo and this agent load.
+    Save(kept::SaveFlags),
+    /// Remove images that have no name and no use.
+    Prune(kept::PruneFlags),
+    /// Show what images and containers take on disk.
+    Df,
     /// Remove images.
     Rm {
         #[arg(long, short)]
@@ -57,6 +75,12 @@ pub async fn image(docker: &Docker, verb: ImageVerb) -> anyhow::Result<()> {
         ImageVerb::Load { path } => load(docker, &path).await,
         ImageVerb::Import { name, rootfs, change } => import(docker, &name, &rootfs, change).await,
         ImageVerb::Ls { json } => list(docker, json).await,
+        ImageVerb::Tag { image, name } => kept::tag(docker, &image, &name).await,
+        ImageVerb::History { image } => kept::history(docker, &image).await,
+        ImageVerb::Inspect { images } => kept::inspect(docker, &images).await,
+        ImageVerb::Save(flags) => kept::save(docker, flags).await,
+        ImageVerb::Prune(flags) => kept::prune(docker, flags).await,
+        ImageVerb::Df => kept::usage(docker).await,
         ImageVerb::Rm { force, names } => remove(docker, &names, force).await,
     }
 }
@@ -112,15 +136,19 @@ async fn remove(docker: &Docker, names: &[String], force: bool) -> anyhow::Resul
     for name in names {
         let options = query::RemoveImageOptionsBuilder::new().force(force).build();
         for item in docker.remove_image(name, Some(options), None).await? {
-            if let Some(name) = item.untagged {
-                println!("untagged {name}");
-            }
-            if let Some(id) = item.deleted {
-                println!("deleted {id}");
-            }
+            print_removed(&item);
         }
     }
     Ok(())
+}
+
+fn print_removed(item: &ImageDeleteResponseItem) {
+    if let Some(name) = &item.untagged {
+        println!("untagged {name}");
+    }
+    if let Some(id) = &item.deleted {
+        println!("deleted {id}");
+    }
 }
 
 async fn bytes_of(

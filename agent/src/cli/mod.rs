@@ -74,7 +74,9 @@ enum Verb {
     Wait(container::NamesFlags),
     /// Build an image from a Dockerfile and a directory.
     Build(Box<build::BuildFlags>),
-    /// Pull, push, load, import, list and remove images.
+    /// Make an image of what a container has changed.
+    Commit(image::kept::CommitFlags),
+    /// Pull, push, load, save, list, name and remove images.
     #[command(subcommand)]
     Image(image::ImageVerb),
     /// Check a registry's password and keep it in Docker's config.json.
@@ -199,6 +201,7 @@ async fn dispatch(target: &Target, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Rm(flags) => container::rm(&target.docker()?, flags).await.map(done),
         Verb::Wait(flags) => container::wait(&target.docker()?, flags).await.map(done),
         Verb::Build(flags) => build::build(&target.docker()?, *flags).await,
+        Verb::Commit(flags) => image::kept::commit(&target.docker()?, flags).await.map(done),
         Verb::Image(verb) => image::image(&target.docker()?, verb).await.map(done),
         Verb::Login(flags) => registry::login(target.docker_plain(), flags).await.map(done),
         Verb::Logout(flags) => registry::logout(&flags).map(done),

@@ -13,6 +13,7 @@ use tenantry_network::{Network, NetworkConfig, default_candidates, pick_subnet};
 use super::{FOREIGN_STATE, Refusal, SLOTS_STATE};
 use crate::api::App;
 use crate::api::docker::exec::Execs;
+use crate::api::docker::images::events::ImageEvents;
 use crate::audit::{Audit, FileLimits};
 use crate::blame::Blames;
 use crate::build::{self, Builds};
@@ -238,6 +239,7 @@ pub(super) async fn assemble(
                 audit,
                 hierarchy,
                 execs: Execs::default(),
+                image_events: ImageEvents::default(),
                 collector,
                 controller,
                 rules,

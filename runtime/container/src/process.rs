@@ -78,14 +78,25 @@ pub fn merge_env(image: &[String], wishes: &[String], hostname: &str) -> Vec<Str
     for entry in image.iter().filter(|entry| entry.contains('=')) {
         set(&mut merged, entry);
     }
+    lay_over(&mut merged, wishes);
+    merged
+}
+
+/// The same without what exists always: what an image is to say.
+pub fn merge_environment(image: &[String], wishes: &[String]) -> Vec<String> {
+    let mut merged = image.to_vec();
+    lay_over(&mut merged, wishes);
+    merged
+}
+
+fn lay_over(merged: &mut Vec<String>, wishes: &[String]) {
     for entry in wishes {
         if entry.contains('=') {
-            set(&mut merged, entry);
+            set(merged, entry);
         } else {
             merged.retain(|known| name_of(known) != entry);
         }
     }
-    merged
 }
 
 /// `HOME` from the user's line in `/etc/passwd` unless someone set it.

@@ -67,7 +67,7 @@ impl Store {
         let mut session = Session::new(self)?;
         let mut below = Below::default();
         if let Some(parent) = commit.parent {
-            let record = session.pin_image(parent)?.1;
+            let record = session.hold_image(parent)?;
             below.history = self.document(&record)?["history"].take();
             below.layers = record.layers;
             below.id = Some(record.id);

@@ -46,8 +46,13 @@ pub enum Error {
     NotFound { name: String },
     #[error("image id `{prefix}` is ambiguous: {}", candidates.join(", "))]
     Ambiguous { prefix: String, candidates: Vec<String> },
-    #[error("image {id} is in use by a container")]
-    InUse { id: Digest },
+    #[error("conflict: unable to delete {image} ({force}) - {reason}")]
+    InUse { image: String, force: &'static str, reason: String },
+    #[error(
+        "conflict: unable to remove repository reference {name:?} (must force) - {user} is \
+         using its referenced image {image}"
+    )]
+    NameInUse { name: String, user: String, image: String },
 
     #[error("fetching {what}")]
     Fetch { what: String, source: Box<dyn std::error::Error + Send + Sync> },
@@ -107,7 +112,9 @@ impl Error {
                 | io::ErrorKind::InvalidInput => ErrorKind::Invalid,
                 _ => ErrorKind::Internal,
             },
-            Error::Locked { .. } | Error::InUse { .. } => ErrorKind::Conflict,
+            Error::Locked { .. } | Error::InUse { .. } | Error::NameInUse { .. } => {
+                ErrorKind::Conflict
+            }
             Error::NotFound { .. } => ErrorKind::NotFound,
             Error::InvalidName { .. }
             | Error::InvalidDigest { .. }

@@ -34,6 +34,8 @@ pub struct ImportOptions {
     pub stop_signal: Option<String>,
     /// RFC 3339; `None` is now. Given, the same input makes the same image.
     pub created: Option<String>,
+    /// What the history says of it; `None` says that it was imported.
+    pub comment: Option<String>,
 }
 
 impl Store {
@@ -107,9 +109,9 @@ impl ImportOptions {
         let labels: HashMap<_, _> = self.labels.clone().into_iter().collect();
         config.set_labels((!labels.is_empty()).then_some(labels));
 
+        let comment = self.comment.as_deref().unwrap_or("imported by tenantry");
         let rootfs = RootFsBuilder::default().typ("layers").diff_ids(vec![diff_id]).build();
-        let history =
-            HistoryBuilder::default().created(created).comment("imported by tenantry").build();
+        let history = HistoryBuilder::default().created(created).comment(comment).build();
         let document = ImageConfigurationBuilder::default()
             .created(created)
             .os(Os::Linux)

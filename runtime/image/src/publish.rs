@@ -24,6 +24,18 @@ pub(crate) struct Move {
     pub digest: Digest,
 }
 
+impl State {
+    /// Finds an image and keeps its blobs and layers from being deleted.
+    pub fn pin_image(&mut self, name_or_id: &str) -> Result<(Digest, ImageRecord)> {
+        let manifest = find(&self.refs, name_or_id)?.manifest;
+        let record = self.refs.images[&manifest].clone();
+        for digest in record.digests(&manifest) {
+            *self.pins.entry(digest).or_default() += 1;
+        }
+        Ok((manifest, record))
+    }
+}
+
 impl Store {
     pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.dir.join("blobs/sha256").join(digest.hex())
@@ -47,17 +59,6 @@ impl Store {
             *state.pins.entry(digest).or_default() += 1;
         }
         there
-    }
-
-    /// Finds an image and keeps its blobs and layers from being deleted.
-    pub(crate) fn pin_image(&self, name_or_id: &str) -> Result<(Digest, ImageRecord)> {
-        let mut state = self.state();
-        let manifest = find(&state.refs, name_or_id)?.manifest;
-        let record = state.refs.images[&manifest].clone();
-        for digest in record.digests(&manifest) {
-            *state.pins.entry(digest).or_default() += 1;
-        }
-        Ok((manifest, record))
     }
 
     pub(crate) fn unpin(&self, digests: &[Digest]) {

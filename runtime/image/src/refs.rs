@@ -121,12 +121,6 @@ impl Refs {
         digests.retain(|_, manifest| images.contains_key(manifest));
     }
 
-    /// What a registry called an image in this name's repository.
-    pub fn forget_digests(&mut self, name: &Name, manifest: &Digest) {
-        let of = format!("{}/{}@", name.domain(), name.path());
-        self.digests.retain(|full, found| found != manifest || !full.starts_with(&of));
-    }
-
     /// `demo@sha256:…`, under which registries know an image, sorted.
     pub fn digests_of(&self, manifest: &Digest) -> Vec<String> {
         let known = self.digests.iter().filter(|(_, of)| *of == manifest);

@@ -14,6 +14,7 @@ use crate::Digest;
 use crate::compression::{Compression, Decoder};
 use crate::digest::Hashing;
 use crate::error::{Error, Result};
+use crate::hold::Held;
 use crate::limits::Limits;
 use crate::publish::Move;
 use crate::reference::Name;
@@ -37,10 +38,12 @@ pub(crate) struct NewImage {
     pub names: Vec<Name>,
 }
 
+#[derive(Debug)]
 pub(crate) struct Session<'a> {
     store: &'a Store,
     dir: PathBuf,
     pins: Vec<Digest>,
+    held: Vec<Held<'a>>,
     /// Blobs that are in the store already. Not the same as `pins`: a plain layer's
     /// blob and its unpacked directory have one digest.
     pinned_blobs: BTreeSet<Digest>,
@@ -61,6 +64,7 @@ impl<'a> Session<'a> {
             store,
             dir,
             pins: Vec::new(),
+            held: Vec::new(),
             pinned_blobs: BTreeSet::new(),
             blobs: BTreeMap::new(),
             layers: BTreeMap::new(),
@@ -133,13 +137,22 @@ impl<'a> Session<'a> {
         there
     }
 
-    /// Keeps an image of the store, found as [`Store::resolve`] does, with all that it
-    /// consists of. Returns its manifest's digest and its record.
-    pub fn pin_image(&mut self, name_or_id: &str) -> Result<(Digest, ImageRecord)> {
-        let (manifest, record) = self.store.pin_image(name_or_id)?;
-        self.pins.extend(record.digests(&manifest));
-        self.pinned_blobs.extend([manifest, record.id]);
+    /// Holds an image of the store, found as [`Store::resolve`] does, with all that it
+    /// consists of.
+    pub fn hold_image(&mut self, name_or_id: &str) -> Result<ImageRecord> {
+        let held = self.store.hold(name_or_id)?;
+        let record = held.record.clone();
+        self.pinned_blobs.extend([held.manifest, record.id]);
         self.pinned_blobs.extend(record.layers.iter().map(|layer| layer.blob));
+        self.held.push(held);
+        Ok(record)
+    }
+
+    /// Keeps what an image consists of, but not the image: it may lose its place in the
+    /// store meanwhile.
+    pub fn pin_content(&mut self, name_or_id: &str) -> Result<(Digest, ImageRecord)> {
+        let (manifest, record) = self.store.state().pin_image(name_or_id)?;
+        self.pins.extend(record.digests(&manifest));
         Ok((manifest, record))
     }
 

@@ -34,6 +34,7 @@ use crate::lookup::find;
 use crate::publish::{delete, remove_all};
 use crate::reference::Name;
 use crate::refs::{ImageRecord, Refs};
+use crate::removal::shared_bytes;
 
 pub(crate) const LAYER_FILES: &str = "fs";
 pub(crate) const LAYER_RECORD: &str = "layer.json";
@@ -62,8 +63,14 @@ pub struct ImageSummary {
     pub manifest_digest: Digest,
     /// Bytes of file content of all layers, unpacked.
     pub size_bytes: u64,
+    /// Of layers that another image has as well.
+    pub shared_bytes: u64,
     /// RFC 3339, as the image's configuration says it.
     pub created: Option<String>,
+    /// The id of the image that this one was made of, on this host; it may be gone.
+    pub parent: Option<Digest>,
+    /// Another image was made of this one.
+    pub has_children: bool,
 }
 
 /// An image that is ready to run.
@@ -86,14 +93,6 @@ pub struct Image {
     pub parent: Option<Digest>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Removed {
-    /// Short names that are gone.
-    pub untagged: Vec<String>,
-    /// Ids of images that are gone, with whatever no other image needs.
-    pub deleted: Vec<Digest>,
-}
-
 /// Shared between threads by reference; all methods block.
 #[derive(Debug)]
 pub struct Store {
@@ -106,11 +105,13 @@ pub struct Store {
     _lock: File,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct State {
     pub refs: Refs,
     /// How many sessions rely on a blob or layer that is in the store.
     pub pins: BTreeMap<Digest, usize>,
+    /// How many rely on the image of a manifest as a whole, its record included.
+    pub holds: BTreeMap<Digest, usize>,
 }
 
 impl Store {
@@ -145,7 +146,7 @@ impl Store {
         fs::set_permissions(&empty, public).map_err(Error::io("set mode of", &empty))?;
         let store = Store {
             limits,
-            state: Mutex::new(State { refs: Refs::default(), pins: BTreeMap::new() }),
+            state: Mutex::new(State::default()),
             temps: AtomicU64::new(0),
             _lock: lock,
             dir,
@@ -162,22 +163,31 @@ impl Store {
     /// All images, the newest first.
     pub fn list(&self) -> Result<Vec<ImageSummary>> {
         let state = self.state();
+        let users = state.refs.layer_users();
         let summary = |(manifest, image): (&Digest, &ImageRecord)| ImageSummary {
             id: image.id,
             names: state.refs.names_of(manifest),
             digests: state.refs.digests_of(manifest),
             manifest_digest: *manifest,
             size_bytes: image.size_bytes(),
+            shared_bytes: shared_bytes(image, &users),
             created: image.created.clone(),
+            parent: image.parent,
+            has_children: state.refs.has_children(&image.id),
         };
         let mut images: Vec<_> = state.refs.images.iter().map(summary).collect();
         images.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.names.cmp(&b.names)));
         Ok(images)
     }
 
+    /// Bytes of file content of all layers, each once.
+    pub fn layers_bytes(&self) -> u64 {
+        self.state().refs.layer_sizes().values().sum()
+    }
+
     /// The image of this name, id (full, or at least 4 digits of it), manifest digest,
     /// or `name@sha256:…`. Its layers stay as long as [`Store::remove`] is told that
-    /// the image is in use.
+    /// the image is in use, or it is held ([`Store::hold`]).
     pub fn resolve(&self, name_or_id: &str) -> Result<Image> {
         let (manifest_digest, record, names, digests) = {
             let state = self.state();
@@ -237,63 +247,6 @@ impl Store {
         refs.names.insert(name.full(), manifest);
         self.replace_refs(&mut state, refs)?;
         Ok(name.to_string())
-    }
-
-    /// By name: removes the name, and the image too if that was its last one and it
-    /// is not in use; an image in use stays, without a name. By id or digest: removes
-    /// the image with all its names, or fails with [`Error::InUse`].
-    ///
-    /// `in_use` is asked with image ids while the store is locked: it must not call
-    /// the store.
-    pub fn remove(&self, name_or_id: &str, in_use: &dyn Fn(&Digest) -> bool) -> Result<Removed> {
-        let mut state = self.state();
-        let found = find(&state.refs, name_or_id)?;
-        let id = state.refs.images[&found.manifest].id;
-        let used = in_use(&id);
-        let mut refs = state.refs.clone();
-        let mut removed = Removed::default();
-        match found.name {
-            Some(name) => {
-                refs.names.remove(&name.full());
-                removed.untagged.push(name.to_string());
-                let rest = refs.names_of(&found.manifest);
-                let repository = name.repository();
-                let has_more = rest.iter().filter_map(|name| name.parse::<Name>().ok());
-                // With the last tag in a repository goes what a registry called it there.
-                if !has_more.into_iter().any(|name| name.repository() == repository) {
-                    let of = format!("{repository}@");
-                    let known = refs.digests_of(&found.manifest);
-                    removed.untagged.extend(known.into_iter().filter(|name| name.starts_with(&of)));
-                    refs.forget_digests(&name, &found.manifest);
-                }
-            }
-            None if found.digest_name.is_some()
-                && (used || !refs.names_of(&found.manifest).is_empty()) =>
-            {
-                let digest_name = found.digest_name.unwrap_or_default();
-                refs.digests.remove(&digest_name);
-                removed.untagged.push(name_or_id.to_owned());
-            }
-            None if used => return Err(Error::InUse { id }),
-            None => {
-                removed.untagged = refs.names_of(&found.manifest);
-                removed.untagged.extend(refs.digests_of(&found.manifest));
-                refs.names.retain(|_, of| *of != found.manifest);
-                refs.digests.retain(|_, of| *of != found.manifest);
-            }
-        }
-        let is_named =
-            refs.names.values().chain(refs.digests.values()).any(|of| *of == found.manifest);
-        if !used && !is_named {
-            refs.images.remove(&found.manifest);
-            removed.deleted.push(id);
-        }
-        let before = state.refs.live();
-        self.replace_refs(&mut state, refs)?;
-        let trash = self.sweep(&state, before);
-        drop(state);
-        delete(trash);
-        Ok(removed)
     }
 
     fn empty_temp(&self) -> Result<()> {

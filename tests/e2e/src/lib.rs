@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod host;
 pub mod hostile_registry;
 pub mod image;
+pub mod image_store;
 pub mod loop_device;
 pub mod name_server;
 pub mod netns;

@@ -16,12 +16,13 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tenantry_build::Dockerfile;
 use tenantry_container::NetworkMode;
-use tenantry_image::{Digest, Name};
+use tenantry_image::{Digest, Name, Removal};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::super::Shared;
 use super::attach::is_true;
 use super::create::limits_of;
+use super::images::list::user;
 use super::images::{blocking, reader};
 use super::system::go_arch;
 use crate::api::error::{ApiError, ApiResult, chain};
@@ -70,8 +71,8 @@ pub async fn prune(State(app): State<Shared>) -> ApiResult<Json<Value>> {
             if !image.names.is_empty() || !known.contains(&id) {
                 continue;
             }
-            let in_use = |id: &Digest| app.uses_image(&id.to_string());
-            match app.images.remove(&id, &in_use) {
+            let users = |id: &Digest| user(app, id);
+            match app.images.remove(&id, Removal::default(), &users) {
                 Ok(removed) => deleted.extend(removed.deleted.iter().map(ToString::to_string)),
                 // A container runs on it, or another image stands on it: it stays.
                 Err(error) => tracing::debug!(image = id, error = chain(&error), "kept"),

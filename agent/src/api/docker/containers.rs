@@ -1,6 +1,5 @@
 //! Container lifecycle: list, inspect, start, stop, kill, wait, update, remove.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::Json;
@@ -16,6 +15,7 @@ use tenantry_container::{Snapshot, State as Lifecycle, WaitCondition, signals};
 
 use super::super::{Shared, begin, is_running};
 use super::attach::is_true;
+use super::filters::Filters;
 use super::sizes::Sizes;
 use super::{create, inspect};
 use crate::api::error::{ApiError, ApiResult};
@@ -34,10 +34,10 @@ pub async fn list(
     State(app): State<Shared>,
     Query(query): Query<ListQuery>,
 ) -> ApiResult<Json<Vec<Value>>> {
-    let filters = Filters::parse(query.filters.as_deref())?;
-    let all = is_true(query.all.as_deref()) || !filters.status.is_empty();
+    let filters = Filters::parse(query.filters.as_deref(), &["id", "name", "label", "status"])?;
+    let all = is_true(query.all.as_deref()) || !filters.of("status").is_empty();
     let mut containers = app.engine.list();
-    containers.retain(|container| (all || is_running(container)) && filters.want(container));
+    containers.retain(|container| (all || is_running(container)) && fits(&filters, container));
     containers.sort_by_key(|container| std::cmp::Reverse(container.record.created_unix_ns));
     if let Some(limit) = query.limit.filter(|limit| *limit > 0) {
         containers.truncate(limit as usize);
@@ -53,55 +53,12 @@ pub async fn list(
     Ok(Json(views))
 }
 
-#[derive(Debug, Default)]
-struct Filters {
-    id: Vec<String>,
-    name: Vec<String>,
-    label: Vec<String>,
-    status: Vec<String>,
-}
-
-impl Filters {
-    /// Clients write a list, or an object whose keys are the list.
-    fn parse(text: Option<&str>) -> ApiResult<Self> {
-        let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(Self::default()) };
-        let refused = |allowed: &str| ApiError::invalid("filters", text, allowed);
-        let given: HashMap<String, Value> =
-            serde_json::from_str(text).map_err(|_| refused("a JSON object of lists"))?;
-        let mut filters = Self::default();
-        for (name, values) in given {
-            let list = match name.as_str() {
-                "id" => &mut filters.id,
-                "name" => &mut filters.name,
-                "label" => &mut filters.label,
-                "status" => &mut filters.status,
-                _ => return Err(refused("id, name, label and status")),
-            };
-            match values {
-                Value::Array(values) => {
-                    list.extend(values.iter().filter_map(Value::as_str).map(str::to_owned));
-                }
-                Value::Object(values) => list.extend(values.keys().cloned()),
-                _ => return Err(refused("a JSON object of lists")),
-            }
-        }
-        Ok(filters)
-    }
-
-    fn want(&self, container: &Snapshot) -> bool {
-        let any = |list: &[String], fits: &dyn Fn(&str) -> bool| {
-            list.is_empty() || list.iter().any(|value| fits(value))
-        };
-        let labels = &container.record.config.labels;
-        let has_label = |wanted: &String| match wanted.split_once('=') {
-            Some((name, value)) => labels.get(name).is_some_and(|found| found == value),
-            None => labels.contains_key(wanted),
-        };
-        any(&self.id, &|id| container.record.id.starts_with(id))
-            && any(&self.name, &|name| container.record.name.contains(name.trim_start_matches('/')))
-            && any(&self.status, &|status| container.record.state.as_str() == status)
-            && self.label.iter().all(has_label)
-    }
+fn fits(filters: &Filters, container: &Snapshot) -> bool {
+    let record = &container.record;
+    filters.any("id", |id| record.id.starts_with(id))
+        && filters.any("name", |name| record.name.contains(name.trim_start_matches('/')))
+        && filters.any("status", |status| record.state.as_str() == status)
+        && filters.labels_fit(&record.config.labels)
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -260,15 +217,6 @@ pub async fn update(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn filters_come_as_lists_or_as_objects() {
-        let list = Filters::parse(Some(r#"{"name": ["web"]}"#)).unwrap();
-        let object = Filters::parse(Some(r#"{"name": {"web": true}}"#)).unwrap();
-        assert_eq!(list.name, object.name);
-        let error = Filters::parse(Some(r#"{"colour": ["red"]}"#)).unwrap_err();
-        assert!(error.message.contains("status"), "{}", error.message);
-    }
 
     #[test]
     fn a_negative_grace_waits_for_ever() {

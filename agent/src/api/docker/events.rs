@@ -1,41 +1,97 @@
-//! `GET /events`: lifecycle events as Docker's clients read them.
+//! `GET /events`: what happens to containers and images, as Docker's clients read it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use serde_json::json;
+use futures_util::{Stream, StreamExt as _};
+use serde::Deserialize;
+use serde_json::{Value, json};
 use tenantry_container::LifecycleEvent;
-use tokio::sync::broadcast::error::RecvError;
+use tokio_stream::wrappers::BroadcastStream;
 
 use super::super::Shared;
+use super::filters::{self, Filters};
+use crate::api::error::{ApiError, ApiResult};
 
-pub async fn events(State(app): State<Shared>) -> Response {
-    let receiver = app.engine.subscribe();
-    let lines = futures_util::stream::unfold(receiver, |mut receiver| async move {
-        loop {
-            match receiver.recv().await {
-                Ok(event) => return Some((Ok::<_, std::io::Error>(line(&event)), receiver)),
-                // Docker's format has no word for a gap; the native stream tells it.
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return None,
-            }
-        }
-    });
-    ([("content-type", "application/json")], Body::from_stream(lines)).into_response()
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct EventsQuery {
+    filters: Option<String>,
+    /// When the stream ends; what was before it began is not kept.
+    until: Option<String>,
 }
 
-fn line(event: &LifecycleEvent) -> Bytes {
+pub async fn events(
+    State(app): State<Shared>,
+    Query(query): Query<EventsQuery>,
+) -> ApiResult<Response> {
+    let allowed = ["type", "event", "container", "image", "label"];
+    let filters = Filters::parse(query.filters.as_deref(), &allowed)?;
+    let end = query.until.filter(|text| !text.is_empty()).map(ends).transpose()?;
+    let lines = all(&app).filter_map(move |event| {
+        let line = fits(&filters, &event).then(|| Bytes::from(event.to_string() + "\n"));
+        std::future::ready(line.map(Ok::<_, std::io::Error>))
+    });
+    let body = match end {
+        Some(end) => Body::from_stream(lines.take_until(tokio::time::sleep(end))),
+        None => Body::from_stream(lines),
+    };
+    Ok(([("content-type", "application/json")], body).into_response())
+}
+
+/// Docker's format has no word for events that a slow reader has missed; the native stream
+/// tells it.
+fn all(app: &Shared) -> impl Stream<Item = Value> + Send + use<> {
+    let containers = BroadcastStream::new(app.engine.subscribe());
+    let containers =
+        containers.filter_map(|event| std::future::ready(event.ok().map(|event| render(&event))));
+    let images = BroadcastStream::new(app.image_events.subscribe());
+    let images =
+        images.filter_map(|event| std::future::ready(event.ok().map(|event| event.render())));
+    futures_util::stream::select(containers, images)
+}
+
+fn ends(until: String) -> ApiResult<Duration> {
+    let now = jiff::Timestamp::now();
+    let allowed = "a time, or seconds since 1970";
+    let end =
+        filters::moment(&until, now).ok_or_else(|| ApiError::invalid("until", &until, allowed))?;
+    Ok(Duration::from_secs(u64::try_from(end - now.as_second()).unwrap_or(0)))
+}
+
+fn fits(filters: &Filters, event: &Value) -> bool {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (kind, id) = (text(&event["Type"]), text(&event["Actor"]["ID"]));
+    let attributes = &event["Actor"]["Attributes"];
+    let labels: BTreeMap<String, String> =
+        serde_json::from_value(attributes.clone()).unwrap_or_default();
+    let name = text(&attributes["name"]);
+    let image = if kind == "image" { name.clone() } else { text(&attributes["image"]) };
+    let is_container =
+        |wanted: &str| kind == "container" && (name == wanted || id.starts_with(wanted));
+    filters.any("type", |wanted| kind == wanted)
+        && filters.any("event", |wanted| event["Action"] == wanted)
+        && filters.any("container", is_container)
+        && filters.any("image", |wanted| {
+            image == wanted || image.split(':').next() == Some(wanted) || id == wanted
+        })
+        && filters.labels_fit(&labels)
+}
+
+fn render(event: &LifecycleEvent) -> Value {
     let mut attributes = event.attributes.clone();
     attributes.insert("name".into(), event.name.clone());
     attributes.insert("image".into(), event.image.clone());
-    let line = json!({
+    json!({
         "Type": "container",
         "Action": event.action.as_str(),
         "Actor": { "ID": event.id, "Attributes": attributes },
         "scope": "local",
         "time": event.unix_ns / 1_000_000_000,
         "timeNano": event.unix_ns,
-    });
-    Bytes::from(line.to_string() + "\n")
+    })
 }

@@ -1,4 +1,14 @@
-//! Images: list, inspect, load, import, remove. What concerns registries is in [`super::registry`].
+//! Images: what asks for one by name, load and import; the rest is one file per subject. What
+//! concerns registries is in [`super::registry`].
+
+pub mod commit;
+pub mod events;
+mod glob;
+mod inspect;
+pub mod list;
+pub mod remove;
+pub mod save;
+pub mod usage;
 
 use axum::Json;
 use axum::body::Body;
@@ -8,13 +18,14 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::TryStreamExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tenantry_image::Image;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
-use super::super::Shared;
-use super::system::go_arch;
+use super::super::{App, Shared};
 use super::{changes, registry};
 use crate::api::error::{ApiError, ApiResult};
+
+use events::Action;
+use remove::new_name;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -26,83 +37,23 @@ pub struct CreateQuery {
     repo: Option<String>,
     tag: Option<String>,
     platform: Option<String>,
-    changes: Option<String>,
+    message: Option<String>,
 }
 
-pub async fn list(State(app): State<Shared>) -> ApiResult<Json<Value>> {
-    let images = blocking(&app, |app| Ok(app.images.list()?)).await?;
-    let containers = app.engine.list();
-    let summaries: Vec<Value> = images
-        .iter()
-        .map(|image| {
-            let id = image.id.to_string();
-            let users =
-                containers.iter().filter(|container| container.record.image.id == id).count();
-            json!({
-                "Id": id,
-                "ParentId": "",
-                "RepoTags": image.names,
-                "RepoDigests": image.digests,
-                "Created": created_seconds(image.created.as_deref()),
-                "Size": image.size_bytes,
-                "SharedSize": -1,
-                "VirtualSize": image.size_bytes,
-                "Labels": {},
-                "Containers": users,
-            })
-        })
-        .collect();
-    Ok(Json(Value::Array(summaries)))
-}
-
-/// `GET /images/{name}/json`; the name may hold slashes, and ids a colon.
-pub async fn inspect(
-    State(app): State<Shared>,
-    Path(rest): Path<String>,
-) -> ApiResult<Json<Value>> {
-    let Some(name) = rest.strip_suffix("/json") else {
-        return Err(ApiError::unsupported("images", &format!("GET /images/{rest}")));
-    };
+/// `GET /images/{name}/json`, `/history` and `/get`; the name may hold slashes, and ids a
+/// colon.
+pub async fn get(State(app): State<Shared>, Path(rest): Path<String>) -> ApiResult<Response> {
+    let refused = || ApiError::unsupported("images", &format!("GET /images/{rest}"));
+    let (name, verb) = rest.rsplit_once('/').ok_or_else(refused)?;
     let name = name.to_owned();
-    let image = blocking(&app, move |app| Ok(app.images.resolve(&name)?)).await?;
-    Ok(Json(describe(&image)))
-}
-
-/// `POST /images/{name}/push`; the name may hold slashes.
-pub async fn act(
-    State(app): State<Shared>,
-    Path(rest): Path<String>,
-    Query(query): Query<registry::PushQuery>,
-    headers: HeaderMap,
-) -> ApiResult<Response> {
-    match rest.rsplit_once('/') {
-        Some((name, "push")) => registry::push(&app, name, &query.tag, &headers).await,
-        _ => Err(ApiError::unsupported("images", &format!("POST /images/{rest}"))),
-    }
-}
-
-fn describe(image: &Image) -> Value {
-    let config = image.config.config().as_ref().map(|config| {
-        json!({
-            "User": config.user().as_deref().unwrap_or_default(),
-            "Env": config.env(),
-            "Cmd": config.cmd(),
-            "Entrypoint": config.entrypoint(),
-            "WorkingDir": config.working_dir().as_deref().unwrap_or_default(),
-            "Labels": config.labels(),
-            "StopSignal": config.stop_signal(),
-        })
-    });
-    json!({
-        "Id": image.id.to_string(),
-        "RepoTags": image.names,
-        "RepoDigests": image.digests,
-        "Created": image.config.created(),
-        "Architecture": go_arch(),
-        "Os": "linux",
-        "Config": config,
-        "RootFS": { "Type": "layers", "Layers": image.config.rootfs().diff_ids() },
-    })
+    let answer: fn(&App, &str) -> ApiResult<Value> = match verb {
+        "json" => inspect::inspect,
+        "history" => inspect::history,
+        "get" => return save::save(app, vec![name]).await,
+        _ => return Err(refused()),
+    };
+    let answer = blocking(&app, move |app| answer(app, &name)).await?;
+    Ok(Json(answer).into_response())
 }
 
 /// `POST /images/load`: an OCI layout or a `docker save` archive as the body.
@@ -111,10 +62,12 @@ pub async fn load(State(app): State<Shared>, body: Body) -> ApiResult<Response> 
     let loaded = blocking(&app, move |app| Ok(app.images.load(&mut archive)?)).await?;
     let mut answer = String::new();
     for image in loaded {
+        let id = image.id.to_string();
         let line = match &image.name {
-            Some(name) => format!("Loaded image: {name} {}\n", image.digest),
-            None => format!("Loaded image ID: {}\n", image.digest),
+            Some(name) => format!("Loaded image: {name}\n"),
+            None => format!("Loaded image ID: {id}\n"),
         };
+        app.image_events.tell(Action::Load, id.clone(), image.name.unwrap_or(id));
         answer.push_str(&json!({ "stream": line }).to_string());
         answer.push('\n');
     }
@@ -125,6 +78,7 @@ pub async fn load(State(app): State<Shared>, body: Body) -> ApiResult<Response> 
 pub async fn create(
     State(app): State<Shared>,
     Query(query): Query<CreateQuery>,
+    Query(pairs): Query<Vec<(String, String)>>,
     headers: HeaderMap,
     body: Body,
 ) -> ApiResult<Response> {
@@ -136,40 +90,17 @@ pub async fn create(
     if source != "-" {
         return Err(ApiError::invalid("fromSrc", source, "\"-\", the request's body"));
     }
-    let Some(repository) = query.repo.filter(|name| !name.is_empty()) else {
-        return Err(ApiError::invalid("repo", "", "the new image's name"));
-    };
-    let name = match query.tag.filter(|tag| !tag.is_empty()) {
-        Some(tag) => format!("{repository}:{tag}"),
-        None => repository,
-    };
-    let changes: Vec<String> =
-        query.changes.iter().flat_map(|text| text.lines()).map(str::to_owned).collect();
-    let options = changes::parse(&changes)?;
+    let name = new_name(query.repo, query.tag)?;
+    let mut options = changes::parse(&changes::lines(&pairs))?;
+    options.comment = query.message.filter(|message| !message.is_empty());
     let mut rootfs = reader(body);
+    let wanted = name.clone();
     let image =
-        blocking(&app, move |app| Ok(app.images.import(&name, &mut rootfs, options)?)).await?;
-    let line = match &image.name {
-        Some(name) => format!("{name} {}", image.digest),
-        None => image.digest.to_string(),
-    };
-    let answer = json!({ "status": line }).to_string() + "\n";
+        blocking(&app, move |app| Ok(app.images.import(&wanted, &mut rootfs, options)?)).await?;
+    let id = image.id.to_string();
+    app.image_events.tell(Action::Import, id.clone(), image.name.unwrap_or(name));
+    let answer = json!({ "status": id }).to_string() + "\n";
     Ok(([("content-type", "application/json")], answer).into_response())
-}
-
-pub async fn remove(State(app): State<Shared>, Path(name): Path<String>) -> ApiResult<Json<Value>> {
-    let removed = blocking(&app, move |app| {
-        let in_use = |id: &tenantry_image::Digest| app.uses_image(&id.to_string());
-        Ok(app.images.remove(&name, &in_use)?)
-    })
-    .await?;
-    let untagged = removed.untagged.iter().map(|name| json!({ "Untagged": name }));
-    let deleted = removed.deleted.iter().map(|id| json!({ "Deleted": id.to_string() }));
-    Ok(Json(untagged.chain(deleted).collect()))
-}
-
-fn created_seconds(time: Option<&str>) -> i64 {
-    time.and_then(|time| time.parse::<jiff::Timestamp>().ok()).map_or(0, |time| time.as_second())
 }
 
 pub(super) fn reader(body: Body) -> impl std::io::Read + Send + 'static {

@@ -12,6 +12,7 @@ pub mod containers;
 pub mod create;
 pub mod events;
 pub mod exec;
+pub mod filters;
 pub mod images;
 pub mod inspect;
 pub mod logs;
@@ -53,10 +54,17 @@ pub fn router(app: Shared) -> Router {
         .route("/containers/{id}", delete(containers::remove))
         .route("/exec/{id}/start", post(exec::start))
         .route("/exec/{id}/json", get(exec::inspect))
-        .route("/images/json", get(images::list))
+        .route("/commit", post(images::commit::commit))
+        .route("/system/df", get(images::usage::usage))
+        .route("/images/json", get(images::list::list))
+        .route("/images/get", get(images::save::save_several))
+        .route("/images/prune", post(images::remove::prune))
         .route("/images/load", post(images::load).layer(DefaultBodyLimit::disable()))
         .route("/images/create", post(images::create).layer(DefaultBodyLimit::disable()))
-        .route("/images/{*rest}", get(images::inspect).post(images::act).delete(images::remove))
+        .route(
+            "/images/{*rest}",
+            get(images::get).post(images::remove::post).delete(images::remove::remove),
+        )
         .route("/build", post(build::build).layer(DefaultBodyLimit::disable()))
         .route("/build/prune", post(build::prune))
         .route("/auth", post(registry::login))

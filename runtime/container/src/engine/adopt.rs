@@ -169,6 +169,10 @@ fn adopt(
 ) -> Result<(), Error> {
     let group = world::group_of(shared, &cell.id);
     let cgroup = group.ids().map_err(|e| Error::failed("read the cgroup's ids", e))?;
+    // An agent that was killed in the middle of a look left it paused.
+    if let Err(error) = group.thaw() {
+        tracing::error!(container_id = cell.id, %error, "its processes may be paused");
+    }
     let endpoint = run_file.as_ref().and_then(|run| run.endpoint.clone());
     if let Some(endpoint) = &endpoint {
         shared.network.adopt(endpoint);

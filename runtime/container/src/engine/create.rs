@@ -6,6 +6,7 @@
 
 use std::{fs, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
 
+use tenantry_image::Held;
 use tenantry_shim::spec::Process;
 
 use super::{Engine, EngineConfig, Shared, blocking, cell::Cell, detached, unix_ns};
@@ -45,15 +46,17 @@ fn create(shared: &Arc<Shared>, request: CreateRequest) -> Result<String, Error>
         name
     };
     let dir = shared.containers_dir().join(&id);
-    let made = resolve(shared, request, &id, &name).and_then(|record| {
+    let made = resolve(shared, request, &id, &name).and_then(|(record, held)| {
         make_directories(&dir, record.config.user_namespace, shared)?;
         let cell = Arc::new(Cell::new(record, dir.clone()));
         cell.persist()?;
-        Ok(cell)
+        Ok((held, cell))
     });
     match made {
-        Ok(cell) => {
+        Ok((held, cell)) => {
             shared.registry().insert(&name, cell.clone());
+            // From here on this container is listed as the image's user.
+            drop(held);
             shared.tell(&cell, Action::Create, &[]);
             Ok(id)
         }
@@ -66,16 +69,23 @@ fn create(shared: &Arc<Shared>, request: CreateRequest) -> Result<String, Error>
     }
 }
 
-fn resolve(shared: &Shared, request: CreateRequest, id: &str, name: &str) -> Result<Record, Error> {
+fn resolve<'a>(
+    shared: &'a Shared,
+    request: CreateRequest,
+    id: &str,
+    name: &str,
+) -> Result<(Record, Held<'a>), Error> {
     let CreateRequest { image: reference, config, limits: patch, .. } = request;
     let change = patch.validate(shared.host_cpus)?;
     let limits = Limits::default().with(&patch, &change);
     let capabilities = capabilities::resolve(&config.cap_add, &config.cap_drop, shared.bounding)?;
     shared.seccomp.program(&config.seccomp, capabilities)?;
-    let image = shared
-        .images
-        .resolve(&reference)
-        .map_err(|source| Error::Image { reference: reference.clone(), source: source.into() })?;
+    let failed = |source: tenantry_image::Error| {
+        let reference = reference.clone();
+        Error::Image { reference, source: source.into() }
+    };
+    let held = shared.images.hold(&reference).map_err(failed)?;
+    let image = held.image().map_err(failed)?;
     let hostname = config.hostname.clone().unwrap_or_else(|| id[..12].to_owned());
     let resolved = resolve_process(&image.config, &config, &hostname)?;
     let passwd = user::read_from_layers(&image.layers, "etc/passwd")?;
@@ -92,7 +102,7 @@ fn resolve(shared: &Shared, request: CreateRequest, id: &str, name: &str) -> Res
         no_new_privileges: config.no_new_privileges,
         oom_score_adj: config.oom_score_adj,
     };
-    Ok(Record {
+    let record = Record {
         version: VERSION,
         id: id.to_owned(),
         name: name.to_owned(),
@@ -112,7 +122,8 @@ fn resolve(shared: &Shared, request: CreateRequest, id: &str, name: &str) -> Res
         started_unix_ns: None,
         ended: None,
         address: None,
-    })
+    };
+    Ok((record, held))
 }
 
 /// `upper` is the container's own writing layer; `work` and `rootfs` belong to

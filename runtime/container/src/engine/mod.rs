@@ -16,6 +16,7 @@ mod ended;
 mod exec;
 mod launch;
 mod limits;
+mod look;
 mod recorded;
 mod registry;
 mod remove;

@@ -9,7 +9,7 @@ use std::process::Command;
 use nix::sys::stat::{Mode, SFlag};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tenantry_image::{Changes, Commit, Error, Loaded, OwnerMapping, Store, spec};
+use tenantry_image::{Changes, Commit, Error, Loaded, OwnerMapping, Removal, Store, spec};
 
 use crate::archives::*;
 
@@ -273,8 +273,8 @@ fn a_new_image_has_its_parents_layers_and_history_and_one_more_of_each() {
     assert_eq!(image.document["rootfs"]["diff_ids"].as_array().unwrap().len(), 2);
 
     // A removed parent takes nothing with it.
-    store.remove("base", &|_| false).unwrap();
-    store.remove("second", &|_| false).unwrap();
+    store.remove("base", Removal::default(), &|_| None).unwrap();
+    store.remove("second", Removal::default(), &|_| None).unwrap();
     drop(store);
     let image = scratch.open().resolve("third").unwrap();
     assert_eq!(fs::read(image.layers[1].join("base")).unwrap(), b"low");

@@ -223,6 +223,7 @@ fn options() -> ImportOptions {
         exposed_ports: vec!["80/tcp".into()],
         stop_signal: Some("SIGINT".into()),
         created: Some("2024-01-31T12:00:00Z".into()),
+        comment: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use tenantry_image::{Digest, Error, ErrorKind, ImportOptions, Store};
+use tenantry_image::{Digest, Error, ErrorKind, ImportOptions, Removal, Store, User};
 
 use crate::archives::*;
 
@@ -21,7 +21,7 @@ fn count(path: &Path) -> usize {
     fs::read_dir(path).unwrap().count()
 }
 
-const UNUSED: &dyn Fn(&Digest) -> bool = &|_| false;
+const UNUSED: &dyn Fn(&Digest) -> Option<User> = &|_| None;
 
 #[test]
 fn images_share_layers_on_disk_and_removal_keeps_what_another_needs() {
@@ -43,13 +43,13 @@ fn images_share_layers_on_disk_and_removal_keeps_what_another_needs() {
     // Two manifests, two configurations, three layers.
     assert_eq!(count(&scratch.path().join("blobs/sha256")), 7);
 
-    let removed = store.remove("a", UNUSED).unwrap();
+    let removed = store.remove("a", Removal::default(), UNUSED).unwrap();
     assert_eq!((removed.untagged, removed.deleted), (vec!["a:latest".to_owned()], vec![id_a]));
     assert_eq!(count(&scratch.path().join("layers")), 2);
     assert_eq!(count(&scratch.path().join("blobs/sha256")), 4);
     assert!(store.resolve("b").is_ok());
     assert_eq!(store.resolve("a").unwrap_err().kind(), ErrorKind::NotFound);
-    store.remove("b", UNUSED).unwrap();
+    store.remove("b", Removal::default(), UNUSED).unwrap();
     for part in ["layers", "blobs/sha256", "tmp"] {
         assert_eq!(count(&scratch.path().join(part)), 0, "{part}");
     }
@@ -105,14 +105,17 @@ fn names_move_and_leave_an_unnamed_image() {
     let new = load(&store, "demo", &[layer("new")]);
     assert_eq!(store.resolve("demo").unwrap().id, new);
     assert_eq!(store.resolve("other:1").unwrap().id, old);
-    let removed = store.remove("other:1", &|id| *id == old).unwrap();
+    let users =
+        |id: &Digest| (*id == old).then(|| User::Container { id: "c0ffee".into(), running: true });
+    let force = Removal { force: true, ..Removal::default() };
+    let removed = store.remove("other:1", force, &users).unwrap();
     assert_eq!(removed.deleted, [], "in use: it stays, without a name");
     assert_eq!(store.resolve(&old.hex()).unwrap().names, [""; 0]);
 
-    let error = store.remove(&old.short(), &|id| *id == old).unwrap_err();
-    assert!(matches!(error, Error::InUse { id } if id == old));
+    let error = store.remove(&old.short(), force, &users).unwrap_err();
+    assert!(matches!(&error, Error::InUse { image, .. } if *image == old.short()));
     assert_eq!(error.kind(), ErrorKind::Conflict);
-    assert_eq!(store.remove(&old.short(), UNUSED).unwrap().deleted, [old]);
+    assert_eq!(store.remove(&old.short(), Removal::default(), UNUSED).unwrap().deleted, [old]);
     assert_eq!(count(&scratch.path().join("layers")), 1);
     drop(store);
     assert_eq!(scratch.open().list().unwrap().len(), 1);
@@ -132,9 +135,10 @@ fn by_name_one_name_goes_and_by_id_all_go() {
         store.list().unwrap()[0].names,
         ["demo:latest", "third:latest", "quay.io/me/demo:2"]
     );
-    let removed = store.remove("docker.io/library/demo", UNUSED).unwrap();
+    let removed = store.remove("docker.io/library/demo", Removal::default(), UNUSED).unwrap();
     assert_eq!((removed.untagged.len(), removed.deleted.len()), (1, 0));
-    let removed = store.remove(&id.to_string(), UNUSED).unwrap();
+    let force = Removal { force: true, ..Removal::default() };
+    let removed = store.remove(&id.to_string(), force, UNUSED).unwrap();
     assert_eq!(removed.untagged, ["third:latest", "quay.io/me/demo:2"]);
     assert_eq!(removed.deleted, [id]);
 }
@@ -210,7 +214,7 @@ fn changes_a_store_until_killed() {
     for round in 0..1_000_000 {
         let name = format!("image{}", round % 5);
         load(&store, &name, &[layer("base"), layer(&name)]);
-        let _ = store.remove(&format!("image{}", round % 3), UNUSED);
+        let _ = store.remove(&format!("image{}", round % 3), Removal::default(), UNUSED);
     }
 }
 
@@ -298,7 +302,7 @@ fn loads_and_removals_at_the_same_time_leave_whole_images() {
                     assert_eq!(image.layers.len(), 3);
                     assert_eq!(fs::read(image.layers[2].join("base")).unwrap(), b"base");
                     if round < 7 || n % 2 == 0 {
-                        store.remove(&name, UNUSED).unwrap();
+                        store.remove(&name, Removal::default(), UNUSED).unwrap();
                     }
                 }
             });
@@ -308,7 +312,7 @@ fn loads_and_removals_at_the_same_time_leave_whole_images() {
     assert_eq!(count(&scratch.path().join("layers")), 4);
     assert_eq!(count(&scratch.path().join("tmp")), 0);
     for image in store.list().unwrap() {
-        store.remove(&image.id.to_string(), UNUSED).unwrap();
+        store.remove(&image.id.to_string(), Removal::default(), UNUSED).unwrap();
     }
     assert_eq!(count(&scratch.path().join("layers")), 0);
     assert_eq!(count(&scratch.path().join("blobs/sha256")), 0);

@@ -3,10 +3,13 @@
 //! Tests that unpack need root (owners, whiteout devices) and say SKIPPED without.
 
 mod archives;
+mod collection;
 mod commit;
 mod formats;
 mod hostile;
 mod layers;
 mod lifecycle;
 mod overlay;
+mod removal;
+mod saved;
 mod witness;
