@@ -197,6 +197,9 @@ fn check(name: &str, subcommand: &str, mut command: Command) -> Suite {
 }
 
 /// A test program may take this long; the end-to-end ones take minutes.
+/// How long the image store is given mutated input, unless the variable says otherwise.
+const FUZZ_SECONDS: &str = "60";
+
 const HOST_LIMITS: Limits =
     Limits { total: Duration::from_secs(1800), silence: Duration::from_secs(600) };
 
@@ -211,6 +214,9 @@ fn run_test(test: &TestProgram, programs: &Path, arguments: &[&str]) -> Result<S
         .env("CARGO_MANIFEST_DIR", &test.directory)
         .env("TENANTRY_BIN_DIR", programs)
         .env("TENANTRY_TIME_FACTOR", "1");
+    if std::env::var_os("TENANTRY_FUZZ_SECONDS").is_none() {
+        command.env("TENANTRY_FUZZ_SECONDS", FUZZ_SECONDS);
+    }
     run_libtest(&test.name(), &mut command, !test.is_unit)
 }
 
