@@ -69,10 +69,12 @@ fn seconds_of(text: &str) -> Option<u64> {
         text.parse::<u64>().ok().filter(|number| (least..=most).contains(number))
     };
     let year = number(year, 1970, 9999)?;
-    let leap = |year: u64| u64::from(year % 4 == 0 && (year % 100 != 0 || year % 400 == 0));
+    let is_leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
     let before = |year: u64| year / 4 - year / 100 + year / 400;
     const DAYS: [u64; 12] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
-    let leap_day = if month > 1 { leap(year) } else { 0 };
+    let leap_day = u64::from(month > 1 && is_leap(year));
     let days = (year - 1970) * 365 + before(year - 1) - before(1969)
         + DAYS[month as usize]
         + leap_day

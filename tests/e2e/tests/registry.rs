@@ -127,7 +127,7 @@ fn docker_pull_brings_an_image_once_and_shared_layers_never_again() {
     assert_eq!(registry.requests("GET /v2/demo/blobs/") - before, 3);
     assert_eq!(ok(&agent, &["run", "--rm", &v2, "cat", "/layers/last"]), "two");
     assert_eq!(stored(&agent, "layers").len(), 11);
-    assert_eq!(stored(&agent, "tmp"), [PathBuf::new(); 0]);
+    assert_eq!(stored(&agent, "tmp"), Vec::<PathBuf>::new());
 
     // The last tag goes, and with it what only that image had.
     ok(&agent, &["rmi", &v1]);
@@ -155,8 +155,8 @@ fn docker_pull_takes_a_digest_and_run_pulls_what_is_missing() {
     assert_eq!(ok(&agent, &["run", "--rm", &by_digest, "cat", "/layers/last"]), "one");
     ok(&agent, &["rmi", &by_digest]);
     assert_eq!(ok(&agent, &["images", "-q"]), "");
-    assert_eq!(stored(&agent, "layers"), [PathBuf::new(); 0]);
-    assert_eq!(stored(&agent, "blobs/sha256"), [PathBuf::new(); 0]);
+    assert_eq!(stored(&agent, "layers"), Vec::<PathBuf>::new());
+    assert_eq!(stored(&agent, "blobs/sha256"), Vec::<PathBuf>::new());
 
     let name = registry.name("some/demo:v1");
     assert_eq!(ok(&agent, &["run", "--rm", &name, "cat", "/layers/last"]), "one");

@@ -51,7 +51,7 @@ fn fails(agent: &TestAgent, name: &str, expected: &str) {
 #[track_caller]
 fn assert_nothing_is_left(agent: &TestAgent) {
     for directory in ["tmp", "layers", "blobs/sha256"] {
-        assert_eq!(stored(agent, directory), [PathBuf::new(); 0], "{directory}");
+        assert_eq!(stored(agent, directory), Vec::<PathBuf>::new(), "{directory}");
     }
 }
 
@@ -428,7 +428,7 @@ fn an_agent_that_is_killed_while_it_pulls_leaves_nothing_of_it() {
         agent.kill_nine();
         let _ = client.wait();
         agent.spawn().unwrap();
-        assert_eq!(stored(&agent, "tmp"), [PathBuf::new(); 0], "round {round}");
+        assert_eq!(stored(&agent, "tmp"), Vec::<PathBuf>::new(), "round {round}");
         // Whole, or not at all.
         let images = docker(&agent, &["images", "-q"]).stdout;
         let (blobs, layers) =
