@@ -1,5 +1,5 @@
 //! `cargo xtask bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame] [bandwidth]
-//! [audit] [noisy]`: what tenantry costs, beside peers, in one run on one machine; without a name all
+//! [audit] [images] [noisy]`: what tenantry costs, beside peers, in one run on one machine; without a name all
 //! but `noisy`. `record` measures nothing: it writes the decision logs that tests replay.
 //!
 //! Prints ratios with their spread and asserts nothing: a noisy machine makes no
@@ -9,6 +9,7 @@ mod audit;
 mod bandwidth;
 mod blame;
 mod idle;
+mod images;
 mod launch;
 mod noisy;
 mod order;
@@ -23,7 +24,7 @@ mod syscalls;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: tenantry-bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame] [bandwidth] [audit] [noisy] [record]";
+const USAGE: &str = "usage: tenantry-bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame] [bandwidth] [audit] [images] [noisy] [record]";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
             "blame",
             "bandwidth",
             "audit",
+            "images",
         ]),
         names => run(names),
     };
@@ -70,6 +72,7 @@ fn run(names: &[&str]) -> anyhow::Result<()> {
             "sched" => sched::run()?,
             "redis" => redis::run()?,
             "idle" => idle::run()?,
+            "images" => images::run()?,
             "scrape" => scrape::run()?,
             "noisy" => noisy::run()?,
             "blame" => blame::run()?,
