@@ -80,7 +80,10 @@ impl Filters {
 /// Seconds since 1970 of RFC 3339, of such seconds, or of Go's durations, which go back
 /// from now.
 pub fn moment(text: &str, now: jiff::Timestamp) -> Option<i64> {
-    if let Ok(seconds) = text.split('.').next().unwrap_or_default().parse::<i64>() {
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if fraction.bytes().all(|byte| byte.is_ascii_digit())
+        && let Ok(seconds) = seconds.parse()
+    {
         return Some(seconds);
     }
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
