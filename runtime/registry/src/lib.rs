@@ -24,6 +24,7 @@ mod error;
 mod host;
 mod manifest;
 mod registry;
+mod resolve;
 mod retry;
 mod tls;
 mod transport;

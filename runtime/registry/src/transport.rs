@@ -18,6 +18,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::error::{Error, Result};
+use crate::resolve::Resolver;
 
 /// For a connection; the kernel would try for two minutes.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -35,13 +36,13 @@ pub(crate) fn whole(content: Bytes) -> Body {
 
 #[derive(Debug)]
 pub(crate) struct Transport {
-    client: Client<HttpsConnector<HttpConnector>, Body>,
+    client: Client<HttpsConnector<HttpConnector<Resolver>>, Body>,
     pub patience: Duration,
 }
 
 impl Transport {
     pub fn new(tls: rustls::ClientConfig, patience: Duration) -> Transport {
-        let mut plain = HttpConnector::new();
+        let mut plain = HttpConnector::new_with_resolver(Resolver);
         plain.enforce_http(false);
         plain.set_connect_timeout(Some(CONNECT.min(patience)));
         plain.set_nodelay(true);
