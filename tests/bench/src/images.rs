@@ -1,5 +1,6 @@
 //! Images beside peers, against the real registry on loopback: pull and unpack of 200 MB in ten
-//! layers, a second image that shares nine of them, and a build of twelve steps, cold and cached.
+//! layers, a second image that shares nine of them, a build of twelve steps, cold and cached, and
+//! what containers of one image take on the disk.
 //!
 //! The peers start no daemon; Buildah runs its steps in a chroot, without cgroups or network.
 
@@ -16,6 +17,7 @@ use tenantry_e2e::registry::{Options, TestRegistry};
 
 use crate::spread::Spread;
 
+const CONTAINERS: u32 = 200;
 const ROUNDS: usize = 5;
 const LAYERS: u64 = 10;
 const FILES_PER_LAYER: u64 = 400;
@@ -44,6 +46,7 @@ pub fn run() -> Result<()> {
     maker.finish();
     pulls(&agent, &registry)?;
     builds(&agent, &base)?;
+    disk(&agent)?;
     drop(registry);
     // Podman and Buildah mount their store upon itself and leave it so.
     for root in ["podman/root/overlay", "buildah/root/overlay"] {
@@ -76,7 +79,6 @@ fn fill(agent: &TestAgent, registry: &TestRegistry) -> Result<String> {
         let name = registry.name(name);
         agent.run(&["build", "-q", "-t", &name, &context.display().to_string()])?;
         agent.run(&["image", "push", &name])?;
-        agent.run(&["image", "rm", &name])?;
     }
     let base = registry.name("base");
     let rootfs = agent.scratch.join("base.tar");
@@ -200,6 +202,24 @@ fn builds(agent: &TestAgent, base: &str) -> Result<()> {
     }
     let names = ["tenantry, cold", "tenantry, cached", "buildah bud, cold", "buildah bud, cached"];
     report(&names, &times)
+}
+
+/// As `du` counts it, so what is shared counts once.
+fn disk(agent: &TestAgent) -> Result<()> {
+    let one = used(&agent.data_dir())?;
+    for number in 0..CONTAINERS {
+        agent.run_detached(&format!("same{number}"), &[], &["sleep", "1000"])?;
+    }
+    let all = used(&agent.data_dir())?;
+    println!("the data directory, KiB: images {one}, with {CONTAINERS} containers of one {all}");
+    Ok(())
+}
+
+fn used(directory: &Path) -> Result<u64> {
+    let output = Command::new("du").args(["-sk", "--one-file-system"]).arg(directory).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let size = text.split_whitespace().next().context("du printed nothing")?;
+    size.parse().with_context(|| text.clone())
 }
 
 fn report<const N: usize>(names: &[&str; N], times: &[Vec<f64>; N]) -> Result<()> {
