@@ -167,8 +167,10 @@ pub fn lines(frame: &Frame) -> Vec<Frame> {
     lines
 }
 
+/// With all nine digits, as Docker's log lines have them, so that lines stand in columns.
 pub fn rfc3339(unix_ns: u64) -> String {
-    jiff::Timestamp::from_nanosecond(i128::from(unix_ns)).unwrap_or_default().to_string()
+    let time = jiff::Timestamp::from_nanosecond(i128::from(unix_ns)).unwrap_or_default();
+    format!("{time:.9}")
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ pub(super) fn describe(
     };
     let mut line = AuditEvent {
         event: Nature { action, outcome: None },
-        timestamp: time.unwrap_or_default().to_string(),
+        timestamp: format!("{:.9}", time.unwrap_or_default()),
         monotonic_ns: Some(header.time_ns),
         container: Container::new(holder.id, holder.name, holder.image),
         process: Some(process),
@@ -189,7 +189,7 @@ mod tests {
         };
         check_line(
             Event::Exec(event),
-            r#"{"event":{"action":"exec"},"@timestamp":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"container":{"id":"c0ffee","name":"web","image":{"name":"demo:latest"}},"process":{"pid":4242,"container_pid":7,"thread":{"id":4243},"name":"sh","user":{"id":1000},"parent":{"pid":4200},"ancestors":[{"pid":4200,"name":"init"}],"executable":"/bin/sh","args":["sh","-c","echo \"hi\""],"args_truncated":false,"working_directory":"/root"},"file":{"path":"/bin/sh","inode":99},"#,
+            r#"{"event":{"action":"exec"},"@timestamp":"1970-01-01T00:00:02.500000000Z","monotonic_ns":1500000000,"container":{"id":"c0ffee","name":"web","image":{"name":"demo:latest"}},"process":{"pid":4242,"container_pid":7,"thread":{"id":4243},"name":"sh","user":{"id":1000},"parent":{"pid":4200},"ancestors":[{"pid":4200,"name":"init"}],"executable":"/bin/sh","args":["sh","-c","echo \"hi\""],"args_truncated":false,"working_directory":"/root"},"file":{"path":"/bin/sh","inode":99},"#,
         );
     }
 
@@ -214,7 +214,7 @@ mod tests {
         };
         check_line(
             Event::Exit(event),
-            r#"{"event":{"action":"exit"},"@timestamp":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"container":{"id":"c0ffee","name":"web","image":{"name":"demo:latest"}},"process":{"pid":4242,"container_pid":7,"thread":{"id":4243},"name":"sh","user":{"id":1000},"parent":{"pid":4200},"ancestors":[{"pid":4200,"name":"init"}],"exit_code":137,"signal":9},"#,
+            r#"{"event":{"action":"exit"},"@timestamp":"1970-01-01T00:00:02.500000000Z","monotonic_ns":1500000000,"container":{"id":"c0ffee","name":"web","image":{"name":"demo:latest"}},"process":{"pid":4242,"container_pid":7,"thread":{"id":4243},"name":"sh","user":{"id":1000},"parent":{"pid":4200},"ancestors":[{"pid":4200,"name":"init"}],"exit_code":137,"signal":9},"#,
         );
     }
 
@@ -232,7 +232,7 @@ mod tests {
         };
         check_line(
             Event::Oom(event),
-            r#"{"event":{"action":"oom"},"@timestamp":"1970-01-01T00:00:02.5Z","monotonic_ns":1500000000,"container":{"id":"c0ffee","name":"web","image":{"name":"demo:latest"}},"process":{"pid":4242,"container_pid":7,"thread":{"id":4243},"name":"sh","user":{"id":1000},"parent":{"pid":4200},"ancestors":[{"pid":4200,"name":"init"}]},"oom":{"anon_bytes":66000000,"file_bytes":0,"shmem_bytes":0,"swap_bytes":0,"limit_bytes":67108864,"usage_bytes":67108864,"cgroup_kills":1,"trigger_pid":4242,"trigger_comm":"sh","oom_score_adj":0,"neighbours":[]},"#,
+            r#"{"event":{"action":"oom"},"@timestamp":"1970-01-01T00:00:02.500000000Z","monotonic_ns":1500000000,"container":{"id":"c0ffee","name":"web","image":{"name":"demo:latest"}},"process":{"pid":4242,"container_pid":7,"thread":{"id":4243},"name":"sh","user":{"id":1000},"parent":{"pid":4200},"ancestors":[{"pid":4200,"name":"init"}]},"oom":{"anon_bytes":66000000,"file_bytes":0,"shmem_bytes":0,"swap_bytes":0,"limit_bytes":67108864,"usage_bytes":67108864,"cgroup_kills":1,"trigger_pid":4242,"trigger_comm":"sh","oom_score_adj":0,"neighbours":[]},"#,
         );
     }
 
@@ -264,7 +264,7 @@ mod tests {
         let line = AuditEvent::from(&change);
         assert_eq!(
             serde_json::to_string(&line).unwrap(),
-            r#"{"event":{"action":"limit"},"@timestamp":"1970-01-01T00:00:02.5Z","container":{"id":"c0ffee","name":"web","image":{"name":"demo:latest"}},"limit":{"time":"1970-01-01T00:00:02.5Z","party":"controller","change":"throttle","limit":"cpu.max","before":"0.8","after":"0.2","reason":"web waits","lease_seconds":5.0,"victim_id":"0a1f","victim_name":"db","evidence":{"wait":0.5}}}"#
+            r#"{"event":{"action":"limit"},"@timestamp":"1970-01-01T00:00:02.500000000Z","container":{"id":"c0ffee","name":"web","image":{"name":"demo:latest"}},"limit":{"time":"1970-01-01T00:00:02.500000000Z","party":"controller","change":"throttle","limit":"cpu.max","before":"0.8","after":"0.2","reason":"web waits","lease_seconds":5.0,"victim_id":"0a1f","victim_name":"db","evidence":{"wait":0.5}}}"#
         );
     }
 }

@@ -161,9 +161,9 @@ async fn query(target: &Target, flags: QueryFlags) -> anyhow::Result<()> {
             .with_context(|| path.display().to_string())?;
         return failed;
     }
-    let mut parameters: Vec<String> = Vec::new();
+    let mut parameters = form_urlencoded::Serializer::new(String::new());
     let mut add = |name: &str, value: Option<String>| {
-        parameters.extend(value.map(|value| format!("{name}={value}")));
+        parameters.extend_pairs(value.map(|value| (name, value)));
     };
     add("since", flags.since.map(|time| time.to_string()));
     add("until", flags.until.map(|time| time.to_string()));
@@ -171,7 +171,7 @@ async fn query(target: &Target, flags: QueryFlags) -> anyhow::Result<()> {
     add("kind", (!flags.kind.is_empty()).then(|| flags.kind.join(",")));
     add("after", flags.after.map(|after| after.to_string()));
     add("limit", flags.limit.map(|limit| limit.to_string()));
-    let path = format!("/v1/audit?{}", parameters.join("&"));
+    let path = format!("/v1/audit?{}", parameters.finish());
     let mut lines = Box::pin(target.native().lines(&path).await?);
     while let Some(line) = lines.try_next().await? {
         show(&line, flags.json)?;

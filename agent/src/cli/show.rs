@@ -1,6 +1,5 @@
 //! Verbs that only read: ps, inspect, logs, events, probes.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -168,19 +167,17 @@ pub async fn logs(docker: &Docker, flags: LogsFlags) -> anyhow::Result<()> {
 }
 
 pub async fn events(target: &Target, flags: EventsFlags) -> anyhow::Result<()> {
-    let mut parameters: HashMap<&str, String> = HashMap::new();
+    let mut parameters = form_urlencoded::Serializer::new(String::new());
     if let Some(container) = &flags.container {
-        parameters.insert("container", container.clone());
+        parameters.append_pair("container", container);
     }
     if !flags.kind.is_empty() {
-        parameters.insert("kind", flags.kind.join(","));
+        parameters.append_pair("kind", &flags.kind.join(","));
     }
     if let Some(since) = flags.since {
-        parameters.insert("since", since.to_string());
+        parameters.append_pair("since", &since.to_string());
     }
-    let query: Vec<String> =
-        parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let path = format!("/v1/events?{}", query.join("&"));
+    let path = format!("/v1/events?{}", parameters.finish());
     let mut events = Box::pin(target.native().events(&path).await?);
     while let Some(line) = events.try_next().await? {
         if flags.json {
