@@ -60,6 +60,7 @@ impl From<tenantry_container::Error> for ApiError {
     fn from(error: tenantry_container::Error) -> Self {
         use tenantry_container::Error;
         let message = error.chain();
+        let on_network = error.network().map(network_status);
         match error {
             Error::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, message),
             // Docker's clients offer to pull on 404, which is right for an unknown image.
@@ -78,7 +79,42 @@ impl From<tenantry_container::Error> for ApiError {
             Error::Conflict(_) => Self::new(StatusCode::CONFLICT, message),
             Error::Invalid { field, value, allowed } => Self::invalid(field, value, allowed),
             Error::Unsupported { .. } => Self::new(StatusCode::NOT_IMPLEMENTED, message),
-            Error::Failed { .. } => Self::new(StatusCode::INTERNAL_SERVER_ERROR, message),
+            Error::Forbidden(_) => Self::new(StatusCode::FORBIDDEN, message),
+            Error::Failed { .. } => {
+                Self::new(on_network.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), message)
+            }
+        }
+    }
+}
+
+/// Docker's codes.
+fn network_status(error: &tenantry_network::Error) -> StatusCode {
+    use tenantry_network::Error;
+    match error {
+        Error::NotFound { .. } => StatusCode::NOT_FOUND,
+        Error::Ambiguous { .. } | Error::Invalid { .. } | Error::AddressOutside { .. } => {
+            StatusCode::BAD_REQUEST
+        }
+        Error::NameTaken { .. } => StatusCode::CONFLICT,
+        Error::InUse { .. }
+        | Error::Predefined { .. }
+        | Error::Overlap { .. }
+        | Error::AddressTaken { .. }
+        | Error::Closed { .. }
+        | Error::ForeignLink { .. }
+        | Error::NoFreeSubnet { .. }
+        | Error::TooMany { .. } => StatusCode::FORBIDDEN,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+impl From<tenantry_network::Error> for ApiError {
+    fn from(error: tenantry_network::Error) -> Self {
+        match error {
+            tenantry_network::Error::Invalid { field, value, allowed } => {
+                Self::invalid(field, value, allowed)
+            }
+            error => Self::new(network_status(&error), chain(&error)),
         }
     }
 }

@@ -20,6 +20,7 @@ mod limit;
 mod limits;
 mod namespaces;
 mod native;
+mod network;
 mod profile;
 mod registry;
 mod rules;
@@ -79,6 +80,9 @@ enum Verb {
     /// Pull, push, load, save, list, name and remove images.
     #[command(subcommand)]
     Image(image::ImageVerb),
+    /// Make, list and remove networks; put containers on them and take them off.
+    #[command(subcommand)]
+    Network(network::NetworkVerb),
     /// Check a registry's password and keep it in Docker's config.json.
     Login(registry::LoginFlags),
     /// Forget it.
@@ -203,6 +207,7 @@ async fn dispatch(target: &Target, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Build(flags) => build::build(&target.docker()?, *flags).await,
         Verb::Commit(flags) => image::kept::commit(&target.docker()?, flags).await.map(done),
         Verb::Image(verb) => image::image(&target.docker()?, verb).await.map(done),
+        Verb::Network(verb) => network::network(&target.docker()?, verb).await.map(done),
         Verb::Login(flags) => registry::login(target.docker_plain(), flags).await.map(done),
         Verb::Logout(flags) => registry::logout(&flags).map(done),
         Verb::Limit(flags) => limit::limit(target, flags).await.map(done),

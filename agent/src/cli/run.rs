@@ -9,8 +9,8 @@ use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::errors::Error as DockerError;
 use bollard::models::{
-    ContainerCreateBody, ContainerWaitResponse, HostConfig, RestartPolicy, RestartPolicyNameEnum,
-    ThrottleDevice,
+    ContainerCreateBody, ContainerWaitResponse, HostConfig, NetworkingConfig, RestartPolicy,
+    RestartPolicyNameEnum, ThrottleDevice,
 };
 use bollard::query_parameters as query;
 use clap::{Args, ValueEnum};
@@ -20,7 +20,7 @@ use tenantry_container::units::{self, Device};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use super::flags::LimitArgs;
-use super::registry;
+use super::{network, registry};
 
 #[derive(Debug, Args)]
 pub struct RunFlags {
@@ -47,9 +47,15 @@ pub struct RunFlags {
     workdir: Option<String>,
     #[arg(long)]
     entrypoint: Option<String>,
-    /// bridge, none or host.
-    #[arg(long, default_value = "bridge")]
+    /// bridge, none, host, or one that was made with `network create`.
+    #[arg(long, visible_alias = "net", default_value = "bridge")]
     network: String,
+    /// This address on its network and no other.
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Option<String>,
+    /// What others on its network may call it besides its name.
+    #[arg(long, value_name = "NAME")]
+    network_alias: Vec<String>,
     /// no, on-failure[:N], always or unless-stopped.
     #[arg(long, default_value = "no")]
     restart: String,
@@ -200,6 +206,11 @@ fn create_body(flags: RunFlags) -> anyhow::Result<ContainerCreateBody> {
             labels.insert(label.to_owned(), rate.clone());
         }
     }
+    let networking_config = (flags.ip.is_some() || !flags.network_alias.is_empty()).then(|| {
+        let endpoint = network::endpoint(flags.ip, flags.network_alias);
+        let endpoints = HashMap::from([(flags.network.clone(), endpoint)]);
+        NetworkingConfig { endpoints_config: Some(endpoints) }
+    });
     let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
     Ok(ContainerCreateBody {
         image: Some(flags.image),
@@ -215,6 +226,7 @@ fn create_body(flags: RunFlags) -> anyhow::Result<ContainerCreateBody> {
         stdin_once: Some(flags.interactive),
         attach_stdout: Some(!flags.detach),
         attach_stderr: Some(!flags.detach),
+        networking_config,
         stop_signal: flags.stop_signal,
         stop_timeout: flags.stop_timeout,
         host_config: Some(HostConfig {

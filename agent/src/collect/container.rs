@@ -95,7 +95,6 @@ impl Collector {
         let slot = self.registry.slot(&record.id);
         let cgroup = format!("/{}/{}", self.cgroup_parent, record.id);
         let measured = self.measured(cgroup, slot, live.is_some(), round);
-        let endpoint = live.and_then(|live| live.endpoint.as_ref());
         let sign =
             fs_usage::sign(record.started_unix_ns, measured.counters.as_ref(), &measured.disk);
         let reading = self.fs_usage.ask(&record.id, &snapshot.upper_path(), sign);
@@ -114,10 +113,14 @@ impl Collector {
                 .unwrap_or_default(),
             oom_kills: oom_kills(record.oom_kills, &measured),
             file_system: file_system(reading, &round.names),
-            links: endpoint
-                .and_then(|endpoint| round.links.as_ref()?.get(&endpoint.host_interface))
-                .map(|link| vec![("eth0".to_owned(), *link)])
-                .unwrap_or_default(),
+            links: live
+                .into_iter()
+                .flat_map(|live| live.endpoints())
+                .filter_map(|endpoint| {
+                    let link = round.links.as_ref()?.get(&endpoint.host_interface)?;
+                    Some((endpoint.interface.clone(), *link))
+                })
+                .collect(),
             limits: limits(record, &round.names),
             ..measured
         }

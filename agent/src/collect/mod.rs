@@ -103,7 +103,7 @@ impl Collector {
         let _turn = self.turn.lock().await;
         let time_unix_s = unix_seconds();
         let began = Instant::now();
-        let links = counted(self.engine.network().counters().await, &self.errors.links);
+        let links = counted(self.engine.networks().counters().await, &self.errors.links);
         let links_took = began.elapsed();
         // Thousands of system calls: meanwhile this thread serves nobody else.
         tokio::task::block_in_place(|| self.look(time_unix_s, links, links_took))

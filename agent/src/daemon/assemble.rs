@@ -8,7 +8,9 @@ use tenantry_container::{Engine, EngineConfig, LimitHistory};
 use tenantry_control::Policy;
 use tenantry_ebpf::{ForeignOptions, LoadOptions, Meters, SYSCALL_LATENCY_PROBE};
 use tenantry_image::Store;
-use tenantry_network::{Network, NetworkConfig, default_candidates, pick_subnet};
+use tenantry_network::{
+    NetworkConfig, Networks, NetworksConfig, Shape, default_candidates, kept_subnets, pick_subnet,
+};
 
 use super::{FOREIGN_STATE, Refusal, SLOTS_STATE};
 use crate::api::App;
@@ -71,8 +73,8 @@ pub(super) async fn assemble(
         return Err((Refusal::failed("cannot set the audit's filter")(error), config));
     }
     let meters = Arc::new(meters);
-    let network = match open_network(&config).await {
-        Ok(network) => network,
+    let networks = match open_networks(&config).await {
+        Ok(networks) => networks,
         Err(refusal) => {
             if !has_containers(&config) {
                 let _ = meters.unpin();
@@ -115,7 +117,7 @@ pub(super) async fn assemble(
         };
         let engine = Engine::open(
             engine_config,
-            network,
+            networks,
             Arc::clone(&images),
             Arc::<Registry>::clone(&registry),
         )
@@ -256,8 +258,8 @@ pub(super) async fn assemble(
         Err(refusal) => {
             if !has_containers(&config) {
                 // The engine took the network with it: adopted once more, to be removed.
-                if let Ok(network) = open_network(&config).await {
-                    let _ = network.close().await;
+                if let Ok(networks) = open_networks(&config).await {
+                    let _ = networks.close().await;
                 }
                 let _ = meters.unpin();
             }
@@ -300,15 +302,21 @@ fn open_foreign(
     Ok(Some(foreign))
 }
 
-async fn open_network(config: &Config) -> Result<Network, Refusal> {
+async fn open_networks(config: &Config) -> Result<Networks, Refusal> {
+    let dir = config.data_dir.join("networks");
     let subnet = match config.subnet {
         Some(subnet) => subnet,
-        None => pick_subnet(&config.bridge, &default_candidates())
-            .await
-            .map_err(Refusal::failed("network"))?,
+        None => {
+            let kept = kept_subnets(dir.clone()).map_err(Refusal::failed("network"))?;
+            let mut candidates = default_candidates();
+            candidates.retain(|candidate| !kept.iter().any(|kept| kept.overlaps(candidate)));
+            pick_subnet(&config.bridge, &candidates).await.map_err(Refusal::failed("network"))?
+        }
     };
     let table = config.bridge.replace('-', "_");
-    Network::open(NetworkConfig { bridge: config.bridge.clone(), subnet, table })
+    let bridge = config.bridge.clone();
+    let default = NetworkConfig { bridge, subnet, table, shape: Shape::default() };
+    Networks::open(NetworksConfig { default, dir, max: NetworksConfig::DEFAULT_MAX })
         .await
         .map_err(Refusal::failed("network"))
 }

@@ -247,7 +247,7 @@ async fn leave(app: &App) {
         end_logs(app).await;
         return;
     }
-    if let Err(error) = app.engine.network().close().await {
+    if let Err(error) = app.engine.networks().close().await {
         tracing::warn!(%error, "network not removed");
     }
     // The ring goes with the meters: its last events belong into the audit file.

@@ -3,7 +3,7 @@
 //! Owns the typed request that API and CLI fill and that records keep. Pure: the
 //! only judge of values, it touches neither image nor host.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,8 @@ const MOST_NAME_BYTES: usize = 128;
 const MOST_LABELS: usize = 256;
 const MOST_TEXT_BYTES: usize = 1 << 20;
 const MOST_BINDS: usize = 128;
+const MOST_NETWORKS: usize = 16;
+const MOST_ALIASES: usize = 64;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -47,6 +49,8 @@ pub struct ContainerConfig {
     /// Removed as soon as it ended; nothing of it survives a power loss.
     pub auto_remove: bool,
     pub network: NetworkMode,
+    /// Which networks it is on if its mode is [`NetworkMode::Bridge`]; `None`: the default one.
+    pub networks: Option<Vec<NetworkWish>>,
     pub binds: Vec<BindRequest>,
     /// Whether [`crate::Engine::stdin`] leads to the program; else `/dev/null`.
     pub open_stdin: bool,
@@ -63,13 +67,42 @@ pub struct ContainerConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NetworkMode {
-    /// An address on the bridge.
+    /// An address on each of its networks.
     #[default]
     Bridge,
     /// The host's own interfaces. Bandwidth limits are refused.
     Host,
     /// Only `lo`.
     None,
+}
+
+/// One of the networks that a container is, or is to be, on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkWish {
+    /// By name; an id is kept where there is no such network yet.
+    pub network: String,
+    /// This one and no other; `None`: any.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
+    /// What others on this network may call it besides its name.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+}
+
+/// The default network's name.
+pub const DEFAULT_NETWORK: &str = "bridge";
+
+impl ContainerConfig {
+    /// The networks that it gets an interface on, in their order.
+    pub fn wishes(&self) -> Vec<NetworkWish> {
+        let default =
+            || vec![NetworkWish { network: DEFAULT_NETWORK.to_owned(), ..NetworkWish::default() }];
+        match self.network {
+            NetworkMode::Bridge => self.networks.clone().unwrap_or_else(default),
+            NetworkMode::Host | NetworkMode::None => Vec::new(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,6 +177,13 @@ pub fn check(request: &CreateRequest) -> Result<(), Error> {
         let value = "a bandwidth limit";
         return Err(Error::invalid("limits", value, "bandwidth limits on network bridge only"));
     }
+    for (index, wish) in config.wishes().iter().enumerate() {
+        check_wish(wish)?;
+        if config.wishes()[..index].iter().any(|other| other.network == wish.network) {
+            return Err(Error::invalid("network", &wish.network, "each network once"));
+        }
+    }
+    check_network_count(config.wishes().len())?;
     check_texts("env", &config.env)?;
     check_texts("command", config.command.as_deref().unwrap_or_default())?;
     check_texts("entrypoint", config.entrypoint.as_deref().unwrap_or_default())?;
@@ -151,6 +191,41 @@ pub fn check(request: &CreateRequest) -> Result<(), Error> {
         return Err(Error::invalid("env", entry, "NAME=value or NAME"));
     }
     check_binds(&config.binds)
+}
+
+pub(crate) fn check_network_count(count: usize) -> Result<(), Error> {
+    if count > MOST_NETWORKS {
+        return Err(Error::invalid("networks", count, format!("at most {MOST_NETWORKS}")));
+    }
+    Ok(())
+}
+
+/// Addresses and aliases are for networks that a user made: Docker's rule, in its words.
+pub(crate) fn check_wish(wish: &NetworkWish) -> Result<(), Error> {
+    if wish.network.is_empty() || matches!(wish.network.as_str(), "host" | "none") {
+        let allowed = "bridge, or a network that was made with `network create`";
+        return Err(Error::invalid("network", &wish.network, allowed));
+    }
+    if wish.network == DEFAULT_NETWORK && wish.address.is_some() {
+        let why = "user specified IP address is supported on user defined networks only";
+        return Err(Error::Forbidden(why.to_owned()));
+    }
+    if wish.network == DEFAULT_NETWORK && !wish.aliases.is_empty() {
+        let why = "network-scoped alias is supported only for containers in user defined networks";
+        return Err(Error::Forbidden(why.to_owned()));
+    }
+    if wish.aliases.len() > MOST_ALIASES {
+        let allowed = format!("at most {MOST_ALIASES}");
+        return Err(Error::invalid("aliases", wish.aliases.len(), allowed));
+    }
+    let is_alias = |alias: &&String| {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+        !alias.is_empty() && alias.len() <= 253 && alias.bytes().all(fits)
+    };
+    match wish.aliases.iter().find(|alias| !is_alias(alias)) {
+        Some(alias) => Err(Error::invalid("aliases", alias, "1 to 253 of [a-zA-Z0-9_.-]")),
+        None => Ok(()),
+    }
 }
 
 fn check_binds(binds: &[BindRequest]) -> Result<(), Error> {
@@ -240,6 +315,19 @@ mod tests {
         check(|r| r.config.env = vec!["=x".into()], "env");
         check(|r| r.config.env = vec!["A=\0".into()], "env");
         check(|r| r.config.oom_score_adj = Some(1001), "oom_score_adj");
+        fn on(networks: &[&str]) -> Option<Vec<NetworkWish>> {
+            let wish = |name: &&str| NetworkWish { network: (*name).into(), ..Default::default() };
+            Some(networks.iter().map(wish).collect())
+        }
+        check(|r| r.config.networks = on(&["host"]), "network");
+        check(|r| r.config.networks = on(&["a", "a"]), "network");
+        check(
+            |r| {
+                let wish = NetworkWish { aliases: vec!["a b".into()], ..Default::default() };
+                r.config.networks = Some(vec![NetworkWish { network: "web".into(), ..wish }]);
+            },
+            "aliases",
+        );
         check(
             |r| {
                 r.config.auto_remove = true;
@@ -255,5 +343,17 @@ mod tests {
             },
             "binds.source",
         );
+    }
+
+    #[test]
+    fn addresses_and_aliases_are_for_networks_that_users_made() {
+        let plain = NetworkWish { network: DEFAULT_NETWORK.into(), ..NetworkWish::default() };
+        assert!(check_wish(&plain).is_ok());
+        let address = NetworkWish { address: "10.0.0.9".parse().ok(), ..plain.clone() };
+        let alias = NetworkWish { aliases: vec!["db".into()], ..plain };
+        for wish in [address, alias] {
+            assert!(matches!(check_wish(&wish), Err(Error::Forbidden(_))), "{wish:?}");
+            assert!(check_wish(&NetworkWish { network: "web".into(), ..wish }).is_ok());
+        }
     }
 }

@@ -18,6 +18,9 @@ pub enum Error {
     /// The request is right but not now: a name in use, the wrong state, a bound reached.
     #[error("{0}")]
     Conflict(String),
+    /// What is named may not be used so, now or ever.
+    #[error("{0}")]
+    Forbidden(String),
     /// The request can never be granted as it stands.
     #[error("{field}: {value:?} is not allowed; allowed: {allowed}")]
     Invalid { field: String, value: String, allowed: String },
@@ -46,6 +49,12 @@ impl Error {
 
     pub(crate) fn failed(step: impl Into<String>, source: impl Into<Source>) -> Self {
         Self::Failed { step: step.into(), source: source.into() }
+    }
+
+    /// What the network said, where a step on it failed.
+    pub fn network(&self) -> Option<&tenantry_network::Error> {
+        let Self::Failed { source, .. } = self else { return None };
+        source.downcast_ref()
     }
 
     /// What a shell would exit with: 127 for a program that is not found, 126

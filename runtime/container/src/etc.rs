@@ -21,6 +21,12 @@ pub fn render_hosts_line(address: Ipv4Addr, hostname: &str) -> String {
     }
 }
 
+/// The file without the lines of an address that is gone.
+pub fn without_address(hosts: &str, address: Ipv4Addr) -> String {
+    let is_of = |line: &str| line.split_whitespace().next() == Some(address.to_string().as_str());
+    hosts.lines().filter(|line| !is_of(line)).map(|line| format!("{line}\n")).collect()
+}
+
 /// The host's resolver configuration as a container can use it: name servers on
 /// the host's own loopback cannot be reached from another network namespace and
 /// are left out. The host's network keeps them. What follows is Docker's rule
@@ -66,6 +72,13 @@ mod tests {
         check("nameserver 10.0.0.2\nnameserver 127.0.0.1", "nameserver 10.0.0.2\n");
         check("nameserver fe80::1%eth0\n", public);
         assert_eq!(render_resolv_conf("nameserver 127.0.0.53\n", true), "nameserver 127.0.0.53\n");
+    }
+
+    #[test]
+    fn the_lines_of_an_address_are_taken_out_and_no_others() {
+        let hosts = "127.0.0.1\tlocalhost\n10.0.0.2\ta\n10.0.0.22\tb\n";
+        let without = without_address(hosts, Ipv4Addr::new(10, 0, 0, 2));
+        assert_eq!(without, "127.0.0.1\tlocalhost\n10.0.0.22\tb\n");
     }
 
     #[test]

@@ -35,7 +35,9 @@ pub mod throttle;
 pub mod units;
 pub mod user;
 
-pub use config::{BindRequest, ContainerConfig, CreateRequest, NetworkMode, SeccompChoice};
+pub use config::{
+    BindRequest, ContainerConfig, CreateRequest, NetworkMode, NetworkWish, SeccompChoice,
+};
 pub use engine::{
     Engine, EngineConfig, ExecHandle, ExecRequest, ExecStdio, Identity, Throttled, WaitCondition,
 };

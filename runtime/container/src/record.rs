@@ -53,7 +53,7 @@ pub struct Record {
     pub started_unix_ns: Option<u64>,
     /// How the last run ended, or why the last start failed.
     pub ended: Option<Ended>,
-    /// Kept so that a restart gets the same address where it is still free.
+    /// Kept so that a restart gets the same address on its first network where it is still free.
     pub address: Option<Ipv4Addr>,
 }
 
@@ -89,10 +89,19 @@ pub struct RunFile {
     pub shim_pid: i32,
     pub pid: i32,
     pub cgroup: CgroupIds,
+    /// Of its first network.
     pub endpoint: Option<Endpoint>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further: Vec<Endpoint>,
     /// Its limits are, or are about to be, tighter than the record says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub throttled: Option<ThrottleNote>,
+}
+
+impl RunFile {
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoint.iter().chain(&self.further)
+    }
 }
 
 /// What the next agent does first thing.

@@ -39,7 +39,16 @@ pub struct Live {
     pub cgroup_dir: PathBuf,
     /// Inode by type: mnt, pid, net, user, uts, ipc, cgroup.
     pub namespaces: BTreeMap<String, u64>,
+    /// On its first network: bandwidth is limited here.
     pub endpoint: Option<Endpoint>,
+    /// On its other networks.
+    pub further: Vec<Endpoint>,
+}
+
+impl Live {
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoint.iter().chain(&self.further)
+    }
 }
 
 impl Snapshot {

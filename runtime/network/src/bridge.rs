@@ -3,12 +3,12 @@
 //! Owns what is once per network on the host: the bridge with the gateway's
 //! address, and removing every link that carries our alias.
 
+use crate::config::NetworkConfig;
 use crate::decode::Link;
 use crate::error::{Error, Result};
 use crate::forwarding;
 use crate::link;
 use crate::netlink::Netlink;
-use crate::network::NetworkConfig;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bridge {
@@ -21,13 +21,18 @@ pub(crate) struct Bridge {
 
 /// In the bridge's alias: survives the agent.
 fn render_alias(config: &NetworkConfig, ip_forward_before: bool) -> String {
-    link::alias(&config.bridge, &format!("bridge ip_forward={}", u8::from(ip_forward_before)))
+    let what = format!("bridge ip_forward={}", u8::from(ip_forward_before));
+    match &config.shape.apart_from {
+        Some(default) => link::alias(&config.bridge, &format!("{what} beside {default}")),
+        None => link::alias(&config.bridge, &what),
+    }
 }
 
 fn parse_ip_forward(alias: &str, bridge: &str) -> Option<bool> {
-    match link::parse_alias(alias, bridge)?.strip_prefix("bridge ip_forward=")? {
-        "0" => Some(false),
-        "1" => Some(true),
+    let rest = link::parse_alias(alias, bridge)?.strip_prefix("bridge ip_forward=")?;
+    match rest.split(' ').next() {
+        Some("0") => Some(false),
+        Some("1") => Some(true),
         _ => None,
     }
 }
@@ -40,7 +45,7 @@ pub(crate) fn ensure(netlink: &mut Netlink, config: &NetworkConfig) -> Result<Br
     if let Some(found) = link::find(netlink, name)? {
         return adopt(netlink, config, &found);
     }
-    link::create_bridge(netlink, name, link::mac_of(config.subnet.gateway()))?;
+    link::create_bridge(netlink, name, link::mac_of(config.gateway()))?;
     let outcome = finish(netlink, config, None);
     if outcome.is_err() {
         let _ = link::delete(netlink, name);
@@ -49,7 +54,7 @@ pub(crate) fn ensure(netlink: &mut Netlink, config: &NetworkConfig) -> Result<Br
 }
 
 fn adopt(netlink: &mut Netlink, config: &NetworkConfig, found: &Link) -> Result<Bridge> {
-    let (gateway, prefix) = (config.subnet.gateway(), config.subnet.prefix());
+    let (gateway, prefix) = (config.gateway(), config.subnet.prefix());
     let mut addresses = link::list_addresses(netlink)?;
     addresses.retain(|a| a.index == found.index);
     let is_bridge = found.kind.as_deref() == Some("bridge");
@@ -85,7 +90,7 @@ fn finish(netlink: &mut Netlink, config: &NetworkConfig, before: Option<bool>) -
         }
     };
     let index = link::find(netlink, name)?.ok_or_else(|| Error::Gone(name.clone()))?.index;
-    let gateway = config.subnet.gateway();
+    let gateway = config.gateway();
     let addresses = link::list_addresses(netlink)?;
     if !addresses.iter().any(|a| a.index == index && a.address == gateway) {
         link::silence_ipv6(netlink, name)?;
@@ -126,6 +131,7 @@ pub(crate) fn remove_all(netlink: &mut Netlink, bridge: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Shape;
 
     #[test]
     fn the_former_ip_forward_is_read_from_the_alias_it_was_written_to() {
@@ -133,9 +139,13 @@ mod tests {
             bridge: "br0".into(),
             subnet: "10.9.0.0/16".parse().unwrap(),
             table: "t".into(),
+            shape: Shape::default(),
         };
+        let beside = Shape { apart_from: Some("tenantry0".into()), ..Shape::default() };
+        let other = NetworkConfig { shape: beside, ..config.clone() };
         for value in [false, true] {
             assert_eq!(parse_ip_forward(&render_alias(&config, value), "br0"), Some(value));
+            assert_eq!(parse_ip_forward(&render_alias(&other, value), "br0"), Some(value));
         }
         assert_eq!(parse_ip_forward("tenantry br0 web-1", "br0"), None);
         assert_eq!(parse_ip_forward("tenantry br1 bridge ip_forward=1", "br0"), None);

@@ -22,6 +22,43 @@ pub struct Endpoint {
     pub prefix: u8,
     pub gateway: Ipv4Addr,
     pub mac: String,
+    /// The veth's end in the container.
+    #[serde(default = "first_interface")]
+    pub interface: String,
+    /// Whether what is not near goes through it.
+    #[serde(default = "yes")]
+    pub default_route: bool,
+    /// The network's id; empty in what an agent wrote that knew only one network.
+    #[serde(default)]
+    pub network: String,
+    #[serde(default = "default_network")]
+    pub network_name: String,
+}
+
+fn first_interface() -> String {
+    "eth0".to_owned()
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_network() -> String {
+    "bridge".to_owned()
+}
+
+/// Where a connection begins in the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub interface: String,
+    /// Not on a network that is internal: there is nowhere to go.
+    pub default_route: bool,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Place { interface: first_interface(), default_route: true }
+    }
 }
 
 /// What [`attach`] makes.
@@ -54,7 +91,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) fn attach(host: &Mutex<Netlink>, plan: &Plan<'_>, inside: &Namespace) -> Result<()> {
     let name = &plan.endpoint.host_interface;
     let mac = link::mac_of(plan.endpoint.address);
-    link::create_veth(&mut lock(host), name, plan.bridge_index, inside.fd(), mac)?;
+    let interface = &plan.endpoint.interface;
+    link::create_veth(&mut lock(host), name, plan.bridge_index, inside.fd(), interface, mac)?;
     let outcome = set_up_host_side(&mut lock(host), plan)
         .and_then(|()| set_up_inside(&plan.endpoint, inside));
     if outcome.is_err()
@@ -76,12 +114,23 @@ fn set_up_inside(endpoint: &Endpoint, inside: &Namespace) -> Result<()> {
     let mut netlink = Netlink::open()?;
     let netlink = &mut netlink;
     link::set_loopback_up(netlink)?;
-    link::silence_ipv6(netlink, "eth0")?;
-    let eth0 = link::find(netlink, "eth0")?.ok_or_else(|| Error::Gone("eth0".to_owned()))?;
-    link::add_address(netlink, eth0.index, endpoint.address, endpoint.prefix)?;
-    link::set_up(netlink, "eth0")?;
-    // Only an address on a link that is up makes the gateway reachable.
-    link::add_default_route(netlink, endpoint.gateway)
+    let name = &endpoint.interface;
+    link::silence_ipv6(netlink, name)?;
+    let found = link::find(netlink, name)?.ok_or_else(|| Error::Gone(name.clone()))?;
+    link::add_address(netlink, found.index, endpoint.address, endpoint.prefix)?;
+    link::set_up(netlink, name)?;
+    if endpoint.default_route {
+        // Only an address on a link that is up makes the gateway reachable.
+        link::add_default_route(netlink, endpoint.gateway)?;
+    }
+    Ok(())
+}
+
+/// What is not near goes through this connection from now on; the route before it went with
+/// its link. The thread ends up in the container's namespace and must end after it.
+pub(crate) fn take_default_route(gateway: Ipv4Addr, inside: &Namespace) -> Result<()> {
+    inside.enter()?;
+    link::add_default_route(&mut Netlink::open()?, gateway)
 }
 
 #[cfg(test)]

@@ -50,6 +50,28 @@ pub enum Error {
     /// must name one.
     #[error("every candidate subnet ({candidates}) overlaps an address or route of this host")]
     NoFreeSubnet { candidates: String },
+    /// It is being removed.
+    #[error("the network of {subnet} is being removed")]
+    Closed { subnet: Ipv4Subnet },
+    /// Docker's words: people and programs look for them.
+    #[error("network {reference} not found")]
+    NotFound { reference: String },
+    #[error("network {reference} is ambiguous: {matches} ids begin so")]
+    Ambiguous { reference: String, matches: usize },
+    #[error("network with name {name} already exists")]
+    NameTaken { name: String },
+    /// Containers that run are on it; they must leave first.
+    #[error("error while removing network: network {name} id {id} has active endpoints")]
+    InUse { name: String, id: String },
+    #[error("{name} is a pre-defined network and cannot be {verb}")]
+    Predefined { name: String, verb: &'static str },
+    #[error("Pool overlaps with other one on this address space: {subnet} and {other}")]
+    Overlap { subnet: Ipv4Subnet, other: String },
+    #[error("there are {max} networks of users, as many as there may be; remove one")]
+    TooMany { max: usize },
+    /// It is known, but could not be made again on this host when the agent started.
+    #[error("network {name} is not up: {why}")]
+    NotUp { name: String, why: String },
     /// Giving it an `eth0` would reconfigure the host.
     #[error("process {pid} is in the host's network namespace")]
     HostNamespace { pid: u32 },

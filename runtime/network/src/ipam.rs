@@ -12,38 +12,70 @@ use crate::subnet::Ipv4Subnet;
 /// Addresses go out in ascending order; a released one goes out again only when
 /// no fresh one is left, and then the longest-released first: peers' ARP caches
 /// and connection tracking have forgotten it by then. Never given out: the
-/// network's address, the gateway's (`.1`) and the broadcast address.
+/// network's address, the gateway's and the broadcast address.
 #[derive(Debug)]
 pub struct Ipam {
     subnet: Ipv4Subnet,
+    gateway: u32,
+    /// The last address that is given out unasked.
+    last: u32,
+    first: u32,
     taken: HashSet<u32>,
-    /// Every address below that is usable is in `taken` or in `released`.
+    /// Every address from `first` on and below that is usable is in `taken` or in `released`.
     fresh: u32,
     /// Oldest first; disjoint from `taken`.
     released: VecDeque<u32>,
+    /// The network goes: no address is given out any more.
+    closed: bool,
 }
 
 impl Ipam {
+    /// The gateway has the first address, and all others are given out.
     pub fn new(subnet: Ipv4Subnet) -> Ipam {
-        let fresh = u32::from(subnet.gateway()).saturating_add(1);
-        Ipam { subnet, taken: HashSet::new(), fresh, released: VecDeque::new() }
+        Ipam::shaped(subnet, subnet.gateway(), None)
     }
 
-    /// How many containers can have an address at once.
+    /// Only addresses of `range` go out unasked.
+    pub fn shaped(subnet: Ipv4Subnet, gateway: Ipv4Addr, range: Option<Ipv4Subnet>) -> Ipam {
+        let (network, broadcast) = (u32::from(subnet.network()), u32::from(subnet.broadcast()));
+        let (mut first, mut last) = (network.saturating_add(1), broadcast.saturating_sub(1));
+        if let Some(range) = range {
+            first = first.max(range.network().into());
+            last = last.min(range.broadcast().into());
+        }
+        let (taken, released) = (HashSet::new(), VecDeque::new());
+        let gateway = gateway.into();
+        Ipam { subnet, gateway, first, last, taken, fresh: first, released, closed: false }
+    }
+
+    /// How many containers can have an address at once without asking for a certain one.
     pub fn capacity(&self) -> u64 {
-        u64::from(self.broadcast()).saturating_sub(u64::from(self.gateway()) + 1)
+        let all = (u64::from(self.last) + 1).saturating_sub(self.first.into());
+        all - u64::from(all > 0 && (self.first..=self.last).contains(&self.gateway))
+    }
+
+    pub fn taken(&self) -> usize {
+        self.taken.len()
+    }
+
+    /// True if nobody has an address: then nobody gets one any more.
+    pub fn close_if_unused(&mut self) -> bool {
+        self.closed |= self.taken.is_empty();
+        self.closed
     }
 
     /// The next free address.
     ///
     /// # Errors
-    /// [`Error::Exhausted`]: all are taken; a container must go first.
+    /// [`Error::Exhausted`]: all are taken; a container must go first. [`Error::Closed`].
     pub fn take_next(&mut self) -> Result<Ipv4Addr> {
-        while self.fresh < self.broadcast() {
+        self.check_open()?;
+        while self.fresh <= self.last {
             let address = self.fresh;
             self.fresh += 1;
             // Taken by name, or given back after that: then it waits its turn.
-            if !self.taken.contains(&address) && !self.released.contains(&address) {
+            let is_free = !self.taken.contains(&address) && !self.released.contains(&address);
+            if address != self.gateway && is_free {
                 self.taken.insert(address);
                 return Ok(address.into());
             }
@@ -60,10 +92,11 @@ impl Ipam {
     ///
     /// # Errors
     /// [`Error::AddressOutside`] for one that no container of this subnet may
-    /// have, [`Error::AddressTaken`] for one that another has.
+    /// have, [`Error::AddressTaken`] for one that another has. [`Error::Closed`].
     pub fn take(&mut self, address: Ipv4Addr) -> Result<()> {
+        self.check_open()?;
         let number = u32::from(address);
-        if number <= self.gateway() || number >= self.broadcast() {
+        if number == self.gateway || !self.subnet.is_host(address) {
             return Err(Error::AddressOutside { address, subnet: self.subnet });
         }
         if !self.taken.insert(number) {
@@ -77,18 +110,14 @@ impl Ipam {
     pub fn release(&mut self, address: Ipv4Addr) -> bool {
         let number = u32::from(address);
         let was_taken = self.taken.remove(&number);
-        if was_taken {
+        if was_taken && (self.first..=self.last).contains(&number) {
             self.released.push_back(number);
         }
         was_taken
     }
 
-    fn gateway(&self) -> u32 {
-        self.subnet.gateway().into()
-    }
-
-    fn broadcast(&self) -> u32 {
-        self.subnet.broadcast().into()
+    fn check_open(&self) -> Result<()> {
+        if self.closed { Err(Error::Closed { subnet: self.subnet }) } else { Ok(()) }
     }
 }
 
@@ -168,6 +197,33 @@ mod tests {
             any::<u8>().prop_map(Step::Take),
             any::<u8>().prop_map(Step::Release),
         ]
+    }
+
+    #[test]
+    fn only_the_range_goes_out_unasked_and_never_the_gateway() {
+        let subnet = "10.0.0.0/24".parse().unwrap();
+        let (gateway, range) = (Ipv4Addr::new(10, 0, 0, 18), "10.0.0.16/30".parse().ok());
+        let mut ipam = Ipam::shaped(subnet, gateway, range);
+        assert_eq!(ipam.capacity(), 3);
+        let given: Vec<String> = (0..3).map(|_| next(&mut ipam)).collect();
+        assert_eq!(given, ["10.0.0.16", "10.0.0.17", "10.0.0.19"]);
+        assert!(matches!(ipam.take_next(), Err(Error::Exhausted { .. })));
+        assert!(matches!(ipam.take(gateway), Err(Error::AddressOutside { .. })));
+        let outside = Ipv4Addr::new(10, 0, 0, 1);
+        ipam.take(outside).unwrap();
+        ipam.release(outside);
+        assert!(ipam.take_next().is_err(), "asked for, so not given out to others");
+    }
+
+    #[test]
+    fn a_network_that_goes_gives_no_address_and_one_that_is_used_does_not_go() {
+        let mut ipam = ipam("10.0.0.0/29");
+        let address = ipam.take_next().unwrap();
+        assert!(!ipam.close_if_unused());
+        ipam.release(address);
+        assert!(ipam.close_if_unused());
+        assert!(matches!(ipam.take_next(), Err(Error::Closed { .. })));
+        assert!(matches!(ipam.take(address), Err(Error::Closed { .. })));
     }
 
     proptest! {

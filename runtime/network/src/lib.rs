@@ -1,8 +1,8 @@
-//! The containers' network: one bridge, a veth pair each, IPv4 addresses,
-//! masquerade, bandwidth both ways, link counters.
+//! The containers' networks: a bridge each, a veth pair for each container on it, IPv4
+//! addresses, masquerade, bandwidth both ways, link counters.
 //!
 //! Owns everything on the host that carries its alias (`tenantry <bridge> …`),
-//! one nftables table, and `ip_forward` while it is open. It touches no rule,
+//! an nftables table for each network, and `ip_forward` while it is open. It touches no rule,
 //! link or qdisc of anybody else, knows nothing of containers beyond an id and
 //! a process whose namespace gets `eth0`, and never names cgroups or eBPF.
 //! Called by the container engine.
@@ -17,6 +17,7 @@
 
 mod bandwidth;
 mod bridge;
+mod config;
 mod counters;
 mod decode;
 mod endpoint;
@@ -28,18 +29,25 @@ mod link;
 mod namespace;
 mod netlink;
 mod network;
+mod networks;
 mod qdisc;
 mod rate;
+mod rules;
 mod standing;
 mod subnet;
 mod survey;
 
 pub use bandwidth::{Applied, BANDWIDTH_MAJORS, Bandwidth, set_bandwidth_without_network};
+pub use config::{NetworkConfig, Shape};
 pub use counters::LinkCounters;
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, Place};
 pub use error::{Error, Result};
 pub use ipam::Ipam;
-pub use network::{Network, NetworkConfig};
+pub use network::Network;
+pub use networks::{
+    Attachment, CreateNetwork, Driver, NetworkAction, NetworkEvent, NetworkRecord, Networks,
+    NetworksConfig, kept_subnets,
+};
 pub use rate::{MAX_BITS_PER_S, MIN_BITS_PER_S, RateError, parse_rate, render_rate};
 pub use subnet::{Ipv4Subnet, SubnetError, choose_subnet, default_candidates};
 pub use survey::pick_subnet;

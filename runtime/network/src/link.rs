@@ -114,16 +114,17 @@ pub(crate) fn create_ifb(netlink: &mut Netlink, name: &str) -> Result<()> {
 }
 
 /// `name` on the bridge and up; its peer is born in the other namespace as
-/// `eth0`, down: until the peer is up neither end has carrier.
+/// `interface`, down: until the peer is up neither end has carrier.
 pub(crate) fn create_veth(
     netlink: &mut Netlink,
     name: &str,
     bridge_index: u32,
     peer_namespace: RawFd,
+    interface: &str,
     peer_mac: Mac,
 ) -> Result<()> {
     let peer = LinkMessageBuilder::<LinkUnspec>::new()
-        .name("eth0")
+        .name(interface)
         .address(peer_mac.to_vec())
         .setns_by_fd(peer_namespace)
         .build();

@@ -16,53 +16,19 @@ use tokio::task::JoinSet;
 
 use crate::bandwidth::{self, Applied, Bandwidth};
 use crate::bridge::{self, Bridge};
+use crate::config::NetworkConfig;
 use crate::counters::LinkCounters;
-use crate::endpoint::{self, Endpoint, Plan, lock};
+use crate::endpoint::{self, Endpoint, Place, Plan, lock};
 use crate::error::{Error, Result};
 use crate::ipam::Ipam;
 use crate::link;
 use crate::namespace::{Namespace, NamespaceId};
 use crate::netlink::Netlink;
-use crate::subnet::Ipv4Subnet;
 use crate::{firewall, forwarding, standing};
 
 /// A veth dies with its namespace some milliseconds after the last process;
 /// one that is still there after this is deleted.
 const REAP_DELAY: Duration = Duration::from_millis(250);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetworkConfig {
-    /// At most 15 characters.
-    pub bridge: String,
-    /// The bridge has its first address.
-    pub subnet: Ipv4Subnet,
-    /// Our nftables table, family `ip`.
-    pub table: String,
-}
-
-impl NetworkConfig {
-    /// # Errors
-    /// [`Error::Invalid`] naming field, value and what is allowed.
-    pub fn validate(&self) -> Result<()> {
-        let invalid = |field, value: &dyn ToString, allowed: &str| {
-            Err(Error::Invalid { field, value: value.to_string(), allowed: allowed.to_owned() })
-        };
-        let word = |text: &str, extra: &str| {
-            text.starts_with(|c: char| c.is_ascii_alphabetic())
-                && text.chars().all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
-        };
-        if !word(&self.bridge, "-_.") || self.bridge.len() > link::MAX_NAME_BYTES {
-            return invalid("bridge", &self.bridge, "a letter, then letters, digits, - _ . (15)");
-        }
-        if !word(&self.table, "-_") || self.table.len() > 64 {
-            return invalid("table", &self.table, "a letter, then letters, digits, - _ (64)");
-        }
-        if !(8..=30).contains(&self.subnet.prefix()) {
-            return invalid("subnet", &self.subnet, "a prefix of 8 to 30");
-        }
-        Ok(())
-    }
-}
 
 /// The containers' network, open. Dropping it leaves all of it in place, as an
 /// agent that restarts wants; [`Network::close`] removes it.
@@ -117,14 +83,48 @@ impl Network {
     /// [`Error::HostNamespace`]; [`Error::Io`] if there is no such process.
     /// Nothing is left behind.
     pub async fn connect(&self, id: &str, pid: u32, address: Option<Ipv4Addr>) -> Result<Endpoint> {
+        self.connect_at(id, pid, address, Place::default()).await
+    }
+
+    /// As [`Network::connect`], with this interface: a container may be on several networks.
+    pub async fn connect_at(
+        &self,
+        id: &str,
+        pid: u32,
+        address: Option<Ipv4Addr>,
+        place: Place,
+    ) -> Result<Endpoint> {
         let (inner, id) = (self.inner.clone(), id.to_owned());
-        let (send, answer) = oneshot::channel();
-        // Not from a pool: the thread moves into the container's namespace.
-        std::thread::Builder::new()
-            .name("network-connect".to_owned())
-            .spawn(move || drop(send.send(inner.connect(&id, pid, address))))
-            .map_err(|e| Error::io("start", "connect thread", e))?;
-        Ok(answer.await.map_err(|_| Error::Worker("connect"))??.keep())
+        let work = move || inner.connect(&id, pid, address, place);
+        Ok(in_thread_of_its_own("network-connect", work).await?.keep())
+    }
+
+    /// For a container that runs on: its interface is gone when this returns.
+    ///
+    /// # Errors
+    /// [`Error::Netlink`]; the address stays taken.
+    pub async fn unplug(&self, endpoint: &Endpoint) -> Result<()> {
+        let (inner, name) = (self.inner.clone(), endpoint.host_interface.clone());
+        let delete = move || link::delete(&mut lock(&inner.slow), &name).map(drop);
+        blocking("unplug", delete).await?;
+        self.disconnect(endpoint).await
+    }
+
+    /// What is not near goes through this endpoint of process `pid`'s namespace from now on.
+    pub async fn take_default_route(&self, endpoint: &Endpoint, pid: u32) -> Result<()> {
+        let gateway = endpoint.gateway;
+        let work = move || endpoint::take_default_route(gateway, &Namespace::of_process(pid)?);
+        in_thread_of_its_own("network-route", work).await
+    }
+
+    /// How many containers have an address here.
+    pub fn endpoints(&self) -> usize {
+        lock(&self.inner.ipam).taken()
+    }
+
+    /// True if nobody has an address here: then nobody gets one any more.
+    pub fn close_if_unused(&self) -> bool {
+        lock(&self.inner.ipam).close_if_unused()
     }
 
     /// Quick: the address is free at once. Links that do not die with their
@@ -214,7 +214,7 @@ impl Inner {
         let (mut quick, slow) = (Netlink::open()?, Netlink::open()?);
         let bridge = bridge::ensure(&mut quick, &config)?;
         let outcome = forwarding::write_ip_forward(true)
-            .and_then(|()| firewall::install(&config.table, &config.bridge, config.subnet))
+            .and_then(|()| firewall::install(&config))
             .and_then(|()| bridge::remove_orphans(&mut quick, &config.bridge));
         if let Err(e) = outcome {
             if bridge.created {
@@ -236,7 +236,7 @@ impl Inner {
             bridge,
             quick: Mutex::new(quick),
             slow: Mutex::new(slow),
-            ipam: Mutex::new(Ipam::new(config.subnet)),
+            ipam: Mutex::new(Ipam::shaped(config.subnet, config.gateway(), config.shape.range)),
             // The table is new.
             bulk: Mutex::default(),
             serial: AtomicU64::new(now.as_nanos() as u64),
@@ -246,7 +246,13 @@ impl Inner {
         })
     }
 
-    fn connect(self: Arc<Self>, id: &str, pid: u32, address: Option<Ipv4Addr>) -> Result<Fresh> {
+    fn connect(
+        self: Arc<Self>,
+        id: &str,
+        pid: u32,
+        address: Option<Ipv4Addr>,
+        place: Place,
+    ) -> Result<Fresh> {
         let namespace = Namespace::of_process(pid)?;
         if namespace.id()? == self.home {
             return Err(Error::HostNamespace { pid });
@@ -263,8 +269,12 @@ impl Inner {
             host_interface: endpoint::host_interface_name(id, serial),
             address,
             prefix: self.config.subnet.prefix(),
-            gateway: self.config.subnet.gateway(),
+            gateway: self.config.gateway(),
             mac: link::render_mac(link::mac_of(address)),
+            interface: place.interface,
+            default_route: place.default_route && !self.config.shape.internal,
+            network: String::new(),
+            network_name: String::new(),
         };
         let bridge = &self.config.bridge;
         let plan = Plan { id, bridge, bridge_index: self.bridge.index, endpoint };
@@ -367,39 +377,23 @@ impl Drop for Fresh {
     }
 }
 
+/// Not from a pool: the thread moves into a container's namespace, and ends there.
+async fn in_thread_of_its_own<T: Send + 'static>(
+    name: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (send, answer) = oneshot::channel();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || drop(send.send(work())))
+        .map_err(|e| Error::io("start", name, e))?;
+    answer.await.map_err(|_| Error::Worker(name))?
+}
+
 /// On the runtime's pool for blocking work.
 pub(crate) async fn blocking<T: Send + 'static>(
     operation: &'static str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::Worker(operation))?
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_configuration_is_checked_field_by_field() {
-        let good = NetworkConfig {
-            bridge: "tenantry0".into(),
-            subnet: "10.213.0.0/16".parse().unwrap(),
-            table: "tenantry".into(),
-        };
-        assert!(good.validate().is_ok());
-        #[track_caller]
-        fn check(config: NetworkConfig, field: &str) {
-            let message = config.validate().unwrap_err().to_string();
-            assert!(message.starts_with(field), "{message}");
-        }
-        for bridge in ["", "a b", "a/b", "..", "sixteencharslong", "0br"] {
-            check(NetworkConfig { bridge: bridge.into(), ..good.clone() }, "bridge");
-        }
-        for table in ["", "a b", "x;y", "0t"] {
-            check(NetworkConfig { table: table.into(), ..good.clone() }, "table");
-        }
-        for subnet in ["0.0.0.0/0", "10.0.0.0/31", "10.0.0.4/32"] {
-            check(NetworkConfig { subnet: subnet.parse().unwrap(), ..good.clone() }, "subnet");
-        }
-    }
 }

@@ -51,6 +51,11 @@ impl Ipv4Subnet {
         u32::from(address) & mask(self.prefix) == self.network
     }
 
+    /// Neither the network's own address nor the broadcast address.
+    pub fn is_host(&self, address: Ipv4Addr) -> bool {
+        self.contains(address) && address != self.network() && address != self.broadcast()
+    }
+
     pub fn overlaps(&self, other: &Ipv4Subnet) -> bool {
         let shorter = mask(self.prefix.min(other.prefix));
         self.network & shorter == other.network & shorter

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::link;
 use crate::netlink::Netlink;
 use crate::network::blocking;
-use crate::subnet::{Ipv4Subnet, choose_subnet};
+use crate::subnet::{Ipv4Subnet, choose_subnet, default_candidates};
 
 /// The subnet of `bridge` if that exists (an agent that restarts keeps its
 /// own), else the first candidate that overlaps no address and no route of the
@@ -23,12 +23,53 @@ pub async fn pick_subnet(bridge: &str, candidates: &[Ipv4Subnet]) -> Result<Ipv4
         {
             return Ok(subnet);
         }
-        let mut taken: Vec<_> =
-            addresses.iter().filter_map(|a| Ipv4Subnet::containing(a.address, a.prefix)).collect();
-        taken.extend(link::list_route_destinations(netlink)?);
-        choose_subnet(&candidates, &taken).ok_or_else(|| Error::NoFreeSubnet {
-            candidates: candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-        })
+        choose(&candidates, &in_use(netlink)?)
     })
     .await
+}
+
+/// For a further network: the first candidate that overlaps no address and no route of this
+/// host and nothing of `kept`, which networks have that may not be up. One that is `wanted`
+/// may lie in a route: who names it knows the way.
+///
+/// # Errors
+/// [`Error::Overlap`] for a wanted one, else [`Error::NoFreeSubnet`].
+pub(crate) async fn pick_further(
+    wanted: Option<Ipv4Subnet>,
+    kept: Vec<(Ipv4Subnet, String)>,
+) -> Result<Ipv4Subnet> {
+    blocking("pick a subnet", move || {
+        let netlink = &mut Netlink::open()?;
+        let Some(subnet) = wanted else {
+            let mut taken = in_use(netlink)?;
+            taken.extend(kept.iter().map(|(subnet, _)| *subnet));
+            return choose(&default_candidates(), &taken);
+        };
+        if let Some((_, name)) = kept.iter().find(|(kept, _)| kept.overlaps(&subnet)) {
+            return Err(Error::Overlap { subnet, other: format!("network {name}") });
+        }
+        match of_addresses(netlink)?.iter().find(|taken| taken.overlaps(&subnet)) {
+            Some(other) => Err(Error::Overlap { subnet, other: format!("{other} of this host") }),
+            None => Ok(subnet),
+        }
+    })
+    .await
+}
+
+fn choose(candidates: &[Ipv4Subnet], taken: &[Ipv4Subnet]) -> Result<Ipv4Subnet> {
+    choose_subnet(candidates, taken).ok_or_else(|| Error::NoFreeSubnet {
+        candidates: candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    })
+}
+
+/// Of the host's addresses and routes, without the default route.
+fn in_use(netlink: &mut Netlink) -> Result<Vec<Ipv4Subnet>> {
+    let mut taken = of_addresses(netlink)?;
+    taken.extend(link::list_route_destinations(netlink)?);
+    Ok(taken)
+}
+
+fn of_addresses(netlink: &mut Netlink) -> Result<Vec<Ipv4Subnet>> {
+    let addresses = link::list_addresses(netlink)?;
+    Ok(addresses.iter().filter_map(|a| Ipv4Subnet::containing(a.address, a.prefix)).collect())
 }

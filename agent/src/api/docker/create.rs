@@ -16,11 +16,12 @@ use serde::Deserialize;
 use serde_json::json;
 use tenantry_container::units::{self, Device};
 use tenantry_container::{
-    BindRequest, ContainerConfig, CreateRequest, IoPatch, Limit, LimitsPatch, NetworkMode,
-    RestartPolicy, SeccompChoice,
+    BindRequest, ContainerConfig, CreateRequest, IoPatch, Limit, LimitsPatch, RestartPolicy,
+    SeccompChoice,
 };
 
 use super::super::Shared;
+use super::networking;
 use crate::api::error::{ApiError, ApiResult};
 use crate::build;
 use crate::profile;
@@ -63,6 +64,8 @@ pub fn request_of(name: Option<String>, body: ContainerCreateBody) -> ApiResult<
         // The next agent would take it for what a build has left.
         return Err(ApiError::invalid("Labels", build::LABEL, "any other: it is the builder's"));
     }
+    let (network, networks) =
+        networking::wishes(host.network_mode.as_deref(), body.networking_config)?;
     let security = Security::parse(host.security_opt.as_deref().unwrap_or_default())?;
     let (egress_bits_per_s, egress_burst_bytes) = bandwidth(EGRESS_LABEL, &labels)?;
     let (ingress_bits_per_s, ingress_burst_bytes) = bandwidth(INGRESS_LABEL, &labels)?;
@@ -85,7 +88,8 @@ pub fn request_of(name: Option<String>, body: ContainerCreateBody) -> ApiResult<
         stop_timeout_s: body.stop_timeout.and_then(|seconds| u64::try_from(seconds).ok()),
         restart: restart_policy(&host)?,
         auto_remove: host.auto_remove.unwrap_or(false),
-        network: network_mode(host.network_mode.as_deref())?,
+        network,
+        networks,
         binds: binds(host.binds.as_deref().unwrap_or_default())?,
         open_stdin: body.open_stdin.unwrap_or(false),
         read_only_rootfs: host.readonly_rootfs.unwrap_or(false),
@@ -221,17 +225,6 @@ fn restart_policy(host: &HostConfig) -> ApiResult<RestartPolicy> {
     })
 }
 
-fn network_mode(mode: Option<&str>) -> ApiResult<NetworkMode> {
-    match mode {
-        None | Some("" | "default" | "bridge") => Ok(NetworkMode::Bridge),
-        Some("none") => Ok(NetworkMode::None),
-        Some("host") => Ok(NetworkMode::Host),
-        Some(other) => {
-            Err(ApiError::invalid("HostConfig.NetworkMode", other, "bridge, none or host"))
-        }
-    }
-}
-
 fn user_namespace(mode: Option<&str>) -> ApiResult<bool> {
     match mode {
         None | Some("" | "host") => Ok(false),
@@ -328,7 +321,7 @@ mod tests {
         for (host, field) in [
             (json!({ "Privileged": true }), "Privileged"),
             (json!({ "PortBindings": { "80/tcp": [] } }), "PortBindings"),
-            (json!({ "NetworkMode": "web" }), "NetworkMode"),
+            (json!({ "NetworkMode": "container:web" }), "NetworkMode"),
             (json!({ "Binds": ["data:/data"] }), "Binds"),
             (json!({ "SecurityOpt": ["label=x"] }), "SecurityOpt"),
             (json!({ "Memory": 8, "MemorySwap": 4 }), "MemorySwap"),

@@ -1,4 +1,4 @@
-//! `GET /events`: what happens to containers and images, as Docker's clients read it.
+//! `GET /events`: what happens to containers, images and networks, as Docker's clients read it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tokio_stream::wrappers::BroadcastStream;
 
 use super::super::Shared;
 use super::filters::{self, Filters};
+use super::networks;
 use crate::api::error::{ApiError, ApiResult};
 
 #[derive(Debug, Default, Deserialize)]
@@ -29,7 +30,7 @@ pub async fn events(
     State(app): State<Shared>,
     Query(query): Query<EventsQuery>,
 ) -> ApiResult<Response> {
-    let allowed = ["type", "event", "container", "image", "label"];
+    let allowed = ["type", "event", "container", "image", "label", "network"];
     let filters = Filters::parse(query.filters.as_deref(), &allowed)?;
     let end = query.until.filter(|text| !text.is_empty()).map(ends).transpose()?;
     let lines = all(&app).filter_map(move |event| {
@@ -52,7 +53,11 @@ fn all(app: &Shared) -> impl Stream<Item = Value> + Send + use<> {
     let images = BroadcastStream::new(app.image_events.subscribe());
     let images =
         images.filter_map(|event| std::future::ready(event.ok().map(|event| event.render())));
-    futures_util::stream::select(containers, images)
+    let networks = BroadcastStream::new(app.engine.networks().subscribe());
+    let networks = networks.filter_map(|event| {
+        std::future::ready(event.ok().map(|event| networks::render_event(&event)))
+    });
+    futures_util::stream::select(containers, futures_util::stream::select(images, networks))
 }
 
 fn ends(until: String) -> ApiResult<Duration> {
@@ -71,11 +76,17 @@ fn fits(filters: &Filters, event: &Value) -> bool {
         serde_json::from_value(attributes.clone()).unwrap_or_default();
     let name = text(&attributes["name"]);
     let image = if kind == "image" { name.clone() } else { text(&attributes["image"]) };
-    let is_container =
-        |wanted: &str| kind == "container" && (name == wanted || id.starts_with(wanted));
+    let is_of = |wanted: &str| name == wanted || id.starts_with(wanted);
+    // A network's events name the container that came or went.
+    let is_container = |wanted: &str| match kind.as_str() {
+        "container" => is_of(wanted),
+        "network" => text(&attributes["container"]).starts_with(wanted),
+        _ => false,
+    };
     filters.any("type", |wanted| kind == wanted)
         && filters.any("event", |wanted| event["Action"] == wanted)
         && filters.any("container", is_container)
+        && filters.any("network", |wanted| kind == "network" && is_of(wanted))
         && filters.any("image", |wanted| {
             image == wanted || image.split(':').next() == Some(wanted) || id == wanted
         })

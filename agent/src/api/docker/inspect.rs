@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 use tenantry_container::{
-    BindRequest, ContainerConfig, NetworkMode, Record, RestartPolicy, SeccompChoice, Snapshot,
-    State,
+    BindRequest, ContainerConfig, Record, RestartPolicy, SeccompChoice, Snapshot, State,
 };
 
+use super::networking;
 use crate::api::logs::rfc3339;
 use crate::cli::table;
 use crate::collect::value;
@@ -27,8 +27,8 @@ pub fn summary(container: &Snapshot) -> Value {
         "Labels": record.config.labels,
         "State": record.state.as_str(),
         "Status": status(record, jiff::Timestamp::now()),
-        "HostConfig": { "NetworkMode": network_mode(record) },
-        "NetworkSettings": { "Networks": networks(container) },
+        "HostConfig": { "NetworkMode": networking::mode(record) },
+        "NetworkSettings": { "Networks": networking::endpoints(container) },
         "Mounts": [],
     })
 }
@@ -52,7 +52,7 @@ pub fn inspect(container: &Snapshot) -> Value {
         "Mounts": [],
         "HostConfig": host_config(record),
         "Config": config(record),
-        "NetworkSettings": { "Networks": networks(container), "Ports": {} },
+        "NetworkSettings": networking::settings(container),
     })
 }
 
@@ -82,7 +82,7 @@ fn host_config(record: &Record) -> Value {
         .as_ref()
         .and_then(|cpu| Some(cpu.quota_usec? * 1_000_000_000 / cpu.period_usec));
     json!({
-        "NetworkMode": network_mode(record),
+        "NetworkMode": networking::mode(record),
         "AutoRemove": config.auto_remove,
         "RestartPolicy": restart_policy(config.restart),
         "Binds": config.binds.iter().map(bind).collect::<Vec<_>>(),
@@ -128,26 +128,6 @@ fn config(record: &Record) -> Value {
         "Tty": false,
         "StopTimeout": config.stop_timeout_s,
     })
-}
-
-fn network_mode(record: &Record) -> &'static str {
-    match record.config.network {
-        NetworkMode::Bridge => "bridge",
-        NetworkMode::Host => "host",
-        NetworkMode::None => "none",
-    }
-}
-
-fn networks(container: &Snapshot) -> Value {
-    let Some(endpoint) = container.live.as_ref().and_then(|live| live.endpoint.as_ref()) else {
-        return json!({});
-    };
-    json!({ "bridge": {
-        "IPAddress": endpoint.address.to_string(),
-        "IPPrefixLen": endpoint.prefix,
-        "Gateway": endpoint.gateway.to_string(),
-        "MacAddress": endpoint.mac,
-    } })
 }
 
 fn restart_policy(policy: RestartPolicy) -> Value {

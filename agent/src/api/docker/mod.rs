@@ -16,6 +16,8 @@ pub mod filters;
 pub mod images;
 pub mod inspect;
 pub mod logs;
+mod networking;
+pub mod networks;
 pub mod registry;
 mod sizes;
 pub mod system;
@@ -54,6 +56,12 @@ pub fn router(app: Shared) -> Router {
         .route("/containers/{id}", delete(containers::remove))
         .route("/exec/{id}/start", post(exec::start))
         .route("/exec/{id}/json", get(exec::inspect))
+        .route("/networks", get(networks::list))
+        .route("/networks/create", post(networks::create))
+        .route("/networks/prune", post(networks::prune))
+        .route("/networks/{id}", get(networks::inspect).delete(networks::remove))
+        .route("/networks/{id}/connect", post(networks::connect))
+        .route("/networks/{id}/disconnect", post(networks::disconnect))
         .route("/commit", post(images::commit::commit))
         .route("/system/df", get(images::usage::usage))
         .route("/images/json", get(images::list::list))

@@ -174,8 +174,9 @@ fn adopt(
         tracing::error!(container_id = cell.id, %error, "its processes may be paused");
     }
     let endpoint = run_file.as_ref().and_then(|run| run.endpoint.clone());
-    if let Some(endpoint) = &endpoint {
-        shared.network.adopt(endpoint);
+    let further = run_file.as_ref().map(|run| run.further.clone()).unwrap_or_default();
+    for endpoint in endpoint.iter().chain(&further) {
+        shared.networks.adopt(endpoint);
     }
     if let Err(why) = shared.identity.register(&cell.id, &cgroup) {
         tracing::error!(container_id = cell.id, why, "adopted without an identity");
@@ -191,6 +192,7 @@ fn adopt(
         cgroup_dir: group.unified_dir().to_owned(),
         namespaces: read_namespaces(pid),
         endpoint,
+        further,
     };
     cell.update(|inner| {
         // The record may be older than the start.
@@ -226,8 +228,8 @@ async fn conclude(
         ended::follow(shared, cell, decision).await;
         return;
     };
-    if let Some(endpoint) = &run.endpoint {
-        shared.network.adopt(endpoint);
+    for endpoint in run.endpoints() {
+        shared.networks.adopt(endpoint);
     }
     let live = Live {
         pid: run.pid,
@@ -236,6 +238,7 @@ async fn conclude(
         cgroup_dir: group.unified_dir().to_owned(),
         namespaces: Default::default(),
         endpoint: run.endpoint,
+        further: run.further,
     };
     let running = Running { live, group, shim: None, since, throttled: None };
     ended::ended(shared, cell, running, verdict).await;
@@ -250,9 +253,9 @@ async fn clear_failed_start(shared: &Arc<Shared>, cell: &Arc<Cell>, run_file: Op
         }
         world::remove_cgroup(&cell.id, &group).await;
     }
-    if let Some(endpoint) = run_file.and_then(|run| run.endpoint) {
-        shared.network.adopt(&endpoint);
-        world::disconnect(shared, &cell.id, &endpoint).await;
+    for endpoint in run_file.iter().flat_map(RunFile::endpoints) {
+        shared.networks.adopt(endpoint);
+        world::disconnect(shared, &cell.id, endpoint).await;
     }
     ended::remove_run_files(shared, cell);
 }

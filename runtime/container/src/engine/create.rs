@@ -75,7 +75,13 @@ fn resolve<'a>(
     id: &str,
     name: &str,
 ) -> Result<(Record, Held<'a>), Error> {
-    let CreateRequest { image: reference, config, limits: patch, .. } = request;
+    let CreateRequest { image: reference, mut config, limits: patch, .. } = request;
+    for wish in config.networks.iter_mut().flatten() {
+        // One that does not exist yet is found, or not, at each start.
+        if let Ok(found) = shared.networks.find(&wish.network) {
+            wish.network = found.name;
+        }
+    }
     let change = patch.validate(shared.host_cpus)?;
     let limits = Limits::default().with(&patch, &change);
     let capabilities = capabilities::resolve(&config.cap_add, &config.cap_drop, shared.bounding)?;

@@ -65,7 +65,7 @@ pub(super) async fn update(
         {
             let held = left.unwrap_or_default().bandwidth;
             let wanted = throttle::bandwidth_of(&merged.bandwidth, &held);
-            match shared.network.set_bandwidth(endpoint, &wanted).await {
+            match shared.networks.set_bandwidth(endpoint, &wanted).await {
                 Ok(written) => applied.extend(written.into_iter().map(Applied::from)),
                 Err(error) => {
                     restore(cell, running.group.clone(), &before, &change.resources).await;

@@ -17,6 +17,7 @@ mod exec;
 mod launch;
 mod limits;
 mod look;
+mod networking;
 mod recorded;
 mod registry;
 mod remove;
@@ -42,7 +43,7 @@ use std::{
 use rustix::fs::{Mode, OFlags};
 use tenantry_cgroupfs::{CgroupIds, Hierarchy};
 use tenantry_image::Store;
-use tenantry_network::Network;
+use tenantry_network::Networks;
 use tokio::sync::{broadcast, watch};
 
 use crate::{
@@ -119,7 +120,7 @@ pub struct Engine {
 pub(crate) struct Shared {
     config: EngineConfig,
     hierarchy: Hierarchy,
-    network: Network,
+    networks: Networks,
     images: Arc<Store>,
     identity: Arc<dyn Identity>,
     sockets: Sockets,
@@ -148,7 +149,7 @@ impl Engine {
     /// record is logged and set aside.
     pub async fn open(
         config: EngineConfig,
-        network: Network,
+        networks: Networks,
         images: Arc<Store>,
         identity: Arc<dyn Identity>,
     ) -> Result<Engine, Error> {
@@ -165,7 +166,7 @@ impl Engine {
             hierarchy: hierarchy.await?,
             shim_program: Arc::new(ShimProgram::open(&config.shim_path)?),
             config,
-            network,
+            networks,
             images,
             identity,
             sockets,
@@ -197,8 +198,8 @@ impl Engine {
         }
     }
 
-    pub fn network(&self) -> &Network {
-        &self.shared.network
+    pub fn networks(&self) -> &Networks {
+        &self.shared.networks
     }
 
     pub fn hierarchy(&self) -> &Hierarchy {

@@ -132,7 +132,7 @@ pub(super) fn facts(cell: &Cell) -> StartFacts {
     let inner = cell.lock();
     let record = &inner.record;
     StartFacts {
-        bridged: record.config.network == crate::config::NetworkMode::Bridge,
+        bridged: !record.config.wishes().is_empty(),
         limited: record.limits.resources != tenantry_cgroupfs::Resources::default(),
     }
 }

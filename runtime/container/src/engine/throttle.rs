@@ -95,7 +95,7 @@ impl Engine {
     /// Whether a queue that stands now knows classes, so that [`Throttle::egress_bulk`] does
     /// something. `None` if none stands, or it cannot be read. Blocks for up to a millisecond.
     pub fn standing_queue_knows_classes(&self) -> Option<bool> {
-        let looked = self.shared.network.standing_queue_knows_classes();
+        let looked = self.shared.networks.standing_queue_knows_classes();
         looked.inspect_err(|error| tracing::debug!(%error, "queues not read")).ok().flatten()
     }
 }
@@ -281,18 +281,19 @@ impl Step<'_> {
     fn hold(&self, restores: &[Restore], force: &Limits, lease: Duration) -> Request {
         let is_held = force.bandwidth != Bandwidth::default();
         let endpoint = self.running.live.endpoint.as_ref().filter(|_| is_held);
-        let command = endpoint.map(|endpoint| {
+        let command = endpoint.and_then(|endpoint| {
             let own = &self.operator.bandwidth;
-            let bridge = self.shared.network.config().bridge.clone();
+            let network = self.shared.networks.of(endpoint).ok()?;
+            let bridge = network.config().bridge.clone();
             let mut command = self.shared.config.restore_bandwidth.clone();
             command.extend([bridge, endpoint.host_interface.clone()]);
             command.push(units::render_bandwidth(own.egress_bits_per_s, own.egress_burst_bytes));
             command.push(units::render_bandwidth(own.ingress_bits_per_s, own.ingress_burst_bytes));
             if force.bandwidth.egress_bulk {
-                let table = self.shared.network.config().table.clone();
+                let table = network.config().table.clone();
                 command.extend([table, endpoint.address.to_string()]);
             }
-            command
+            Some(command)
         });
         let lease_ms = (lease + SHIM_GRACE).as_millis() as u64;
         Request::Hold(Hold { lease_ms, restore: restores.to_vec(), command })

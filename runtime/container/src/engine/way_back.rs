@@ -68,7 +68,7 @@ pub(super) async fn set_bandwidth(
     endpoint: &Endpoint,
     wanted: &Bandwidth,
 ) -> Result<Vec<Applied>, Error> {
-    let written = shared.network.set_bandwidth(endpoint, wanted).await;
+    let written = shared.networks.set_bandwidth(endpoint, wanted).await;
     let written = written.map_err(|e| Error::failed("limit bandwidth", e))?;
     Ok(written.into_iter().map(Applied::from).collect())
 }

@@ -4,8 +4,7 @@
 //! copes with a step that got only half-way.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     os::unix::net::UnixListener,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -13,17 +12,16 @@ use std::{
 };
 
 use tenantry_cgroupfs::{CgroupIds, Group};
-use tenantry_network::{Bandwidth, Endpoint, Error as NetworkError};
+use tenantry_network::{Bandwidth, Endpoint};
 use tenantry_shim::protocol::{Reply, Request};
 
 use super::{
     Shared, blocking,
     cell::{Cell, Running},
-    launch, limits, start, unix_ns,
+    launch, limits, networking, start, unix_ns,
 };
 use crate::{
     error::Error,
-    etc,
     plan::{StartFacts, Step, Timings, World},
     record::{self, Record, RunFile},
     shim::{
@@ -51,7 +49,8 @@ struct Made {
     shim: Option<Arc<Shim>>,
     conversation: Option<(Requests, Replies)>,
     pid: Option<i32>,
-    endpoint: Option<Endpoint>,
+    /// In the order of its networks.
+    endpoints: Vec<Endpoint>,
     started_unix_ns: Option<u64>,
     details: Timings,
 }
@@ -94,13 +93,15 @@ impl StartWorld {
         let missing = || Error::failed("start", "a step of the plan left nothing behind");
         let shim = made.shim.take().ok_or_else(missing)?;
         let (requests, replies) = made.conversation.take().ok_or_else(missing)?;
+        let mut endpoints = std::mem::take(&mut made.endpoints).into_iter();
         let live = Live {
             pid,
             shim_pid: shim.pid,
             cgroup,
             cgroup_dir: self.group.unified_dir().to_owned(),
             namespaces: read_namespaces(pid),
-            endpoint: made.endpoint.take(),
+            endpoint: endpoints.next(),
+            further: endpoints.collect(),
         };
         let started_unix_ns = made.started_unix_ns.unwrap_or_else(unix_ns);
         let group = self.group.clone();
@@ -178,29 +179,32 @@ impl StartWorld {
     async fn setup_network(&self) -> Result<(), Error> {
         let begun = Instant::now();
         let pid = self.pid()? as u32;
-        let network = &self.shared.network;
-        let wanted = self.record.address;
-        let connected = match network.connect(&self.record.id, pid, wanted).await {
-            // Somebody else has the old address now; any other will do.
-            Err(NetworkError::AddressTaken { .. } | NetworkError::AddressOutside { .. }) => {
-                tracing::info!(container_id = self.record.id, ?wanted, "address lost");
-                network.connect(&self.record.id, pid, None).await
-            }
-            connected => connected,
-        };
-        let endpoint = connected.map_err(|e| Error::failed("connect to the network", e))?;
+        for (index, wish) in self.record.config.wishes().iter().enumerate() {
+            // A fixed address is a wish; the last one is only what is best kept.
+            let kept = self.record.address.filter(|_| index == 0 && wish.address.is_none());
+            let gone_through = self.made().endpoints.iter().any(|made| made.default_route);
+            let endpoint = networking::connect(
+                &self.shared,
+                &self.record.id,
+                pid,
+                wish,
+                kept,
+                index,
+                !gone_through,
+            )
+            .await?;
+            self.made().endpoints.push(endpoint);
+        }
         self.note("setup_network: connected", begun);
-        self.made().endpoint = Some(endpoint.clone());
-        if self.record.limits.bandwidth != Bandwidth::default() {
-            let limited = network.set_bandwidth(&endpoint, &self.record.limits.bandwidth).await;
+        let endpoints = self.made().endpoints.clone();
+        if let Some(first) = endpoints.first()
+            && self.record.limits.bandwidth != Bandwidth::default()
+        {
+            let wanted = &self.record.limits.bandwidth;
+            let limited = self.shared.networks.set_bandwidth(first, wanted).await;
             limited.map_err(|e| Error::failed("limit bandwidth", e))?;
         }
-        let line = etc::render_hosts_line(endpoint.address, &self.record.hostname);
-        let hosts = &launch::files(&self.cell.dir)[0];
-        let appended = File::options().append(true).open(hosts);
-        appended
-            .and_then(|mut file| file.write_all(line.as_bytes()))
-            .map_err(|e| Error::failed(format!("write {}", hosts.display()), e))
+        networking::append_hosts(&self.cell, &endpoints)
     }
 
     fn persist_state(&self) -> Result<(), Error> {
@@ -208,8 +212,10 @@ impl StartWorld {
         let run_file = {
             let made = self.made();
             let shim_pid = made.shim.as_ref().map_or(0, |shim| shim.pid);
-            let endpoint = made.endpoint.clone();
-            RunFile { id: self.record.id.clone(), shim_pid, pid, cgroup, endpoint, throttled: None }
+            let endpoint = made.endpoints.first().cloned();
+            let further = made.endpoints.iter().skip(1).cloned().collect();
+            let id = self.record.id.clone();
+            RunFile { id, shim_pid, pid, cgroup, endpoint, further, throttled: None }
         };
         let path = run_file_path(&self.shared, &self.cell);
         record::write_json(&path, &run_file, false)
@@ -301,9 +307,9 @@ impl World for StartWorld {
                 let _ = fs::remove_file(socket_path(&self.shared, &self.cell));
             }
             Step::SetupNetwork => {
-                let endpoint = self.made().endpoint.take();
-                if let Some(endpoint) = endpoint {
-                    disconnect(&self.shared, &self.record.id, &endpoint).await;
+                let endpoints = std::mem::take(&mut self.made().endpoints);
+                for endpoint in &endpoints {
+                    disconnect(&self.shared, &self.record.id, endpoint).await;
                 }
             }
             Step::PersistState => {
@@ -341,7 +347,7 @@ pub(super) async fn remove_cgroup(id: &str, group: &Group) {
 }
 
 pub(super) async fn disconnect(shared: &Shared, id: &str, endpoint: &Endpoint) {
-    if let Err(error) = shared.network.disconnect(endpoint).await {
+    if let Err(error) = shared.networks.disconnect(id, endpoint).await {
         tracing::error!(container_id = id, %error, "network endpoint left behind");
     }
 }

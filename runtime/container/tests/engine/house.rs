@@ -21,7 +21,7 @@ use tenantry_container::{
     NetworkMode,
 };
 use tenantry_image::{ImportOptions, Store};
-use tenantry_network::{Network, NetworkConfig};
+use tenantry_network::{NetworkConfig, Networks, NetworksConfig, Shape};
 use tenantry_shim::log::{HEADER_BYTES, Header, Stream};
 
 /// For what happens nearly at once, on a machine that has other things to do, too.
@@ -78,7 +78,7 @@ impl Drop for House {
                 for snapshot in engine.list() {
                     let _ = engine.remove(&snapshot.record.id, true).await;
                 }
-                let _ = engine.network().close().await;
+                let _ = engine.networks().close().await;
             };
             let _ = runtime
                 .block_on(async { tokio::time::timeout(Duration::from_secs(20), clean).await });
@@ -147,7 +147,7 @@ async fn try_open(run_dir: &str) -> Result<House, String> {
     };
     let network_config = network_config(&tag, number);
     let registrar = Arc::new(Registrar::default());
-    let network = Network::open(network_config.clone()).await;
+    let network = Networks::open(networks_config(&network_config, dir.path())).await;
     let network = network.map_err(|e| format!("no network can be made: {e}"))?;
     let engine = Engine::open(config.clone(), network, images.clone(), registrar.clone());
     let engine = engine.await.expect("the engine opens");
@@ -161,7 +161,13 @@ fn network_config(tag: &str, number: u32) -> NetworkConfig {
         bridge: format!("tt{tag}"),
         subnet: format!("10.{second}.{}.0/24", number % 256).parse().expect("a subnet"),
         table: format!("tenantry-engine-test-{tag}"),
+        shape: Shape::default(),
     }
+}
+
+fn networks_config(default: &NetworkConfig, dir: &Path) -> NetworksConfig {
+    let dir = dir.join("networks");
+    NetworksConfig { default: default.clone(), dir, max: NetworksConfig::DEFAULT_MAX }
 }
 
 /// busybox under its usual names, a user, a group.
@@ -230,7 +236,9 @@ impl House {
     pub async fn reopen(&mut self) {
         self.engine.close().await;
         self.registrar.registered.lock().unwrap().clear();
-        let network = Network::open(self.network_config.clone()).await.expect("adopted");
+        let network = Networks::open(networks_config(&self.network_config, self.dir.path()))
+            .await
+            .expect("adopted");
         let (config, images) = (self.config.clone(), self.images.clone());
         let engine = Engine::open(config, network, images, self.registrar.clone()).await;
         self.engine = engine.expect("the engine opens again");
@@ -310,7 +318,7 @@ impl House {
         self.engine.close().await;
         let removed = self.engine.hierarchy().remove_parent(&self.config.cgroup_parent);
         removed.expect("the cgroup parent is empty");
-        self.engine.network().close().await.expect("the network is removed");
+        self.engine.networks().close().await.expect("the network is removed");
         self.demolished = true;
     }
 }

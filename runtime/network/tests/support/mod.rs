@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-use tenantry_network::{Network, NetworkConfig};
+use tenantry_network::{Network, NetworkConfig, Shape};
 
 pub const TABLE: &str = "tntest";
 pub const BRIDGE: &str = "tnbr0";
@@ -23,6 +23,7 @@ pub fn config() -> NetworkConfig {
         bridge: BRIDGE.into(),
         subnet: "10.213.0.0/24".parse().unwrap(),
         table: TABLE.into(),
+        shape: Shape::default(),
     }
 }
 

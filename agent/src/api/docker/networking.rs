@@ -1,0 +1,207 @@
+//! A container's networks in Docker's words: what is asked for, and what is shown. Pure.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+use bollard::models::{EndpointSettings, NetworkingConfig};
+use serde_json::{Map, Value, json};
+use tenantry_container::{NetworkMode, NetworkWish, Record, Snapshot};
+use tenantry_network::Endpoint;
+
+use crate::api::error::{ApiError, ApiResult};
+
+const DEFAULT: &str = "bridge";
+
+/// The mode, and the networks where they are not left to us. The first is the one that the
+/// mode names; clients that say `default` mean the default network.
+pub fn wishes(
+    mode: Option<&str>,
+    config: Option<NetworkingConfig>,
+) -> ApiResult<(NetworkMode, Option<Vec<NetworkWish>>)> {
+    let named = config.and_then(|config| config.endpoints_config).unwrap_or_default();
+    let mut named: HashMap<String, EndpointSettings> =
+        named.into_iter().map(|(name, settings)| (known_name(&name), settings)).collect();
+    let first = match known_name(mode.unwrap_or_default()).as_str() {
+        "none" => return Ok((NetworkMode::None, None)),
+        "host" => return Ok((NetworkMode::Host, None)),
+        other if other.starts_with("container:") => {
+            let what = "the network namespace of another container";
+            return Err(ApiError::unsupported("HostConfig.NetworkMode", what));
+        }
+        name => name.to_owned(),
+    };
+    let settings = named.remove(&first).unwrap_or_default();
+    let mut wishes = vec![wish(&first, settings)?];
+    let mut others: Vec<_> = named.into_iter().collect();
+    others.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (name, settings) in others {
+        wishes.push(wish(&name, settings)?);
+    }
+    Ok((NetworkMode::Bridge, Some(wishes)))
+}
+
+fn known_name(name: &str) -> String {
+    match name {
+        "" | "default" => DEFAULT.to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// One network of one container, as `run`, `create` and `network connect` send it.
+pub fn wish(network: &str, settings: EndpointSettings) -> ApiResult<NetworkWish> {
+    let field = |name: &str| format!("EndpointsConfig.{network}.{name}");
+    let some = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+    let ipam = settings.ipam_config.unwrap_or_default();
+    let asked = [
+        ("Links", settings.links.is_some_and(|links| !links.is_empty())),
+        ("MacAddress", some(&settings.mac_address)),
+        ("DriverOpts", settings.driver_opts.is_some_and(|options| !options.is_empty())),
+        ("GwPriority", settings.gw_priority.is_some_and(|priority| priority != 0)),
+        ("IPAMConfig.IPv6Address", some(&ipam.ipv6_address)),
+        ("IPAMConfig.LinkLocalIPs", ipam.link_local_ips.is_some_and(|list| !list.is_empty())),
+    ];
+    if let Some((name, _)) = asked.into_iter().find(|(_, asked)| *asked) {
+        return Err(ApiError::unsupported(&field(name), "this"));
+    }
+    let address = ipam.ipv4_address.filter(|text| !text.is_empty());
+    let parse = |text: String| {
+        let wrong =
+            |_| ApiError::invalid(field("IPAMConfig.IPv4Address"), &text, "an IPv4 address");
+        text.parse::<Ipv4Addr>().map_err(wrong)
+    };
+    let aliases = settings.aliases.unwrap_or_default();
+    Ok(NetworkWish { network: network.into(), address: address.map(parse).transpose()?, aliases })
+}
+
+/// `HostConfig.NetworkMode`.
+pub fn mode(record: &Record) -> String {
+    match record.config.network {
+        NetworkMode::Host => "host".to_owned(),
+        NetworkMode::None => "none".to_owned(),
+        NetworkMode::Bridge => {
+            let first = record.config.wishes().into_iter().next();
+            first.map_or(DEFAULT.to_owned(), |wish| wish.network)
+        }
+    }
+}
+
+/// `NetworkSettings.Networks`: those that it is on, or will be when it runs.
+pub fn endpoints(container: &Snapshot) -> Value {
+    let record = &container.record;
+    let mut networks = Map::new();
+    let live = container.live.as_ref();
+    for wish in record.config.wishes() {
+        let mut made = live.into_iter().flat_map(|live| live.endpoints());
+        let made = made.find(|made| made.network_name == wish.network);
+        networks.insert(wish.network.clone(), endpoint(record, &wish, made));
+    }
+    if let mode @ (NetworkMode::Host | NetworkMode::None) = record.config.network {
+        let name = if mode == NetworkMode::Host { "host" } else { "none" };
+        let wish = NetworkWish { network: name.to_owned(), ..NetworkWish::default() };
+        networks.insert(name.to_owned(), endpoint(record, &wish, None));
+    }
+    Value::Object(networks)
+}
+
+fn endpoint(record: &Record, wish: &NetworkWish, made: Option<&Endpoint>) -> Value {
+    let ipam = wish.address.map(|address| json!({ "IPv4Address": address.to_string() }));
+    let text = |of: fn(&Endpoint) -> String| made.map(of).unwrap_or_default();
+    // A container's own name and the beginning of its id are known to its neighbours, too.
+    let own = [record.name.clone(), record.id[..12].to_owned()];
+    let names: Vec<String> = match wish.network.as_str() {
+        DEFAULT | "host" | "none" => Vec::new(),
+        _ => own.into_iter().chain(wish.aliases.iter().cloned()).collect(),
+    };
+    json!({
+        "IPAMConfig": ipam,
+        "Links": null,
+        "Aliases": wish.aliases,
+        "DNSNames": names,
+        "DriverOpts": null,
+        "NetworkID": text(|made| made.network.clone()),
+        "EndpointID": made.map(endpoint_id).unwrap_or_default(),
+        "Gateway": made.filter(|made| made.default_route).map(|made| made.gateway.to_string())
+            .unwrap_or_default(),
+        "IPAddress": text(|made| made.address.to_string()),
+        "IPPrefixLen": made.map_or(0, |made| made.prefix),
+        "MacAddress": text(|made| made.mac.clone()),
+        "IPv6Gateway": "",
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+    })
+}
+
+/// Of 64 digits, and of nothing that a person could mean: an interface's name on the host is
+/// never used twice.
+pub fn endpoint_id(endpoint: &Endpoint) -> String {
+    use sha2::Digest as _;
+    let hash = sha2::Sha256::digest(endpoint.host_interface.as_bytes());
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `NetworkSettings` of an inspection. The fields beside `Networks` are the default network's,
+/// from the time when there was no other.
+pub fn settings(container: &Snapshot) -> Value {
+    let mut live = container.live.iter().flat_map(|live| live.endpoints());
+    let default = live.find(|made| made.network_name == DEFAULT);
+    let text = |of: fn(&Endpoint) -> String| default.map(of).unwrap_or_default();
+    json!({
+        "Ports": {},
+        "Networks": endpoints(container),
+        "EndpointID": text(endpoint_id),
+        "Gateway": text(|made| made.gateway.to_string()),
+        "IPAddress": text(|made| made.address.to_string()),
+        "IPPrefixLen": default.map_or(0, |made| made.prefix),
+        "MacAddress": text(|made| made.mac.clone()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(mode: &str, config: Value) -> ApiResult<(NetworkMode, Option<Vec<NetworkWish>>)> {
+        wishes(Some(mode), Some(serde_json::from_value(config).unwrap()))
+    }
+
+    #[test]
+    fn the_first_network_is_the_modes_and_the_others_follow() {
+        let config = json!({ "EndpointsConfig": {
+            "web": { "IPAMConfig": { "IPv4Address": "10.7.0.9" }, "Aliases": ["front"], "Links": null },
+            "back": {}, "admin": {},
+        } });
+        let (mode, networks) = parse("web", config).unwrap();
+        let networks = networks.unwrap();
+        assert_eq!(mode, NetworkMode::Bridge);
+        let names: Vec<&str> = networks.iter().map(|wish| wish.network.as_str()).collect();
+        assert_eq!(names, ["web", "admin", "back"]);
+        assert_eq!(networks[0].address, Some(Ipv4Addr::new(10, 7, 0, 9)));
+        assert_eq!(networks[0].aliases, ["front"]);
+    }
+
+    #[test]
+    fn the_default_network_has_several_names() {
+        for mode in ["", "default", "bridge"] {
+            let (_, networks) =
+                parse(mode, json!({ "EndpointsConfig": { "default": {} } })).unwrap();
+            assert_eq!(networks.unwrap().len(), 1, "{mode}");
+        }
+        assert_eq!(parse("none", json!({})).unwrap(), (NetworkMode::None, None));
+        assert_eq!(parse("host", json!({})).unwrap(), (NetworkMode::Host, None));
+    }
+
+    #[test]
+    fn what_is_not_served_is_refused_by_name() {
+        for (settings, field) in [
+            (json!({ "MacAddress": "02:00:00:00:00:01" }), "MacAddress"),
+            (json!({ "Links": ["db:db"] }), "Links"),
+            (json!({ "IPAMConfig": { "IPv6Address": "fd00::2" } }), "IPv6Address"),
+            (json!({ "IPAMConfig": { "IPv4Address": "10.0.0" } }), "IPv4Address"),
+        ] {
+            let error =
+                parse("web", json!({ "EndpointsConfig": { "web": settings } })).unwrap_err();
+            assert!(error.message.contains(field), "{}", error.message);
+        }
+        assert!(parse("container:x", json!({})).unwrap_err().message.contains("NetworkMode"));
+    }
+}

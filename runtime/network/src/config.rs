@@ -1,0 +1,128 @@
+//! What one network is asked to be, and its validation.
+//!
+//! Pure: whether the host has room for it is `bridge`'s and `networks`' question.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::link;
+use crate::subnet::Ipv4Subnet;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// At most 15 characters.
+    pub bridge: String,
+    pub subnet: Ipv4Subnet,
+    /// Our nftables table, family `ip`.
+    pub table: String,
+    pub shape: Shape,
+}
+
+/// In what a network differs from the default one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// The bridge's own address; `None`: the subnet's first.
+    pub gateway: Option<Ipv4Addr>,
+    /// The part of the subnet that addresses are given out from; one that is asked for by
+    /// itself may lie outside of it.
+    pub range: Option<Ipv4Subnet>,
+    /// Nothing is forwarded out of it and nothing into it.
+    pub internal: bool,
+    /// The default network's bridge. Set for every other network: nothing new comes into
+    /// those from other links but what a published port lets in. `None`: it is the default
+    /// network, into which everything is forwarded that finds its way.
+    pub apart_from: Option<String>,
+}
+
+impl NetworkConfig {
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.shape.gateway.unwrap_or_else(|| self.subnet.gateway())
+    }
+
+    /// # Errors
+    /// [`Error::Invalid`] naming field, value and what is allowed.
+    pub fn validate(&self) -> Result<()> {
+        let invalid = |field, value: &dyn ToString, allowed: &str| {
+            Err(Error::Invalid { field, value: value.to_string(), allowed: allowed.to_owned() })
+        };
+        let word = |text: &str, extra: &str| {
+            text.starts_with(|c: char| c.is_ascii_alphabetic())
+                && text.chars().all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
+        };
+        if !word(&self.bridge, "-_.") || self.bridge.len() > link::MAX_NAME_BYTES {
+            return invalid("bridge", &self.bridge, "a letter, then letters, digits, - _ . (15)");
+        }
+        if !word(&self.table, "-_") || self.table.len() > 64 {
+            return invalid("table", &self.table, "a letter, then letters, digits, - _ (64)");
+        }
+        if !(8..=30).contains(&self.subnet.prefix()) {
+            return invalid("subnet", &self.subnet, "a prefix of 8 to 30");
+        }
+        let gateway = self.gateway();
+        if !self.subnet.is_host(gateway) {
+            let allowed = format!("an address of a host in {}", self.subnet);
+            return invalid("gateway", &gateway, &allowed);
+        }
+        if let Some(range) = self.shape.range
+            && !(range.prefix() >= self.subnet.prefix() && self.subnet.contains(range.network()))
+        {
+            return invalid("ip_range", &range, &format!("a part of {}", self.subnet));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> NetworkConfig {
+        NetworkConfig {
+            bridge: "tenantry0".into(),
+            subnet: "10.213.0.0/16".parse().unwrap(),
+            table: "tenantry".into(),
+            shape: Shape::default(),
+        }
+    }
+
+    #[track_caller]
+    fn check(config: NetworkConfig, field: &str) {
+        let message = config.validate().unwrap_err().to_string();
+        assert!(message.starts_with(field), "{message}");
+    }
+
+    #[test]
+    fn a_configuration_is_checked_field_by_field() {
+        assert!(good().validate().is_ok());
+        for bridge in ["", "a b", "a/b", "..", "sixteencharslong", "0br"] {
+            check(NetworkConfig { bridge: bridge.into(), ..good() }, "bridge");
+        }
+        for table in ["", "a b", "x;y", "0t"] {
+            check(NetworkConfig { table: table.into(), ..good() }, "table");
+        }
+        for subnet in ["0.0.0.0/0", "10.0.0.0/31", "10.0.0.4/32"] {
+            check(NetworkConfig { subnet: subnet.parse().unwrap(), ..good() }, "subnet");
+        }
+    }
+
+    #[test]
+    fn gateway_and_range_lie_in_the_subnet() {
+        for gateway in ["10.213.0.0", "10.213.255.255", "10.214.0.1"] {
+            let shape = Shape { gateway: gateway.parse().ok(), ..Shape::default() };
+            check(NetworkConfig { shape, ..good() }, "gateway");
+        }
+        for range in ["10.0.0.0/8", "10.214.0.0/24"] {
+            let shape = Shape { range: range.parse().ok(), ..Shape::default() };
+            check(NetworkConfig { shape, ..good() }, "ip_range");
+        }
+        let shape = Shape {
+            gateway: "10.213.9.9".parse().ok(),
+            range: "10.213.7.0/24".parse().ok(),
+            ..Shape::default()
+        };
+        assert!(NetworkConfig { shape, ..good() }.validate().is_ok());
+    }
+}

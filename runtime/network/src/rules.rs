@@ -1,0 +1,124 @@
+//! Our nftables table as the text that `nft -f` reads. Pure.
+//!
+//! Owns what the table says: masquerade for what leaves the bridge, what is forwarded from
+//! and to it, the last class for what some containers send. Text and not JSON, because nft
+//! 1.0.6 (Debian 12) takes maps to an address and a port in text alone. Every value in it is
+//! typed (a checked name, an address, a number), so that nothing can end a word early.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use crate::config::NetworkConfig;
+
+/// The set of the addresses whose packets go last.
+pub(crate) const BULK: &str = "bulk";
+/// `TC_PRIO_BULK` as nft writes it.
+const BULK_PRIORITY: &str = "0:2";
+
+/// Replaces the table as a whole. "Add, then delete" removes it whether or not it was there.
+pub(crate) fn render_install(config: &NetworkConfig) -> String {
+    let NetworkConfig { bridge, subnet, table, shape } = config;
+    let mut script = render_remove(table);
+    let mut line = |text: std::fmt::Arguments<'_>| {
+        writeln!(script, "{text}").expect("a string takes everything");
+    };
+    line(format_args!("add table ip {table}"));
+    line(format_args!("add set ip {table} {BULK} {{ type ipv4_addr ; }}"));
+    let hooks =
+        [("postrouting", "nat", "postrouting", "100"), ("forward", "filter", "forward", "0")];
+    for (chain, kind, hook, priority) in hooks {
+        line(format_args!(
+            "add chain ip {table} {chain} {{ type {kind} hook {hook} priority {priority} ; policy accept ; }}"
+        ));
+    }
+    let mut rule =
+        |chain: &str, text: &str| line(format_args!("add rule ip {table} {chain} {text}"));
+    if !shape.internal {
+        rule("postrouting", &format!("ip saddr {subnet} oifname != \"{bridge}\" masquerade"));
+    }
+    // Before the verdicts: after one the rest of the chain is not asked.
+    rule("forward", &format!("ip saddr @{BULK} meta priority set {BULK_PRIORITY}"));
+    let (from, to) = (format!("iifname \"{bridge}\""), format!("oifname \"{bridge}\""));
+    let (not_from, not_to) =
+        (format!("iifname != \"{bridge}\""), format!("oifname != \"{bridge}\""));
+    if shape.internal {
+        rule("forward", &format!("{from} {not_to} drop"));
+        rule("forward", &format!("{to} {not_from} drop"));
+    } else if let Some(default) = &shape.apart_from {
+        // The default network's own table lets everything in.
+        rule(
+            "forward",
+            &format!("{from} oifname \"{default}\" ct state new ct status & dnat == 0 drop"),
+        );
+        rule("forward", &format!("{to} {not_from} ct state established,related accept"));
+        rule("forward", &format!("{to} {not_from} ct status dnat accept"));
+        rule("forward", &format!("{to} {not_from} drop"));
+    }
+    rule("forward", &format!("{from} accept"));
+    rule("forward", &format!("{to} accept"));
+    script
+}
+
+pub(crate) fn render_remove(table: &str) -> String {
+    format!("add table ip {table}\ndelete table ip {table}\n")
+}
+
+pub(crate) fn render_add_bulk(table: &str, address: Ipv4Addr) -> String {
+    format!("add element ip {table} {BULK} {{ {address} }}\n")
+}
+
+/// What is not there may not be deleted: it is added first.
+pub(crate) fn render_remove_bulk(table: &str, address: Ipv4Addr) -> String {
+    let add = render_add_bulk(table, address);
+    format!("{add}delete element ip {table} {BULK} {{ {address} }}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Shape;
+
+    fn config(shape: Shape) -> NetworkConfig {
+        let subnet = "10.9.0.0/16".parse().unwrap();
+        NetworkConfig { bridge: "br7".into(), subnet, table: "t0".into(), shape }
+    }
+
+    #[test]
+    fn the_table_is_replaced_as_a_whole_and_names_only_itself() {
+        let apart = Shape { apart_from: Some("br0".into()), ..Shape::default() };
+        for shape in [Shape::default(), apart, Shape { internal: true, ..Shape::default() }] {
+            let script = render_install(&config(shape));
+            let lines: Vec<&str> = script.lines().collect();
+            assert_eq!(lines[..3], ["add table ip t0", "delete table ip t0", "add table ip t0"]);
+            for line in lines {
+                let words: Vec<&str> = line.split(' ').collect();
+                assert_eq!(words[2..4], ["ip", "t0"], "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_default_network_forwards_everything_and_masquerades_what_leaves() {
+        let script = render_install(&config(Shape::default()));
+        let rules: Vec<&str> =
+            script.lines().filter_map(|l| l.strip_prefix("add rule ip t0 ")).collect();
+        let expected = [
+            "postrouting ip saddr 10.9.0.0/16 oifname != \"br7\" masquerade",
+            "forward ip saddr @bulk meta priority set 0:2",
+            "forward iifname \"br7\" accept",
+            "forward oifname \"br7\" accept",
+        ];
+        assert_eq!(rules, expected);
+    }
+
+    #[test]
+    fn nothing_new_comes_into_another_network_and_nothing_at_all_passes_an_internal_one() {
+        let apart = Shape { apart_from: Some("br0".into()), ..Shape::default() };
+        let script = render_install(&config(apart.clone()));
+        assert!(script.contains("oifname \"br7\" iifname != \"br7\" drop"), "{script}");
+        assert!(script.contains("iifname \"br7\" oifname \"br0\" ct state new"), "{script}");
+        let script = render_install(&config(Shape { internal: true, ..apart }));
+        assert!(!script.contains("masquerade"), "{script}");
+        assert!(script.contains("iifname \"br7\" oifname != \"br7\" drop"), "{script}");
+    }
+}
