@@ -14,6 +14,7 @@ use hyper::{Method, Response, StatusCode};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::counts::Limit;
 use crate::error::{Error, Result};
 use crate::registry::{Call, Registry, Tries, scope};
 
@@ -100,6 +101,7 @@ impl Fetch {
                 return;
             }
         }
+        self.registry.0.transport.counters.reached(Limit::Attempts);
         let _ = self.sender.send(Err(self.broken(None))).await;
     }
 
@@ -138,6 +140,7 @@ impl Fetch {
             let frame = frame.map_err(|error| self.broken(Some(error)))?;
             let Ok(mut data) = frame.into_data() else { continue };
             pace.bytes += data.len() as u64;
+            self.registry.0.transport.counters.fetched(data.len());
             let skipped = skip.min(data.len() as u64);
             data.advance(skipped as usize);
             skip -= skipped;
@@ -177,20 +180,22 @@ fn range_begins(text: &str) -> Option<u64> {
 
 /// Sees to it that a stream brings something. Only the time that is waited for the registry
 /// counts, not what the reader takes.
-struct Pace {
+#[derive(Debug)]
+pub(crate) struct Pace {
     patience: Duration,
     waited: Duration,
-    bytes: u64,
+    /// To be counted up by who takes a frame.
+    pub bytes: u64,
 }
 
-type Frame = std::result::Result<hyper::body::Frame<Bytes>, hyper::Error>;
+pub(crate) type Frame = std::result::Result<hyper::body::Frame<Bytes>, hyper::Error>;
 
 impl Pace {
-    fn new(patience: Duration) -> Pace {
+    pub fn new(patience: Duration) -> Pace {
         Pace { patience, waited: Duration::ZERO, bytes: 0 }
     }
 
-    async fn frame(&mut self, body: &mut Incoming, what: &str) -> Result<Option<Frame>> {
+    pub async fn frame(&mut self, body: &mut Incoming, what: &str) -> Result<Option<Frame>> {
         loop {
             if self.bytes >= LEAST_BYTES {
                 (self.waited, self.bytes) = (Duration::ZERO, 0);

@@ -47,16 +47,20 @@ impl FromStr for Insecure {
 /// own (127.0.0.0/8, ::1, `localhost`), which is an exception that Docker makes as well.
 pub(crate) fn may_be_plain(authority: &str, insecure: &[Insecure]) -> bool {
     let host = host_of(authority);
-    let address = host.parse::<IpAddr>().ok();
-    if host == "localhost" || address.is_some_and(|address| address.is_loopback()) {
+    if is_loopback(host) {
         return true;
     }
+    let address = host.parse::<IpAddr>().ok();
     insecure.iter().any(|entry| match entry {
         Insecure::Host(name) => authority.eq_ignore_ascii_case(name),
         Insecure::Network { address: network, prefix } => {
             address.is_some_and(|address| is_within(address, *network, *prefix))
         }
     })
+}
+
+pub(crate) fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Without port and brackets.

@@ -20,18 +20,24 @@
 mod auth;
 mod blob;
 mod challenge;
+mod counts;
+mod download;
 mod error;
 mod host;
 mod manifest;
+mod proxy;
 mod registry;
 mod resolve;
 mod retry;
+mod tags;
 mod tls;
 mod transport;
 mod upload;
 
 pub use auth::Credentials;
 pub use blob::Blob;
+pub use counts::{Counts, Limit};
+pub use download::Download;
 pub use error::{Error, Result};
 pub use host::{Insecure, InvalidInsecure, endpoint};
 pub use manifest::Manifest;

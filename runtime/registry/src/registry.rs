@@ -13,6 +13,7 @@ use hyper::header::{
     AUTHORIZATION, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE,
 };
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper_util::client::proxy::matcher::Matcher;
 use rustls::RootCertStore;
 use serde::Deserialize;
 use tokio::runtime::Handle;
@@ -21,13 +22,14 @@ use url::Url;
 
 use crate::auth::{Asker, Auth, Credentials};
 use crate::challenge;
+use crate::counts::{Counters, Counts, Limit};
 use crate::error::{Error, Result, shown};
 use crate::host::{Insecure, endpoint, may_be_plain};
 use crate::retry::{self, Verdict};
 use crate::tls;
 use crate::transport::{self, Body, Transport};
 
-const REDIRECTS: u32 = 5;
+pub(crate) const REDIRECTS: u32 = 5;
 /// Of an answer that says what went wrong.
 const FAILURE_BYTES: u64 = 64 << 10;
 /// Of that, shown to people.
@@ -66,11 +68,32 @@ impl Default for Settings {
 pub struct Client {
     settings: Settings,
     host_roots: OnceLock<RootCertStore>,
+    proxies: Arc<Matcher>,
+    counters: Arc<Counters>,
 }
 
 impl Client {
+    /// Proxies are what this process' environment says.
     pub fn new(settings: Settings) -> Client {
-        Client { settings, host_roots: OnceLock::new() }
+        let proxies = Arc::new(Matcher::from_env());
+        Client { settings, host_roots: OnceLock::new(), proxies, counters: Arc::default() }
+    }
+
+    /// What all its registries came to.
+    pub fn counts(&self) -> Counts {
+        self.counters.read()
+    }
+
+    pub(crate) fn attempts(&self) -> u32 {
+        self.settings.attempts
+    }
+
+    /// What is trusted for this name. Reads files.
+    pub(crate) fn transport(&self, domain: &str) -> Result<Transport> {
+        let roots = self.host_roots.get_or_init(tls::host_roots).clone();
+        let tls = tls::config(roots, &self.settings.certs_dir, domain)?;
+        let (proxies, counters) = (Arc::clone(&self.proxies), Arc::clone(&self.counters));
+        Ok(Transport::new(tls, self.settings.patience, proxies, counters))
     }
 
     /// The registry that images name so: `docker.io`, `127.0.0.1:5000`. Connects to nobody yet.
@@ -86,12 +109,10 @@ impl Client {
             .ok()
             .filter(|url| is_address(url) && !authority.contains(['/', '@', '?', '#']))
             .ok_or_else(|| Error::Address { registry: domain.to_owned() })?;
-        let roots = self.host_roots.get_or_init(tls::host_roots).clone();
-        let tls = tls::config(roots, &self.settings.certs_dir, domain)?;
         Ok(Registry(Arc::new(Inner {
             authority: authority.to_owned(),
             https,
-            transport: Transport::new(tls, self.settings.patience),
+            transport: self.transport(domain)?,
             auth: Auth::new(credentials),
             settings: self.settings.clone(),
             base: OnceCell::new(),
@@ -202,13 +223,22 @@ impl Registry {
     pub(crate) async fn pause(&self, tries: &mut Tries, error: Error) -> Result<()> {
         tries.failed += 1;
         let reached = self.0.reached.load(Ordering::Relaxed);
+        let counters = &self.0.transport.counters;
         match retry::decide(error, tries.failed, self.0.settings.attempts, reached) {
             Verdict::After(pause) => {
+                counters.retried();
                 tracing::debug!(registry = self.0.authority, failed = tries.failed, "trying again");
                 tokio::time::sleep(pause).await;
                 Ok(())
             }
-            Verdict::GiveUp(error) => Err(error),
+            Verdict::Exhausted(error) => {
+                counters.reached(Limit::Attempts);
+                Err(error)
+            }
+            Verdict::GiveUp(error) => {
+                counters.failed(&error);
+                Err(error)
+            }
         }
     }
 
@@ -289,7 +319,7 @@ pub(crate) fn request(method: Method, url: &Url, body: Body) -> Result<Request<B
     built.map_err(|error| Error::Answer { address: shown(url), reason: error.to_string() })
 }
 
-fn location(response: &Response<Incoming>) -> Option<&str> {
+pub(crate) fn location(response: &Response<Incoming>) -> Option<&str> {
     response.headers().get(LOCATION)?.to_str().ok()
 }
 

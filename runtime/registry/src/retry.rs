@@ -15,6 +15,8 @@ pub(crate) const MOST_WAIT: Duration = Duration::from_secs(60);
 pub(crate) enum Verdict {
     /// Try again after this.
     After(Duration),
+    /// It was tried as often as allowed.
+    Exhausted(Error),
     GiveUp(Error),
 }
 
@@ -28,7 +30,7 @@ pub(crate) fn decide(error: Error, attempts: u32, allowed: u32, reached: bool) -
         _ => return Verdict::GiveUp(error),
     };
     if attempts >= allowed {
-        return Verdict::GiveUp(error);
+        return Verdict::Exhausted(error);
     }
     match (asked, error) {
         (Some(asked), Error::Status { address, .. }) if asked > MOST_WAIT => {
@@ -59,7 +61,7 @@ pub(crate) fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
 }
 
 /// Seconds since 1970 of `Sun, 06 Nov 1994 08:49:37 GMT`, the one form that may be sent.
-fn seconds_of(text: &str) -> Option<u64> {
+pub(crate) fn seconds_of(text: &str) -> Option<u64> {
     let parts: Vec<&str> = text.split([' ', ':']).filter(|part| !part.is_empty()).collect();
     let [_, day, month, year, hour, minute, second, "GMT"] = parts[..] else { return None };
     const MONTHS: [&str; 12] =
@@ -106,7 +108,7 @@ mod tests {
     fn check(error: Error, attempts: u32, expected: Result<u128, &str>) {
         match (decide(error, attempts, 5, true), expected) {
             (Verdict::After(pause), Ok(expected)) => assert_eq!(pause.as_millis(), expected),
-            (Verdict::GiveUp(error), Err(expected)) => {
+            (Verdict::GiveUp(error) | Verdict::Exhausted(error), Err(expected)) => {
                 assert!(error.to_string().contains(expected), "{error}");
             }
             (verdict, expected) => panic!("{verdict:?}, not {expected:?}"),
@@ -119,6 +121,7 @@ mod tests {
         check(broken(), 2, Ok(1000));
         check(broken(), 4, Ok(4000));
         check(broken(), 5, Err("broke off after 1 of 2"));
+        assert!(matches!(decide(broken(), 5, 5, true), Verdict::Exhausted(_)));
     }
 
     #[test]

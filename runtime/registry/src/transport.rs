@@ -4,6 +4,7 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,9 +16,12 @@ use hyper::{Request, Response, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use crate::counts::Counters;
 use crate::error::{Error, Result};
+use crate::proxy::Connector;
 use crate::resolve::Resolver;
 
 /// For a connection; the kernel would try for two minutes.
@@ -36,12 +40,18 @@ pub(crate) fn whole(content: Bytes) -> Body {
 
 #[derive(Debug)]
 pub(crate) struct Transport {
-    client: Client<HttpsConnector<HttpConnector<Resolver>>, Body>,
+    client: Client<HttpsConnector<Connector>, Body>,
     pub patience: Duration,
+    pub counters: Arc<Counters>,
 }
 
 impl Transport {
-    pub fn new(tls: rustls::ClientConfig, patience: Duration) -> Transport {
+    pub fn new(
+        tls: rustls::ClientConfig,
+        patience: Duration,
+        proxies: Arc<Matcher>,
+        counters: Arc<Counters>,
+    ) -> Transport {
         let mut plain = HttpConnector::new_with_resolver(Resolver);
         plain.enforce_http(false);
         plain.set_connect_timeout(Some(CONNECT.min(patience)));
@@ -50,12 +60,12 @@ impl Transport {
             .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(plain);
+            .wrap_connector(Connector::new(plain, proxies));
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .build(connector);
-        Transport { client, patience }
+        Transport { client, patience, counters }
     }
 
     /// The answer's head. `sent` counts the request's body as it goes: while it grows, the
@@ -108,6 +118,7 @@ impl Transport {
                 if (content.len() + data.len()) as u64 > allowed {
                     return Err(too_long());
                 }
+                self.counters.fetched(data.len());
                 content.extend_from_slice(&data);
             }
             Ok(content.freeze())

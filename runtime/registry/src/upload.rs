@@ -231,10 +231,12 @@ impl Upload<'_> {
         let mut file = (self.open)().map_err(sending)?;
         io::Seek::seek(&mut file, io::SeekFrom::Start(from)).map_err(sending)?;
         let sent = Arc::clone(&self.blob.sent);
+        let counters = Arc::clone(&self.registry.0.transport.counters);
         sent.store(from, Ordering::Relaxed);
         let part = tokio::fs::File::from_std(file).take(bytes);
         let pieces = ReaderStream::with_capacity(part, PIECE_BYTES).map_ok(move |piece| {
             sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            counters.sent(piece.len());
             Frame::data(piece)
         });
         Ok(StreamBody::new(pieces).boxed_unsync())
