@@ -36,6 +36,8 @@ pub struct Copy {
     pub chown: Option<String>,
     /// Octal.
     pub chmod: Option<String>,
+    /// `ADD` of an address: what it must be, `sha256:` and hex digits.
+    pub checksum: Option<String>,
     pub sources: Vec<String>,
     pub heredocs: Vec<Heredoc>,
     pub destination: String,
@@ -110,6 +112,7 @@ impl Instruction {
                     // Which stages are needed must be known before any of them is built.
                     from: copy.from.clone(),
                     chown: optional(&copy.chown)?,
+                    checksum: optional(&copy.checksum)?,
                     chmod: optional(&copy.chmod)?,
                     sources: all(&copy.sources)?,
                     heredocs: copy.heredocs.iter().map(heredoc).collect::<Result<_, String>>()?,

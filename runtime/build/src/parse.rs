@@ -220,6 +220,7 @@ fn copy(
         from,
         chown: flags.value("chown")?,
         chmod: flags.value("chmod")?,
+        checksum: if name == "ADD" { flags.value("checksum")? } else { None },
         sources: words,
         heredocs: heredocs.to_vec(),
         destination,

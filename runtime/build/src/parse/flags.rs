@@ -11,8 +11,8 @@ pub(super) struct Flags {
 }
 
 /// What only BuildKit has. It is refused by Docker's own sentence, never passed over.
-const BUILDKIT: [&str; 8] =
-    ["mount", "network", "security", "link", "parents", "exclude", "checksum", "keep-git-dir"];
+const BUILDKIT: [&str; 7] =
+    ["mount", "network", "security", "link", "parents", "exclude", "keep-git-dir"];
 
 impl Flags {
     /// The flags, and what follows them.

@@ -80,6 +80,13 @@ fn copies_have_sources_a_destination_and_flags() {
         ..copy(&["a"], "b")
     };
     check("COPY --from=build --chown=1:2 --chmod=755 a b", Instruction::Copy(flagged));
+    let checked = Copy {
+        unpack: true,
+        checksum: Some("sha256:0".into()),
+        ..copy(&["https://host/file"], "/")
+    };
+    check("ADD --checksum=sha256:0 https://host/file /", Instruction::Copy(checked));
+    check_wrong("COPY --checksum=sha256:0 a b", "unknown flag: --checksum");
     check_wrong("COPY a", "COPY requires at least two arguments, but only one was provided");
     check_wrong("ADD", "ADD requires at least two arguments");
     check_wrong("ADD --from=x a b", "unknown flag: --from");
