@@ -2,6 +2,8 @@
 //! and where, and a store that is as before.
 
 use std::fs;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 
 use serde_json::json;
 use tar::EntryType;
@@ -152,6 +154,121 @@ fn devices_strange_whiteouts_attributes_and_owners_are_refused() {
         &["a/c"],
     );
     refuse_layer(Layer::new().file(".", b"x"), &["root must be a directory"]);
+}
+
+/// Docker and containerd keep such files as well: an image may bring a `sudo` of its own. What
+/// contains them is the store, which nobody but root can look into, and the container's
+/// `no_new_privs` or user namespace.
+#[test]
+fn set_id_files_of_foreign_ids_are_kept_and_contained_by_a_private_store() {
+    if skipped() {
+        return;
+    }
+    let scratch = Scratch::new();
+    fs::set_permissions(scratch.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let store = scratch.open();
+    let owned = |path, mode, uid, gid| {
+        let mut header = Layer::header(EntryType::Regular, path, mode, 1);
+        header.set_uid(uid);
+        header.set_gid(gid);
+        header
+    };
+    let layer = Layer::new()
+        .raw(owned("root", 0o4755, 0, 0), b"x")
+        .raw(owned("foreign", 0o6755, 123_456, 2_000_000), b"x")
+        // Its mode was another when there was another owner.
+        .raw(owned("twice", 0o4755, 0, 0), b"x")
+        .raw(owned("twice", 0o755, 1000, 1000), b"x");
+    store.load(&*demo(&[layer.tar()])).unwrap();
+    let at = store.resolve("demo").unwrap().layers[0].clone();
+    let found = |name: &str| {
+        let file = fs::metadata(at.join(name)).unwrap();
+        (file.mode() & 0o7777, file.uid(), file.gid())
+    };
+    assert_eq!(found("root"), (0o4755, 0, 0));
+    assert_eq!(found("foreign"), (0o6755, 123_456, 2_000_000));
+    assert_eq!(found("twice"), (0o755, 1000, 1000));
+    // The kernel's own word: somebody else does not even get near it.
+    let mut stranger = std::process::Command::new("stat");
+    stranger.arg(at.join("root")).uid(65_534).gid(65_534);
+    let refused = stranger.output().unwrap();
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("Permission denied"), "{refused:?}");
+}
+
+#[test]
+fn what_becomes_a_symlink_meanwhile_is_not_written_through() {
+    if skipped() {
+        return;
+    }
+    let outside = tempfile::tempdir().unwrap();
+    let target = outside.path().to_str().unwrap();
+    // Its directory was opened a moment ago, for the entry before.
+    let swapped = Layer::new().dir("d/", 0o755).file("d/a", b"x").symlink("d", target);
+    refuse_layer(swapped.file("d/evil", b"x"), &["d/evil", "leads outside", target]);
+    let deep = Layer::new().file("a/b/c/x", b"x").symlink("a/b", target);
+    refuse_layer(deep.file("a/b/c/evil", b"x"), &["a/b/c/evil", "leads outside", target]);
+    let opaque = Layer::new().dir("d/", 0o755).file("d/a", b"x").symlink("d", target);
+    refuse_layer(opaque.file("d/.wh..wh..opq", b""), &["leads outside", target]);
+    // A hard link to a symlink is that symlink, and is replaced as one.
+    let evil = format!("{target}/evil");
+    let linked = Layer::new().symlink("l", &evil).hard_link("h", "l").file("h", b"x");
+    let scratch = Scratch::new();
+    scratch.open().load(&*demo(&[linked.tar()])).unwrap();
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn whiteouts_of_every_kind_leave_no_file_of_that_name() {
+    if skipped() {
+        return;
+    }
+    let layer = Layer::new()
+        // AUFS' own bookkeeping, and names that only look like it.
+        .file(".wh..wh.plnk", b"x")
+        .file(".wh..wh..", b"x")
+        .file("d/.wh..wh.aufs", b"x")
+        // What it hides is of no interest, nor what kind of entry says so, nor its content.
+        .file("d/.wh.file", b"content")
+        .symlink("d/.wh.link", "/etc/passwd")
+        .dir("d/.wh.directory/", 0o777)
+        .file("d/.wh.file", b"twice");
+    let scratch = Scratch::new();
+    let store = scratch.open();
+    store.load(&*demo(&[layer.tar()])).unwrap();
+    let at = store.resolve("demo").unwrap().layers[0].clone();
+    let names = |dir: &std::path::Path| {
+        let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&at), ["d"]);
+    assert_eq!(names(&at.join("d")), ["directory", "file", "link"]);
+    for name in ["directory", "file", "link"] {
+        let whiteout = fs::symlink_metadata(at.join("d").join(name)).unwrap();
+        assert!(whiteout.file_type().is_char_device() && whiteout.rdev() == 0, "{name}");
+    }
+}
+
+#[test]
+fn ten_thousand_entries_of_one_path_are_one_file() {
+    if skipped() {
+        return;
+    }
+    let layer = (0..10_000).fold(Layer::new(), |layer, number| match number % 3 {
+        0 => layer.file("same", &[7; 100]),
+        1 => layer.symlink("same", "/etc/passwd"),
+        _ => layer.dir("same/", 0o755),
+    });
+    let limits = Limits { unpacked_bytes: 100 * 4000, ..Limits::default() };
+    let scratch = Scratch::new();
+    let store = Store::open_with(&scratch.path(), limits).unwrap();
+    store.load(&*demo(&[layer.tar()])).unwrap();
+    assert_eq!(store.list().unwrap()[0].size_bytes, 100);
+    let limits = Limits { entries_per_layer: 9_999, ..Limits::default() };
+    let layer = (0..10_000).fold(Layer::new(), |layer, _| layer.file("same", b"x"));
+    refuse_with(limits, &demo(&[layer.tar()]), &["entries is 10000, allowed is 9999"]);
 }
 
 #[test]
