@@ -26,6 +26,7 @@ use crate::governor::GovernorReport;
 use crate::host::HostSample;
 use crate::origin::Origin;
 use crate::otlp::OtlpReport;
+use crate::registries::counts::ImagesReport;
 use crate::rules::RuleCount;
 
 /// One host at one moment.
@@ -84,6 +85,7 @@ pub struct AgentReport {
     pub audit_unhashed: u64,
     /// `None`: no logs are sent.
     pub otlp: Option<OtlpReport>,
+    pub images: ImagesReport,
     /// What each rule over audit events matched.
     pub rules: Vec<RuleCount>,
     /// Events that listeners of the event stream were too slow for.

@@ -52,7 +52,7 @@ pub struct App {
     pub audit: Arc<Audit>,
     pub hierarchy: Hierarchy,
     pub execs: docker::exec::Execs,
-    pub image_events: docker::images::events::ImageEvents,
+    pub image_events: Arc<docker::images::events::ImageEvents>,
     pub collector: Collector,
     pub controller: Arc<Controller>,
     pub rules: Arc<Rules>,

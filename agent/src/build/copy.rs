@@ -34,8 +34,6 @@ pub(super) enum Place {
     Layers(Vec<PathBuf>),
 }
 
-const REMOTE: [&str; 4] = ["http://", "https://", "git@", "git://"];
-
 /// Finds the sources and digests them.
 pub(super) fn find(
     copy: &Copy,
@@ -43,12 +41,6 @@ pub(super) fn find(
     working_dir: &str,
     scratch: &Scratch,
 ) -> Result<Found, StepError> {
-    let is_remote = |source: &&String| REMOTE.iter().any(|scheme| source.starts_with(scheme));
-    if let Some(url) = copy.sources.iter().find(is_remote).filter(|_| copy.unpack) {
-        let reason =
-            format!("ADD failed: {url}: downloading is not supported, COPY a file instead");
-        return Err(StepError::Instruction(reason));
-    }
     with_tree(from, scratch, |tree| {
         let sources = copy::sources(copy, tree)?;
         let destination = copy::destination(copy, sources.len(), working_dir)?;

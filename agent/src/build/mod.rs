@@ -21,6 +21,7 @@ mod executor;
 mod output;
 mod place;
 mod pull;
+mod remote;
 mod root;
 mod run;
 mod scratch;

@@ -12,7 +12,7 @@ use super::Request;
 use super::error::StepError;
 use super::output::Output;
 use crate::api::Shared;
-use crate::registries::PullRequest;
+use crate::registries::{PullRequest, Requested};
 
 /// Pulls an image and shows how it goes on. A client that goes away ends it.
 pub(super) async fn pull(
@@ -23,7 +23,7 @@ pub(super) async fn pull(
 ) -> Result<(), StepError> {
     let wanted: Wanted = name.parse()?;
     let credentials = request.credentials.get(wanted.name.domain()).cloned();
-    let pull = PullRequest { wanted, platform: None, credentials };
+    let pull = PullRequest { what: Requested::One(wanted), platform: None, credentials };
     let pulled = app.registries.pull(Arc::clone(&app.images), pull).await;
     let (first, mut rest) = pulled.map_err(|refusal| StepError::Instruction(refusal.message))?;
     let mut next = Some(first);

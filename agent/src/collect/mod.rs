@@ -17,6 +17,7 @@ use procfs::WithCurrentSystemInfo as _;
 use tenantry_cgroupfs::Hierarchy;
 use tenantry_container::{Engine, LimitHistory};
 use tenantry_ebpf::Meters;
+use tenantry_image::Store;
 use tenantry_network::LinkCounters;
 
 use crate::audit::Audit;
@@ -27,6 +28,7 @@ use crate::domains::DomainSeats;
 use crate::fs_usage::FsUsage;
 use crate::governor::Governor;
 use crate::otlp::Otlp;
+use crate::registries::Registries;
 use crate::registry::Registry;
 use crate::report::{AgentReport, ContainerReport, HostReport, Machine};
 use crate::rules::Rules;
@@ -43,6 +45,8 @@ pub struct Collector {
     pub audit: Arc<Audit>,
     pub otlp: Option<Arc<Otlp>>,
     pub rules: Arc<Rules>,
+    pub images: Arc<Store>,
+    pub registries: Arc<Registries>,
     pub hierarchy: Hierarchy,
     pub samplers: Arc<Samplers>,
     pub controller: Arc<Controller>,
@@ -212,6 +216,7 @@ impl Collector {
             audit_full_batches: self.audit.full_batches(),
             audit_unhashed: self.audit.unhashed(),
             otlp: self.otlp.as_ref().map(|otlp| otlp.report()),
+            images: self.registries.report(&self.images),
             rules: self.rules.report(),
             stream_lost: self.audit.stream_lost(),
             kernel_memory: self.kernel_memory.get_or_init(|| self.read_kernel_memory()).clone(),

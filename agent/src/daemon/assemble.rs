@@ -184,7 +184,12 @@ pub(super) async fn assemble(
                 queues: Mutex::new(Queues::of_host(&hierarchy)),
             };
             let controller = Arc::new(Controller::new(config.control.clone(), policy, looker));
+            let image_events = Arc::new(ImageEvents::default());
+            let registries =
+                Arc::new(Registries::new(config.registries.clone(), Arc::clone(&image_events)));
             let collector = Collector {
+                images: Arc::clone(&images),
+                registries: Arc::clone(&registries),
                 engine: engine.clone(),
                 meters: Arc::clone(&meters),
                 registry: Arc::clone(&registry),
@@ -229,7 +234,6 @@ pub(super) async fn assemble(
             });
             let cap = Arc::new(Cap::new(config.max_series));
             let traces = Traces::new(Arc::clone(&meters));
-            let registries = Arc::new(Registries::new(config.registries.clone()));
             let app = Arc::new(App {
                 registries,
                 config,
@@ -241,7 +245,7 @@ pub(super) async fn assemble(
                 audit,
                 hierarchy,
                 execs: Execs::default(),
-                image_events: ImageEvents::default(),
+                image_events,
                 collector,
                 controller,
                 rules,

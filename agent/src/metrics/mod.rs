@@ -24,6 +24,7 @@ mod dns;
 mod family;
 mod file_system;
 mod host;
+mod images;
 mod kernel;
 mod memory;
 mod rules;
@@ -90,6 +91,7 @@ fn all(families: &mut Families, report: &HostReport) -> Result<(), Error> {
     agent::encode(families, report)?;
     controller::encode(families, report)?;
     rules::encode(families, report)?;
+    images::encode(families, &report.agent.images)?;
     host::encode(families, &report.host)?;
     container::encode(families, report)?;
     let with_cgroup: Vec<_> = report.containers.iter().chain(&report.wholes).collect();

@@ -33,6 +33,10 @@ impl Lines {
         self.sender.closed().await;
     }
 
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     pub fn status(&self, text: String) {
         self.send(&json!({ "status": text }));
     }

@@ -4,20 +4,27 @@
 //! everything that comes; the protocol knows no store.
 
 pub mod auth_header;
+pub mod counts;
 mod describe;
+mod import;
 pub mod lines;
 mod pull;
 mod push;
 pub mod settings;
+pub mod watched;
 
+use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use tenantry_image::{Platform, Wanted};
+use tenantry_image::{Name, Platform, Wanted};
 use tenantry_registry::{Client, Credentials, Error as RegistryError, Registry, Settings};
 use tokio::sync::Semaphore;
 
+use crate::api::docker::images::events::ImageEvents;
 use crate::api::error::{ApiError, ApiResult, chain};
+
+use counts::Counters;
 
 /// Pulls and pushes at a time; more wait for their turn.
 const AT_ONCE: usize = 8;
@@ -26,19 +33,47 @@ const AT_ONCE: usize = 8;
 pub struct Registries {
     client: Client,
     turns: Arc<Semaphore>,
+    counters: Counters,
+    events: Arc<ImageEvents>,
 }
 
 /// What somebody wants from a registry, and as whom.
 #[derive(Debug)]
 pub struct PullRequest {
-    pub wanted: Wanted,
+    pub what: Requested,
     pub platform: Option<Platform>,
     pub credentials: Option<Credentials>,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Requested {
+    One(Wanted),
+    /// Whatever tags this name's repository has; its own means nothing.
+    AllTags(Name),
+}
+
+impl Requested {
+    pub fn name(&self) -> &Name {
+        match self {
+            Requested::One(wanted) => &wanted.name,
+            Requested::AllTags(name) => name,
+        }
+    }
+}
+
+impl Display for Requested {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Requested::One(wanted) => Display::fmt(wanted, f),
+            Requested::AllTags(name) => f.write_str(&name.repository()),
+        }
+    }
+}
+
 impl Registries {
-    pub fn new(settings: Settings) -> Self {
-        Self { client: Client::new(settings), turns: Arc::new(Semaphore::new(AT_ONCE)) }
+    pub fn new(settings: Settings, events: Arc<ImageEvents>) -> Self {
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        Self { client: Client::new(settings), turns, counters: Counters::default(), events }
     }
 
     /// The registry of an image's domain. Reads files, and is called within a runtime.
@@ -81,17 +116,16 @@ fn of_registry(name: &str, error: &RegistryError) -> ApiError {
     ApiError::new(status, message)
 }
 
-/// `fromImage` and `tag` of a request: the tag may be a digest.
-pub fn wanted(image: &str, tag: &str) -> ApiResult<Wanted> {
+/// `fromImage` and `tag` of a request: the tag may be a digest, and none at all means every tag.
+pub fn requested(image: &str, tag: &str) -> ApiResult<Requested> {
     let has_tag = |text: &str| text.rsplit('/').next().is_some_and(|last| last.contains(':'));
     let text = match tag {
         "" if image.contains('@') || has_tag(image) => image.to_owned(),
-        // Docker would pull every tag there is.
-        "" => return Err(ApiError::unsupported("tag", "pulling all tags of a repository")),
+        "" => return Ok(Requested::AllTags(image.parse::<Name>()?)),
         tag if tag.contains(':') => format!("{image}@{tag}"),
         tag => format!("{image}:{tag}"),
     };
-    Ok(text.parse::<Wanted>()?)
+    Ok(Requested::One(text.parse::<Wanted>()?))
 }
 
 #[cfg(test)]
@@ -102,8 +136,10 @@ mod tests {
     fn a_tag_stands_in_the_name_or_beside_it() {
         let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let check = |image: &str, tag: &str, expected: Option<&str>| {
-            let found = wanted(image, tag).ok().map(|wanted| wanted.to_string());
-            assert_eq!(found.as_deref(), expected, "{image} {tag}");
+            let found = requested(image, tag).ok();
+            let one =
+                |found: &Requested| matches!(found, Requested::One(_)).then(|| found.to_string());
+            assert_eq!(found.as_ref().and_then(one).as_deref(), expected, "{image} {tag}");
         };
         check("demo", "v1", Some("demo:v1"));
         check("demo:v1", "", Some("demo:v1"));
@@ -113,6 +149,8 @@ mod tests {
         check("demo", "", None);
         check("localhost:5000/demo", "", None);
         check("Demo", "v1", None);
+        let all = requested("localhost:5000/demo", "").unwrap();
+        assert!(matches!(&all, Requested::AllTags(name) if name.path() == "demo"), "{all:?}");
     }
 
     #[test]

@@ -1,17 +1,23 @@
 //! One pull: the store asks, the registry answers, the client is told.
 
 use std::collections::HashSet;
-use std::io::{self, Read};
+use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{Buf as _, Bytes};
-use tenantry_image::{Digest, Event, LayerState, Pulled, Source, SourceError, Store, Wanted};
-use tenantry_registry::{Blob, Registry};
+use axum::http::StatusCode;
+use bytes::Bytes;
+use tenantry_image::{
+    Digest, Event, LayerState, Name, Platform, Pulled, Source, SourceError, Store, Wanted,
+};
+use tenantry_registry::{Error as RegistryError, Registry};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::counts::Outcome;
 use super::lines::Lines;
-use super::{PullRequest, Registries, refusal};
+use super::watched::{Stream, Watched, wanted_still};
+use super::{PullRequest, Registries, Requested, refusal};
+use crate::api::docker::images::events::Action;
 use crate::api::error::{ApiError, ApiResult};
 
 impl Registries {
@@ -27,27 +33,35 @@ impl Registries {
         let registries = Arc::clone(self);
         let task = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let name = request.wanted.to_string();
-            let domain = request.wanted.name.domain();
-            let registry = registries.registry(domain, request.credentials);
-            let registry = registry.map_err(|error| refusal(&name, &error))?;
-            let from = FromRegistry::new(registry, &request.wanted, lines);
-            let wanted = &request.wanted;
-            let pulled =
-                store.pull(wanted, request.platform.as_ref(), &from, &|event| from.tell(event));
-            match pulled {
-                Ok(pulled) => from.tell_end(wanted, &pulled),
-                Err(error) => {
-                    let refusal = match error {
-                        tenantry_image::Error::Fetch { .. } => refusal(&name, &error),
-                        error => error.into(),
-                    };
-                    tracing::info!(image = name, error = refusal.message, "not pulled");
-                    if !from.has_begun() {
-                        return Err(refusal);
-                    }
-                    from.lines.error(&refusal.message);
+            let counters = &registries.counters;
+            let failed = |name: &str, error: RegistryError| {
+                counters.pulled(Outcome::Failed);
+                refusal(name, &error)
+            };
+            let PullRequest { what, platform, credentials } = request;
+            let name = what.to_string();
+            let registry = registries.registry(what.name().domain(), credentials);
+            let registry = registry.map_err(|error| failed(&name, error))?;
+            let lines = Arc::new(lines);
+            let wanted = match what {
+                Requested::One(wanted) => vec![wanted],
+                Requested::AllTags(repository) => {
+                    let tags = Handle::current().block_on(registry.tags(repository.path()));
+                    let tags = tags.map_err(|error| failed(&name, error))?;
+                    all_tags(&repository, tags)?
                 }
+            };
+            for (at, wanted) in wanted.iter().enumerate() {
+                let from = FromRegistry::new(registry.clone(), wanted, Arc::clone(&lines));
+                let Err(refusal) = registries.pull_one(&store, wanted, platform.as_ref(), &from)
+                else {
+                    continue;
+                };
+                if at == 0 && !from.has_begun() {
+                    return Err(refusal);
+                }
+                lines.error(&refusal.message);
+                break;
             }
             Ok(())
         });
@@ -59,6 +73,52 @@ impl Registries {
             },
         }
     }
+
+    fn pull_one(
+        &self,
+        store: &Store,
+        wanted: &Wanted,
+        platform: Option<&Platform>,
+        from: &FromRegistry,
+    ) -> ApiResult<()> {
+        let name = wanted.to_string();
+        let tell = |event| {
+            if let Event::Layer { state, .. } = event {
+                self.counters.layer(state);
+            }
+            from.tell(event);
+        };
+        match store.pull(wanted, platform, from, &tell) {
+            Ok(pulled) => {
+                let outcome = if pulled.is_new { Outcome::Done } else { Outcome::Same };
+                self.counters.pulled(outcome);
+                from.tell_end(wanted, &pulled);
+                self.events.tell(Action::Pull, name, wanted.name.repository());
+                Ok(())
+            }
+            Err(error) => {
+                let gone = from.lines.is_closed();
+                self.counters.pulled(if gone { Outcome::Abandoned } else { Outcome::Failed });
+                let refusal = match error {
+                    tenantry_image::Error::Fetch { .. } => refusal(&name, &error),
+                    error => error.into(),
+                };
+                tracing::info!(image = name, error = refusal.message, "not pulled");
+                Err(refusal)
+            }
+        }
+    }
+}
+
+/// What each of a repository's tags names.
+fn all_tags(repository: &Name, tags: Vec<String>) -> ApiResult<Vec<Wanted>> {
+    let repository = repository.repository();
+    if tags.is_empty() {
+        let message = format!("{repository} has no tags");
+        return Err(ApiError::new(StatusCode::NOT_FOUND, message));
+    }
+    let named = tags.into_iter().map(|tag| format!("{repository}:{tag}").parse::<Wanted>());
+    Ok(named.collect::<Result<_, _>>()?)
 }
 
 /// A repository of a registry, as the store asks for it.
@@ -74,13 +134,13 @@ struct FromRegistry {
 }
 
 impl FromRegistry {
-    fn new(registry: Registry, wanted: &Wanted, lines: Lines) -> Self {
+    fn new(registry: Registry, wanted: &Wanted, lines: Arc<Lines>) -> Self {
         Self {
             registry,
             repository: wanted.name.path().to_owned(),
             reference: wanted.reference(),
             runtime: Handle::current(),
-            lines: Arc::new(lines),
+            lines,
             layers: Mutex::default(),
             begun: Default::default(),
         }
@@ -107,6 +167,7 @@ impl FromRegistry {
                 self.layers.lock().unwrap_or_else(PoisonError::into_inner).insert(blob);
                 self.lines.state(&id, "Pulling fs layer");
             }
+            LayerState::Awaited => self.lines.state(&id, "Waiting"),
             LayerState::Fetched => {
                 self.lines.state(&id, "Verifying Checksum");
                 self.lines.state(&id, "Download complete");
@@ -135,62 +196,16 @@ impl Source for FromRegistry {
     fn blob(&self, digest: &Digest, bytes: u64) -> Result<Box<dyn Read + Send>, SourceError> {
         let blob = self.registry.blob(&self.repository, &digest.to_string(), bytes);
         let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Box::new(Watched {
-            blob,
-            piece: Bytes::new(),
-            id: layers.contains(digest).then(|| digest.short()),
-            lines: Arc::clone(&self.lines),
-            runtime: self.runtime.clone(),
-            done: 0,
-            bytes,
-        }))
+        let id = layers.contains(digest).then(|| digest.short());
+        let stream = Stream::Blob(blob);
+        Ok(Box::new(Watched::new(stream, id, bytes, &self.lines, &self.runtime)))
     }
-}
 
-#[derive(Debug, thiserror::Error)]
-#[error("whoever asked for it has gone")]
-struct Unwanted;
-
-/// What comes of `work`, unless the client goes away meanwhile.
-async fn wanted_still<T>(lines: &Lines, work: impl Future<Output = T>) -> Result<T, Unwanted> {
-    tokio::select! {
-        done = work => Ok(done),
-        () = lines.closed() => Err(Unwanted),
+    fn origin(&self) -> &str {
+        self.registry.authority()
     }
-}
 
-/// A stream whose progress is told, and which ends when nobody wants to know.
-struct Watched {
-    blob: Blob,
-    piece: Bytes,
-    id: Option<String>,
-    lines: Arc<Lines>,
-    runtime: Handle,
-    done: u64,
-    bytes: u64,
-}
-
-impl Watched {
-    /// The next piece; empty at the end.
-    fn next(&mut self) -> io::Result<Bytes> {
-        let next = self.runtime.block_on(wanted_still(&self.lines, self.blob.next()));
-        let piece = next.map_err(io::Error::other)?.transpose().map_err(io::Error::other)?;
-        Ok(piece.unwrap_or_default())
-    }
-}
-
-/// Blocks: for the store's threads.
-impl Read for Watched {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.piece.is_empty() {
-            self.piece = self.next()?;
-            self.done += self.piece.len() as u64;
-            if let Some(id) = &self.id {
-                self.lines.progress(id, "Downloading", self.done, self.bytes);
-            }
-        }
-        let n = buffer.len().min(self.piece.len());
-        self.piece.copy_to_slice(&mut buffer[..n]);
-        Ok(n)
+    fn is_wanted(&self) -> bool {
+        !self.lines.is_closed()
     }
 }

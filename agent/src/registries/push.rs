@@ -12,8 +12,10 @@ use tenantry_image::{Outgoing, OutgoingBlob};
 use tenantry_registry::{Credentials, Error as RegistryError, Pushed, Registry};
 use tokio::sync::mpsc;
 
+use super::counts::Outcome;
 use super::lines::Lines;
 use super::{Registries, refusal};
+use crate::api::docker::images::events::Action;
 use crate::api::error::{ApiError, ApiResult};
 
 const PARALLEL: usize = 4;
@@ -29,18 +31,33 @@ impl Registries {
         let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(ApiError::internal)?;
         let name = outgoing.name.to_string();
         let registry = self.registry(outgoing.name.domain(), credentials);
-        let registry = registry.map_err(|error| refusal(&name, &error))?;
+        let registry = registry.map_err(|error| {
+            self.counters.pushed(Outcome::Failed);
+            refusal(&name, &error)
+        })?;
         let (lines, receiver) = Lines::new();
+        let registries = Arc::clone(self);
         tokio::spawn(async move {
             let _turn = turn;
             let push = Push { registry, outgoing, lines };
             tokio::select! {
-                done = push.run() => if let Err(error) = done {
-                    let refusal = refusal(&name, &error);
-                    tracing::info!(image = name, error = refusal.message, "not pushed");
-                    push.lines.error(&refusal.message);
+                done = push.run() => match done {
+                    Ok(()) => {
+                        registries.counters.pushed(Outcome::Done);
+                        let repository = push.outgoing.name.repository();
+                        registries.events.tell(Action::Push, name, repository);
+                    }
+                    Err(error) => {
+                        registries.counters.pushed(Outcome::Failed);
+                        let refusal = refusal(&name, &error);
+                        tracing::info!(image = name, error = refusal.message, "not pushed");
+                        push.lines.error(&refusal.message);
+                    }
                 },
-                () = push.lines.closed() => tracing::info!(image = name, "nobody waits: not pushed"),
+                () = push.lines.closed() => {
+                    registries.counters.pushed(Outcome::Abandoned);
+                    tracing::info!(image = name, "nobody waits: not pushed");
+                }
             }
         });
         Ok(receiver)

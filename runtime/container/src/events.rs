@@ -32,6 +32,8 @@ pub enum Action {
     ExecCreate,
     ExecStart,
     ExecDie,
+    /// Its changes became an image.
+    Commit,
 }
 
 impl Action {
@@ -51,6 +53,7 @@ impl Action {
             Action::ExecCreate => "exec_create",
             Action::ExecStart => "exec_start",
             Action::ExecDie => "exec_die",
+            Action::Commit => "commit",
         }
     }
 }

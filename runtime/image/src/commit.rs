@@ -62,6 +62,10 @@ impl Store {
     /// The same; `earlier` are steps between the parent and this one that changed the
     /// configuration alone, and so need no image of their own.
     pub fn commit_after(&self, earlier: &[History], commit: Commit<'_>) -> Result<Loaded> {
+        self.reached.count(self.commit_uncounted(earlier, commit))
+    }
+
+    fn commit_uncounted(&self, earlier: &[History], commit: Commit<'_>) -> Result<Loaded> {
         let names: Vec<Name> =
             commit.names.iter().map(|name| name.parse()).collect::<Result<_>>()?;
         let mut session = Session::new(self)?;

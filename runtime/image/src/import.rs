@@ -41,6 +41,15 @@ pub struct ImportOptions {
 impl Store {
     /// Makes `rootfs`, a tar stream (plain, gzip or zstd), an image named `name`.
     pub fn import(&self, name: &str, rootfs: impl Read, changes: ImportOptions) -> Result<Loaded> {
+        self.reached.count(self.import_uncounted(name, rootfs, changes))
+    }
+
+    fn import_uncounted(
+        &self,
+        name: &str,
+        rootfs: impl Read,
+        changes: ImportOptions,
+    ) -> Result<Loaded> {
         let name: Name = name.parse()?;
         changes.check()?;
         let mut session = Session::new(self)?;

@@ -1,7 +1,12 @@
 //! Bounds on what an archive may make the store do.
 //!
 //! Owns the numbers and what they mean. Each module checks its own; going past
-//! one is [`Error::Limit`](crate::Error::Limit) with both numbers.
+//! one is [`Error::Limit`] with both numbers.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, Result};
 
 /// Far above what images need, far below what would hurt the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +36,51 @@ pub struct Limits {
     pub images: u64,
     /// Indexes inside indexes.
     pub index_depth: u64,
+}
+
+/// What [`Error::Limit`] names as its quantity: those that were reached are counted by it, and
+/// each counter is there before it is.
+const QUANTITIES: [&str; 12] = [
+    "bytes",
+    "bytes unpacked with it",
+    "depth of its path",
+    "depth of nested indexes",
+    "documents on the way to an image",
+    "entries",
+    "images",
+    "layers",
+    "length of a link target",
+    "length of a path",
+    "members",
+    "size",
+];
+
+/// How often each bound was reached since the store was opened.
+#[derive(Debug)]
+pub(crate) struct Reached(Mutex<BTreeMap<&'static str, u64>>);
+
+impl Default for Reached {
+    fn default() -> Reached {
+        Reached(Mutex::new(QUANTITIES.into_iter().map(|quantity| (quantity, 0)).collect()))
+    }
+}
+
+impl Reached {
+    /// Passes on what something came to, and counts it if a bound ended it.
+    pub fn count<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(Error::Limit { quantity, .. }) = &result {
+            *self.lock().entry(quantity).or_default() += 1;
+        }
+        result
+    }
+
+    pub fn read(&self) -> Vec<(&'static str, u64)> {
+        self.lock().iter().map(|(quantity, times)| (*quantity, *times)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Default for Limits {

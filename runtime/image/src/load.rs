@@ -17,16 +17,19 @@ impl Store {
     /// Loads every image of an OCI-layout or `docker save` archive, plain, gzip or
     /// zstd, that fits this platform. Names that other images had move over.
     pub fn load(&self, archive: impl Read) -> Result<Vec<Loaded>> {
-        let mut session = Session::new(self)?;
-        let stream = Decoder::new("archive", archive)?;
-        let members = Members::spool(&mut session, stream)?;
-        take(session, members)
+        let load = || {
+            let mut session = Session::new(self)?;
+            let stream = Decoder::new("archive", archive)?;
+            let members = Members::spool(&mut session, stream)?;
+            take(session, members)
+        };
+        self.reached.count(load())
     }
 
     /// The same for a directory that holds what such an archive would.
     pub fn load_dir(&self, dir: &Path) -> Result<Vec<Loaded>> {
-        let session = Session::new(self)?;
-        take(session, Members::open_directory(dir)?)
+        let load = || take(Session::new(self)?, Members::open_directory(dir)?);
+        self.reached.count(load())
     }
 }
 

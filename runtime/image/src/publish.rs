@@ -13,6 +13,7 @@ use crate::Digest;
 use crate::error::{Error, Result};
 use crate::lookup::find;
 use crate::refs::{ImageRecord, LayerRecord, Refs, sync_directory};
+use crate::reserve::is_full;
 use crate::session::NewImage;
 use crate::store::{Loaded, State, Store, TEMP};
 
@@ -59,6 +60,20 @@ impl Store {
             *state.pins.entry(digest).or_default() += 1;
         }
         there
+    }
+
+    /// Moves staged blobs and layers in that no image has yet, and keeps them as [`Store::pin`]
+    /// does. Nothing is flushed: who makes an image of them flushes all, and what belongs to no
+    /// image after a crash is rubbish.
+    pub(crate) fn land(&self, moves: &[Move]) -> Result<()> {
+        let mut state = self.state();
+        for Move { from, to, .. } in moves {
+            move_one(from, to)?;
+        }
+        for Move { digest, .. } in moves {
+            *state.pins.entry(*digest).or_default() += 1;
+        }
+        Ok(())
     }
 
     pub(crate) fn unpin(&self, digests: &[Digest]) {
@@ -117,10 +132,7 @@ impl Store {
 
     fn move_in(&self, moves: &[Move]) -> Result<()> {
         for Move { from, to, .. } in moves {
-            // Content-addressed: what is there is the same.
-            if !to.exists() {
-                fs::rename(from, to).map_err(Error::io("move into place", to))?;
-            }
+            move_one(from, to)?;
         }
         sync_directory(&self.dir.join("blobs/sha256"))?;
         sync_directory(&self.dir.join("layers"))
@@ -128,9 +140,21 @@ impl Store {
 
     pub(crate) fn replace_refs(&self, state: &mut State, mut refs: Refs) -> Result<()> {
         refs.forget_digests_of_no_image();
-        refs.write(&self.dir, &self.temp_path("images"))?;
+        let bytes = refs.write(&self.dir, &self.temp_path("images"))?;
         state.refs = refs;
+        self.reserve.keep(bytes);
         Ok(())
+    }
+
+    /// The same for what makes the file shorter: it finds room on a full disk, too.
+    pub(crate) fn replace_refs_by_less(&self, state: &mut State, refs: Refs) -> Result<()> {
+        match self.replace_refs(state, refs.clone()) {
+            Err(error) if is_full(&error) && self.reserve.give_up() => {
+                tracing::warn!("the disk is full: the room that is kept for removals is used");
+                self.replace_refs(state, refs)
+            }
+            other => other,
+        }
     }
 
     /// Takes candidates that nobody needs out of their place; returns where they are
@@ -159,6 +183,14 @@ impl Store {
         }
         trash
     }
+}
+
+fn move_one(from: &Path, to: &Path) -> Result<()> {
+    // Content-addressed: what is there is the same.
+    if to.exists() {
+        return Ok(());
+    }
+    fs::rename(from, to).map_err(Error::io("move into place", to))
 }
 
 pub(crate) fn delete(trash: Vec<PathBuf>) {

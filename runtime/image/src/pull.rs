@@ -4,7 +4,7 @@
 //! Owns what is asked for and every check of what comes; a [`Source`] gives it. All is staged in
 //! a session and appears at once, or not at all.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,7 @@ use crate::Digest;
 use crate::compression::Decoder;
 use crate::document;
 use crate::error::{Error, ErrorKind, Result};
+use crate::flights::{Claim, Flights};
 use crate::oci;
 use crate::platform::{self, Platform};
 use crate::reference::Wanted;
@@ -37,6 +38,12 @@ pub trait Source: Sync {
     fn manifest(&self, reference: &str) -> Result<Vec<u8>, SourceError>;
     /// A blob as a stream, which ends after so many bytes or with an error.
     fn blob(&self, digest: &Digest, bytes: u64) -> Result<Box<dyn Read + Send>, SourceError>;
+    /// Who gives it: pulls from the same one fetch a layer once.
+    fn origin(&self) -> &str;
+    /// Whether somebody still waits for the image.
+    fn is_wanted(&self) -> bool {
+        true
+    }
 }
 
 /// What happens meanwhile, for who watches.
@@ -57,6 +64,8 @@ pub enum LayerState {
     There,
     /// It will be fetched.
     Wanted,
+    /// Another pull is fetching it; it is [`There`](LayerState::There) when that one has it.
+    Awaited,
     /// All its bytes are here and have their digest.
     Fetched,
     Unpacked,
@@ -83,6 +92,16 @@ impl Store {
         source: &dyn Source,
         events: &(dyn Fn(Event) + Sync),
     ) -> Result<Pulled> {
+        self.reached.count(self.pull_uncounted(wanted, platform, source, events))
+    }
+
+    fn pull_uncounted(
+        &self,
+        wanted: &Wanted,
+        platform: Option<&Platform>,
+        source: &dyn Source,
+        events: &(dyn Fn(Event) + Sync),
+    ) -> Result<Pulled> {
         let mut session = Session::new(self)?;
         let mut found = Found::look(&session, wanted, platform, source)?;
         events(Event::Begins);
@@ -98,7 +117,7 @@ impl Store {
             return Err(Error::Platform { what, wanted: wanted.to_string(), available });
         }
         let jobs = jobs(&what, &manifest, oci::diff_ids(&id, &config)?)?;
-        let mut layers = Layers { source, events, missing: VecDeque::new() };
+        let mut layers = Layers { source, events, flights: &self.flights, missing: Vec::new() };
         layers.find(&mut session, &jobs)?;
         layers.fetch(&mut session)?;
         // Each is known by now; one that occurs twice, with two contents, is found out here.
@@ -277,6 +296,8 @@ struct Job {
     blob: Digest,
     bytes: u64,
     diff_id: Digest,
+    /// It was told that another pull has it.
+    awaited: bool,
 }
 
 fn jobs(what: &str, manifest: &ImageManifest, diff_ids: Vec<Digest>) -> Result<Vec<Job>> {
@@ -284,7 +305,7 @@ fn jobs(what: &str, manifest: &ImageManifest, diff_ids: Vec<Digest>) -> Result<V
     for (descriptor, diff_id) in manifest.layers().iter().zip(diff_ids) {
         oci::check_layer(what, descriptor)?;
         let blob = descriptor.digest().to_string().parse()?;
-        jobs.push(Job { blob, bytes: descriptor.size(), diff_id });
+        jobs.push(Job { blob, bytes: descriptor.size(), diff_id, awaited: false });
     }
     Ok(jobs)
 }
@@ -292,7 +313,8 @@ fn jobs(what: &str, manifest: &ImageManifest, diff_ids: Vec<Digest>) -> Result<V
 struct Layers<'p> {
     source: &'p dyn Source,
     events: &'p (dyn Fn(Event) + Sync),
-    missing: VecDeque<Job>,
+    flights: &'p Flights,
+    missing: Vec<Job>,
 }
 
 impl Layers<'_> {
@@ -307,9 +329,7 @@ impl Layers<'_> {
             if !seen.insert(job.blob) {
                 continue;
             }
-            if session.pin_blob(job.blob) {
-                session.unpack_layer(job.blob, Some(job.diff_id))?;
-                self.tell(job, LayerState::There);
+            if self.is_there(session, job)? {
                 continue;
             }
             let (value, allowed) = (job.bytes, session.limits().archive_bytes);
@@ -318,9 +338,19 @@ impl Layers<'_> {
                 return Err(Error::Limit { what, quantity: "bytes", value, allowed });
             }
             self.tell(job, LayerState::Wanted);
-            self.missing.push_back(*job);
+            self.missing.push(*job);
         }
         Ok(())
+    }
+
+    /// Whether it is here by now; then it stays for the session.
+    fn is_there(&self, session: &mut Session<'_>, job: &Job) -> Result<bool> {
+        if !session.pin_blob(job.blob) {
+            return Ok(false);
+        }
+        session.unpack_layer(job.blob, Some(job.diff_id))?;
+        self.tell(job, LayerState::There);
+        Ok(true)
     }
 
     /// Fetches the missing ones; the first failure ends it all.
@@ -332,8 +362,12 @@ impl Layers<'_> {
         let stop = AtomicBool::new(false);
         let work = || {
             while !stop.load(Ordering::Relaxed) {
-                let Some(job) = lock(&jobs).pop_front() else { return };
-                if let Err(error) = self.fetch_one(&session, &job, &stop) {
+                let done = match self.next(&jobs) {
+                    Next::Nothing => return,
+                    Next::Claimed(job, _claim) => self.get_one(&session, &job, &stop),
+                    Next::Awaited => self.wait(),
+                };
+                if let Err(error) = done {
                     stop.store(true, Ordering::Relaxed);
                     lock(&failed).get_or_insert(error);
                 }
@@ -350,6 +384,45 @@ impl Layers<'_> {
             Some(error) => Err(error),
             None => Ok(()),
         }
+    }
+
+    /// One that nobody else is fetching.
+    fn next(&self, jobs: &Mutex<Vec<Job>>) -> Next<'_> {
+        let mut jobs = lock(jobs);
+        if jobs.is_empty() {
+            return Next::Nothing;
+        }
+        let blobs = jobs.iter().map(|job| job.blob);
+        if let Some((at, claim)) = self.flights.claim(self.source.origin(), blobs) {
+            return Next::Claimed(jobs.remove(at), claim);
+        }
+        for job in jobs.iter_mut().filter(|job| !job.awaited) {
+            job.awaited = true;
+            self.tell(job, LayerState::Awaited);
+        }
+        Next::Awaited
+    }
+
+    fn wait(&self) -> Result<()> {
+        if !self.source.is_wanted() {
+            let source = "whoever asked for it has gone".into();
+            return Err(Error::Fetch { what: "an image".into(), source });
+        }
+        self.flights.wait();
+        Ok(())
+    }
+
+    /// Another pull may have brought it while its claim was waited for, or before.
+    fn get_one(
+        &self,
+        session: &Mutex<&mut Session<'_>>,
+        job: &Job,
+        stop: &AtomicBool,
+    ) -> Result<()> {
+        if self.is_there(&mut lock(session), job)? {
+            return Ok(());
+        }
+        self.fetch_one(session, job, stop)
     }
 
     fn fetch_one(
@@ -400,10 +473,18 @@ impl Layers<'_> {
                 (LayerRecord { blob: job.blob, diff_id: job.diff_id, size_bytes }, None)
             }
         };
-        lock(session).add_layer(spooled, layer, dir);
+        lock(session).land_layer(spooled, layer, dir)?;
         self.tell(job, LayerState::Unpacked);
         Ok(())
     }
+}
+
+enum Next<'f> {
+    /// All are taken care of.
+    Nothing,
+    Claimed(Job, Claim<'f>),
+    /// Others fetch all that is left.
+    Awaited,
 }
 
 /// Keeps, and hashes, what passes.

@@ -128,14 +128,24 @@ impl Refs {
     }
 
     /// Replaces the file: whatever happens, it is the old one or the new one.
-    pub fn write(&self, dir: &Path, temp: &Path) -> Result<()> {
+    /// Returns its length.
+    pub fn write(&self, dir: &Path, temp: &Path) -> Result<u64> {
         let text = serde_json::to_vec_pretty(self)
             .map_err(|source| Error::Json { what: FILE.to_owned(), source })?;
         let mut file = File::create_new(temp).map_err(Error::io("create", temp))?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(Error::io("write", temp))?;
         let path = dir.join(FILE);
-        fs::rename(temp, &path).map_err(Error::io("replace", path))?;
-        sync_directory(dir)
+        let written = file
+            .write_all(&text)
+            .and_then(|()| file.sync_all())
+            .map_err(Error::io("write", temp))
+            .and_then(|()| fs::rename(temp, &path).map_err(Error::io("replace", path)));
+        if written.is_err() {
+            // It would stand in the way of what frees some room.
+            let _ = fs::remove_file(temp);
+        }
+        written?;
+        sync_directory(dir)?;
+        Ok(text.len() as u64)
     }
 
     /// Short names of an image, sorted.

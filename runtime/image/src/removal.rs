@@ -96,7 +96,7 @@ impl Store {
         }
         let before = state.refs.layer_sizes();
         let candidates = state.refs.live();
-        self.replace_refs(&mut state, refs)?;
+        self.replace_refs_by_less(&mut state, refs)?;
         let after = state.refs.layer_sizes();
         removed.freed_bytes = before
             .iter()

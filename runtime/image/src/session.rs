@@ -191,6 +191,10 @@ impl<'a> Session<'a> {
             if let Some(layer) = self.known_in_store(&blob, &diff_id) {
                 return Ok(layer);
             }
+            // It was unpacked from this very blob, which was checked then.
+            if let Some(layer) = self.layer_if_there(&diff_id).filter(|layer| layer.blob == blob) {
+                return Ok(layer);
+            }
         }
         let what = layer_name(&blob);
         let path = self.blob_path(&blob);
@@ -228,13 +232,25 @@ impl<'a> Session<'a> {
         LayerPlace { dir, limits: self.limits(), budget: Arc::clone(&self.budget) }
     }
 
-    /// Takes what was unpacked there and the blob it came from.
-    pub fn add_layer(&mut self, spooled: Spooled, layer: LayerRecord, dir: Option<PathBuf>) {
-        self.add_blob(spooled);
-        self.verified.push(layer);
-        if let Some(dir) = dir {
-            self.layers.insert(layer.diff_id, dir);
+    /// Takes what was unpacked there and the blob it came from into the store at once, where
+    /// others find them. They stay for this session, and go with it if nobody needs them then.
+    pub fn land_layer(
+        &mut self,
+        spooled: Spooled,
+        layer: LayerRecord,
+        dir: Option<PathBuf>,
+    ) -> Result<()> {
+        let to = self.store.blob_path(&layer.blob);
+        let mut moves = vec![Move { from: spooled.path, to, digest: layer.blob }];
+        if let Some(from) = dir {
+            let to = self.store.layer_path(&layer.diff_id);
+            moves.push(Move { from, to, digest: layer.diff_id });
         }
+        self.store.land(&moves)?;
+        self.pins.extend(moves.iter().map(|moved| moved.digest));
+        self.pinned_blobs.insert(layer.blob);
+        self.verified.push(layer);
+        Ok(())
     }
 
     fn known_in_store(&mut self, blob: &Digest, diff_id: &Digest) -> Option<LayerRecord> {
@@ -244,6 +260,11 @@ impl<'a> Session<'a> {
 
     /// The unpacked size of a layer that is staged or in the store, where it then stays.
     pub fn size_if_there(&mut self, diff_id: &Digest) -> Option<u64> {
+        self.layer_if_there(diff_id).map(|layer| layer.size_bytes)
+    }
+
+    /// What the layer's own record says; its blob may be another one than what is at hand.
+    fn layer_if_there(&mut self, diff_id: &Digest) -> Option<LayerRecord> {
         let dir = match self.layers.get(diff_id) {
             Some(dir) => dir.clone(),
             None => {
@@ -256,7 +277,7 @@ impl<'a> Session<'a> {
             }
         };
         let text = fs::read(dir.join(LAYER_RECORD)).ok()?;
-        serde_json::from_slice::<LayerRecord>(&text).ok().map(|layer| layer.size_bytes)
+        serde_json::from_slice::<LayerRecord>(&text).ok()
     }
 
     /// Moves everything in and makes the names point to it, or changes nothing.

@@ -6,6 +6,7 @@
 //! blobs/sha256/<hex>    manifests, configurations, layers as they came
 //! layers/<hex>/fs       a layer, unpacked, by the digest of its uncompressed tar
 //! layers/<hex>/layer.json
+//! reserve               room for images.json, should the disk be full
 //! tmp/                  whatever is not finished; emptied when the store is opened
 //! empty/                the root of an image without layers
 //! ```
@@ -29,12 +30,14 @@ use serde_json::Value;
 use crate::Digest;
 use crate::document;
 use crate::error::{Error, Result};
-use crate::limits::Limits;
+use crate::flights::Flights;
+use crate::limits::{Limits, Reached};
 use crate::lookup::find;
 use crate::publish::{delete, remove_all};
 use crate::reference::Name;
 use crate::refs::{ImageRecord, Refs};
 use crate::removal::shared_bytes;
+use crate::reserve::Reserve;
 
 pub(crate) const LAYER_FILES: &str = "fs";
 pub(crate) const LAYER_RECORD: &str = "layer.json";
@@ -98,6 +101,10 @@ pub struct Image {
 pub struct Store {
     pub(crate) dir: PathBuf,
     limits: Limits,
+    pub(crate) reached: Reached,
+    /// Layers that pulls are fetching now.
+    pub(crate) flights: Flights,
+    pub(crate) reserve: Reserve,
     state: Mutex<State>,
     /// Numbers for names below `tmp/`.
     pub(crate) temps: AtomicU64,
@@ -146,6 +153,9 @@ impl Store {
         fs::set_permissions(&empty, public).map_err(Error::io("set mode of", &empty))?;
         let store = Store {
             limits,
+            reached: Reached::default(),
+            flights: Flights::default(),
+            reserve: Reserve::new(&dir),
             state: Mutex::new(State::default()),
             temps: AtomicU64::new(0),
             _lock: lock,
@@ -158,6 +168,11 @@ impl Store {
 
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// How often each bound ended a load, an import, a pull or a commit, by what it bounds.
+    pub fn limits_reached(&self) -> Vec<(&'static str, u64)> {
+        self.reached.read()
     }
 
     /// All images, the newest first.
@@ -264,7 +279,11 @@ impl Store {
         let on_disk = self.on_disk()?;
         let mut state = self.state();
         match Refs::read(&self.dir)? {
-            Some(refs) => state.refs = refs,
+            Some(refs) => {
+                state.refs = refs;
+                let written = fs::metadata(self.dir.join(crate::refs::FILE));
+                self.reserve.keep(written.map_or(0, |file| file.len()));
+            }
             None if on_disk.is_empty() => {
                 let refs = Refs::default();
                 self.replace_refs(&mut state, refs)?;

@@ -10,6 +10,8 @@ pub mod remove;
 pub mod save;
 pub mod usage;
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -18,6 +20,7 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::TryStreamExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use super::super::{App, Shared};
@@ -87,12 +90,20 @@ pub async fn create(
         return registry::pull(&app, &image, &tag, query.platform.as_deref(), &headers).await;
     }
     let source = query.from_src.unwrap_or_default();
-    if source != "-" {
-        return Err(ApiError::invalid("fromSrc", source, "\"-\", the request's body"));
+    let is_remote = source.starts_with("http://") || source.starts_with("https://");
+    if source != "-" && !is_remote {
+        let allowed =
+            "\"-\", the request's body, or an address that begins with http:// or https://";
+        return Err(ApiError::invalid("fromSrc", source, allowed));
     }
     let name = new_name(query.repo, query.tag)?;
     let mut options = changes::parse(&changes::lines(&pairs))?;
     options.comment = query.message.filter(|message| !message.is_empty());
+    if is_remote {
+        let images = Arc::clone(&app.images);
+        let lines = app.registries.import(images, &source, name, options).await?;
+        return Ok(registry::lines(ReceiverStream::new(lines)));
+    }
     let mut rootfs = reader(body);
     let wanted = name.clone();
     let image =

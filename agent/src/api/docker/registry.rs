@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::super::Shared;
 use crate::api::error::{ApiError, ApiResult};
 use crate::registries::auth_header::{self, AuthConfig};
-use crate::registries::{PullRequest, wanted};
+use crate::registries::{PullRequest, Requested, requested};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -37,7 +37,7 @@ pub async fn pull(
 ) -> ApiResult<Response> {
     let platform = platform.filter(|text| !text.is_empty()).map(str::parse::<Platform>);
     let request = PullRequest {
-        wanted: wanted(image, tag)?,
+        what: requested(image, tag)?,
         platform: platform.transpose()?,
         credentials: auth_header::credentials(headers)?,
     };
@@ -48,7 +48,12 @@ pub async fn pull(
 
 /// `POST /images/{name}/push?tag=`: as a pull.
 pub async fn push(app: &Shared, name: &str, tag: &str, headers: &HeaderMap) -> ApiResult<Response> {
-    let wanted = wanted(name, tag)?;
+    let wanted = match requested(name, tag)? {
+        Requested::One(wanted) => wanted,
+        Requested::AllTags(_) => {
+            return Err(ApiError::unsupported("tag", "pushing all tags of a repository"));
+        }
+    };
     if wanted.digest.is_some() {
         return Err(ApiError::invalid("name", name, "a name with a tag"));
     }
@@ -84,7 +89,7 @@ pub async fn login(
     Ok(Json(json!({ "Status": "Login Succeeded", "IdentityToken": "" })))
 }
 
-fn lines(lines: impl futures_util::Stream<Item = Bytes> + Send + 'static) -> Response {
+pub(super) fn lines(lines: impl futures_util::Stream<Item = Bytes> + Send + 'static) -> Response {
     let body = Body::from_stream(lines.map(Ok::<_, Infallible>));
     ([("content-type", "application/json")], body).into_response()
 }

@@ -14,6 +14,7 @@ use crate::api::docker::system::go_arch;
 use crate::build::copy::{self, Place};
 use crate::build::error::StepError;
 use crate::build::pull::pull;
+use crate::build::remote;
 use crate::build::run::{self, Setting};
 
 /// A stage so far.
@@ -174,7 +175,10 @@ impl Build {
         copy: &Copy,
         text: &str,
     ) -> Result<(), StepError> {
-        let from = self.sources(index, copy).await?;
+        let (copy, from) = match remote::is_remote(copy)? {
+            true => remote::fetch(&self.app, copy, &self.scratch, &self.output).await?,
+            false => (copy.clone(), self.sources(index, copy).await?),
+        };
         let working_dir = building.state.document.config.working_dir.clone();
         let (scratch, wanted) = (Arc::clone(&self.scratch), copy.clone());
         let found = blocking(move || {

@@ -28,6 +28,7 @@ use crate::governor::GovernorReport;
 use crate::host::HostSample;
 use crate::origin::{Origin, Pod, Runtime};
 use crate::otlp::OtlpReport;
+use crate::registries::counts::ImagesReport;
 use crate::report::{
     AgentReport, ContainerReport, DiskReport, FileSystemReport, HostReport, IoLimitReport,
     LimitsReport, Machine,
@@ -113,6 +114,16 @@ fn agent() -> AgentReport {
         audit_full_batches: 3,
         audit_unhashed: 2,
         otlp: Some(OtlpReport { exported: 900, refused: 5, lost: 40, retries: 7, behind: 12 }),
+        images: ImagesReport {
+            pulls: vec![("done", 3), ("same", 1), ("failed", 2), ("abandoned", 0)],
+            pushes: vec![("done", 1), ("same", 0), ("failed", 0), ("abandoned", 1)],
+            layers_fetched: 12,
+            layers_there: 9,
+            fetched_bytes: 73_400_320,
+            sent_bytes: 1_048_576,
+            retries: 4,
+            limits: vec![("redirects", 1), ("entries", 0)],
+        },
         rules: vec![
             RuleCount {
                 rule: "memfd_exec".into(),

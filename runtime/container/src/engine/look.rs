@@ -11,6 +11,7 @@ use tenantry_shim::spec::IdMapping;
 
 use super::{Engine, blocking, create, detached};
 use crate::error::Error;
+use crate::events::Action;
 
 impl Engine {
     /// Gives `look` the overlay's upper directory, on a thread that may block, and the ids
@@ -38,6 +39,13 @@ impl Engine {
             .await
         })
         .await
+    }
+
+    /// Tells whoever listens that what was looked at became an image.
+    pub fn tell_commit(&self, reference: &str, attributes: &[(&str, String)]) -> Result<(), Error> {
+        let (shared, cell) = self.target(reference)?;
+        shared.tell(&cell, Action::Commit, attributes);
+        Ok(())
     }
 }
 

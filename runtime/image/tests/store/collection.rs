@@ -206,7 +206,19 @@ fn a_full_disk_is_said_and_nothing_half_made_is_left() {
             assert_eq!(error.kind(), ErrorKind::Internal, "{verb}");
             assert_eq!((listing(), store.list().unwrap()), before, "{verb}");
         }
-        // There is room again.
+        // Something can be removed from a disk on which there is no room for a byte, and again
+        // when that has made some.
+        store.import("next", &*layer("next"), ImportOptions::default()).unwrap();
+        let mut filler = fs::File::create(disk.join("filler")).unwrap();
+        while std::io::Write::write_all(&mut filler, &[7; 4096]).is_ok() {}
+        assert!(store.tag("demo", "more").is_err(), "what adds finds no room");
+        for name in ["next", "demo"] {
+            store.remove(name, Removal::default(), &|_| None).unwrap();
+        }
+        assert_eq!(store.list().unwrap(), []);
+        drop(filler);
+        fs::remove_file(disk.join("filler")).unwrap();
+        store.load(&*demo(&[layer("small")])).unwrap();
         store.import("next", &*layer("next"), ImportOptions::default()).unwrap();
         drop(store);
         assert_eq!(Store::open(&disk.join("store")).unwrap().list().unwrap().len(), 2);

@@ -10,6 +10,7 @@ mod hostile;
 mod layers;
 mod lifecycle;
 mod overlay;
+mod pulled;
 mod removal;
 mod saved;
 mod witness;

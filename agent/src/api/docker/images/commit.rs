@@ -69,6 +69,13 @@ pub async fn commit(
         })
     });
     let image = committed.await?.map_err(refused)?;
+    let attributes = [
+        ("comment", query.comment.unwrap_or_default()),
+        ("imageID", image.id.to_string()),
+        ("imageRef", image.name.unwrap_or_default()),
+    ];
+    // Who removed the container meanwhile has been told of that.
+    let _ = app.engine.tell_commit(&record.id, &attributes);
     let answer = Json(json!({ "Id": image.id.to_string() }));
     Ok((StatusCode::CREATED, answer).into_response())
 }

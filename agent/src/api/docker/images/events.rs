@@ -37,8 +37,9 @@ impl Action {
 #[derive(Clone, Debug)]
 pub struct ImageEvent {
     pub action: Action,
-    /// The image's id; of a pull and a push its name.
+    /// The image's id; of a pull and a push its name with tag or digest.
     pub id: String,
+    /// Of a pull and a push without tag and digest.
     pub name: String,
     pub unix_ns: u64,
 }
