@@ -108,6 +108,13 @@ impl TestAgent {
         self.spawn_as(self.configured_command())
     }
 
+    /// The same, with these variables in its environment.
+    pub fn spawn_with(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+        let mut command = self.configured_command();
+        command.envs(variables.iter().copied());
+        self.spawn_as(command)
+    }
+
     /// The same, in a cgroup that is somebody else's.
     pub fn spawn_in(&mut self, cgroup: &Cgroup) -> Result<()> {
         let command = self.configured_command();

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use crate::hostile_registry::{self, INDEX, MANIFEST, Parts};
 use crate::patience;
 
+/// What the certificate knows the registry by, beside this host's own addresses.
+pub const NAME: &str = "registry.test";
 pub const USER: &str = "jane";
 pub const PASSWORD: &str = "s3cret?>";
 
@@ -18,6 +20,8 @@ pub const PASSWORD: &str = "s3cret?>";
 pub struct Options {
     /// With a certificate that [`TestRegistry::authority`] signed.
     pub tls: bool,
+    /// From when to when that certificate is valid, as openssl writes it (`20240131120000Z`).
+    pub validity: Option<(&'static str, &'static str)>,
     /// [`USER`] with [`PASSWORD`] and nobody else.
     pub password: bool,
 }
@@ -49,7 +53,7 @@ impl TestRegistry {
             directory.join("storage").display()
         );
         if options.tls {
-            make_certificates(directory)?;
+            make_certificates(directory, options.validity)?;
             config += &format!(
                 "  tls:\n    certificate: {0}/server.crt\n    key: {0}/server.key\n",
                 directory.display()
@@ -228,8 +232,8 @@ pub fn sha256(path: &Path) -> Result<String> {
     Ok(format!("sha256:{}", text.split(' ').next().unwrap_or_default()))
 }
 
-/// An authority, and a certificate for 127.0.0.1 and localhost that it signed.
-fn make_certificates(directory: &Path) -> Result<()> {
+/// An authority, and a certificate for 127.0.0.1, localhost and [`NAME`] that it signed.
+fn make_certificates(directory: &Path, validity: Option<(&str, &str)>) -> Result<()> {
     let openssl = |arguments: &[&str]| {
         run(Command::new("openssl").current_dir(directory).args(arguments)).map(drop)
     };
@@ -238,10 +242,22 @@ fn make_certificates(directory: &Path) -> Result<()> {
     openssl(&[&["req", "-x509", "-days", "30"][..], &new_key, &authority].concat())?;
     let server = ["-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=registry"];
     openssl(&[&["req"][..], &new_key, &server].concat())?;
-    fs::write(directory.join("server.ext"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n")?;
-    let sign = ["x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key"];
-    let rest = ["-CAcreateserial", "-days", "30", "-extfile", "server.ext", "-out", "server.crt"];
-    openssl(&[&sign[..], &rest].concat())
+    // Only `ca` signs for a time of one's choice, and it wants books kept.
+    let config = format!(
+        "[ca]\ndefault_ca = books\n[books]\ndatabase = index.txt\nserial = serial\n\
+         new_certs_dir = .\ndefault_md = sha256\ndefault_days = 30\npolicy = names\n\
+         x509_extensions = alternatives\n[names]\ncommonName = supplied\n\
+         [alternatives]\nsubjectAltName = IP:127.0.0.1,DNS:localhost,DNS:{NAME}\n"
+    );
+    for (name, content) in [("ca.cnf", config.as_str()), ("index.txt", ""), ("serial", "01\n")] {
+        fs::write(directory.join(name), content)?;
+    }
+    let mut sign = vec!["ca", "-batch", "-notext", "-config", "ca.cnf", "-cert", "ca.crt"];
+    sign.extend(["-keyfile", "ca.key", "-in", "server.csr", "-out", "server.crt"]);
+    if let Some((begin, end)) = validity {
+        sign.extend(["-startdate", begin, "-enddate", end]);
+    }
+    openssl(&sign)
 }
 
 fn run(command: &mut Command) -> Result<String> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tenantry_e2e::agent::{self, IMAGE, TestAgent};
+use tenantry_e2e::small_disk::SmallDisk;
 use tenantry_e2e::{skip_unless_possible, until};
 
 fn audit_file(agent: &TestAgent) -> PathBuf {
@@ -132,38 +133,12 @@ fn an_agent_killed_while_it_writes_is_followed_by_one_that_goes_on_with_the_chai
     agent.finish();
 }
 
-/// A disk of a size that can be changed.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mounted_at(path: PathBuf, size: &str) -> Self {
-        std::fs::create_dir(&path).unwrap();
-        let disk = Self(path);
-        disk.mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "none"]);
-        disk
-    }
-
-    fn resize(&self, size: &str) {
-        self.mount(&["-o", &format!("remount,size={size}")]);
-    }
-
-    fn mount(&self, arguments: &[&str]) {
-        assert!(Command::new("mount").args(arguments).arg(&self.0).status().unwrap().success());
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn what_a_full_disk_refuses_is_streamed_counted_and_stands_as_a_gap() {
     skip_unless_possible!();
     let mut agent = TestAgent::prepare().unwrap();
     let disk = SmallDisk::mounted_at(agent.scratch.join("small"), "64k");
-    let path = disk.0.join("audit.jsonl");
+    let path = disk.path().join("audit.jsonl");
     agent.configure(&format!("[audit]\npath = \"{}\"\n", path.display())).unwrap();
     agent.spawn_with_image().unwrap();
     let count = |agent: &TestAgent, name: &str| agent.metrics().sum(name, &[]).unwrap_or(0.0);

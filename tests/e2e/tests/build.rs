@@ -319,7 +319,7 @@ fn a_mistake_is_told_with_its_line_and_a_failed_command_with_its_code() {
     check("FROM demo\nCOPY a b /c\n", 1, "the destination must be a directory and end with a /");
     check("FROM demo\nCOPY --chown=nobody a /\n", 1, "the image has no such user");
     check("FROM demo\nEXPOSE web\n", 1, "Dockerfile:2: invalid containerPort: web");
-    check("FROM demo\nADD http://example.com/x /\n", 1, "downloading is not supported");
+    check("FROM demo\nADD git@example.com:x /\n", 1, "git repositories are not supported");
     check("FROM scratch\n", 1, "No image was generated");
     check("FROM --platform=linux/riscv64 demo\n", 1, "linux/riscv64");
     let dir = context(&agent, "target", &[("Dockerfile", "FROM demo AS a\nFROM demo AS b\n")]);

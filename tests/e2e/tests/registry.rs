@@ -1,13 +1,14 @@
 //! The stock `docker` client pulls through us from the real registry; skopeo and the registry's
 //! own log are the witnesses.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use tenantry_e2e::agent::TestAgent;
 use tenantry_e2e::registry::{self, Options, PASSWORD, TestRegistry, USER, write_archive};
-use tenantry_e2e::{image, skip_unless_possible};
+use tenantry_e2e::{image, skip_unless_possible, until};
 
 fn docker(agent: &TestAgent, arguments: &[&str]) -> Output {
     docker_with_input(agent, arguments, "")
@@ -167,8 +168,115 @@ fn docker_pull_takes_a_digest_and_run_pulls_what_is_missing() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let error = fails(&agent, &["pull", &format!("{free}/demo")]);
     assert!(error.contains("cannot be reached"), "{error}");
-    let error = fails(&agent, &["pull", "-a", &registry.name("some/demo")]);
-    assert!(error.contains("pulling all tags"), "{error}");
+    drop(registry);
+    agent.finish();
+}
+
+#[test]
+fn docker_pull_a_brings_every_tag() {
+    skip_without_registry!();
+    let agent = agent_with("");
+    let registry =
+        TestRegistry::start(&agent.scratch.join("registry"), Options::default()).unwrap();
+    for (last, tag) in [("one", "v1"), ("two", "v2"), ("one", "also")] {
+        push_ten_layers(&registry, &agent, last, &format!("demo:{tag}"));
+    }
+    let name = registry.name("demo");
+    let told = ok(&agent, &["pull", "-a", &name]);
+    for tag in ["v1", "v2", "also"] {
+        assert!(told.contains(&format!("{tag}: Pulling from demo")), "{told}");
+    }
+    let mut tags: Vec<String> =
+        ok(&agent, &["images", "--format", "{{.Tag}}"]).lines().map(str::to_owned).collect();
+    tags.sort();
+    assert_eq!(tags, ["also", "v1", "v2"]);
+    // Eleven layers, and a configuration for each tag.
+    assert_eq!(registry.requests("GET /v2/demo/blobs/"), 11 + 3);
+    assert!(ok(&agent, &["pull", "-a", &name]).contains("Image is up to date"));
+    let error = fails(&agent, &["pull", "-a", &registry.name("nothing")]);
+    assert!(error.contains("nothing is not there"), "{error}");
+    let error = fails(&agent, &["push", "-a", &name]);
+    assert!(error.contains("pushing all tags"), "{error}");
+    drop(registry);
+    agent.finish();
+}
+
+#[test]
+fn events_and_metrics_tell_of_pulls_pushes_and_commits() {
+    skip_without_registry!();
+    let agent = TestAgent::start();
+    let registry =
+        TestRegistry::start(&agent.scratch.join("registry"), Options::default()).unwrap();
+    let name = registry.name("demo:v1");
+    import(&agent, &name);
+    agent.run_detached("cc", &[], &["sleep", "1000"]).unwrap();
+    let format = "{{.Type}} {{.Action}} {{.Actor.ID}} {{json .Actor.Attributes}}";
+    let mut child = Command::new("docker")
+        .arg("-H")
+        .arg(format!("unix://{}", agent.docker_socket().display()))
+        .args(["events", "--filter", "event=tag", "--filter", "event=pull"])
+        .args(["--filter", "event=push", "--filter", "event=commit", "--format", format])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (heard, hear) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        while let Some(Ok(line)) = lines.next() {
+            if heard.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    // The client subscribes when it likes: the first event is repeated until it is heard.
+    until("the client hears", || {
+        ok(&agent, &["tag", &name, "heard"]);
+        hear.recv_timeout(Duration::from_millis(200)).is_ok()
+    });
+    while hear.recv_timeout(Duration::from_millis(300)).is_ok() {}
+    ok(&agent, &["push", &name]);
+    ok(&agent, &["rmi", &name]);
+    ok(&agent, &["pull", &name]);
+    ok(&agent, &["pull", &name]);
+    fails(&agent, &["pull", &registry.name("demo:v2")]);
+    let image = ok(&agent, &["commit", "-m", "mine", "cc", "mine:v1"]);
+    let mut told = Vec::new();
+    while told.len() < 4 {
+        let line = hear.recv_timeout(Duration::from_secs(10));
+        told.push(line.unwrap_or_else(|_| panic!("only {told:?}")));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    reader.join().unwrap();
+    let actor = format!("{name} {{\"name\":\"{}\"}}", registry.name("demo"));
+    let pulled = format!("image pull {actor}");
+    assert_eq!(told[..3], [format!("image push {actor}"), pulled.clone(), pulled]);
+    let commit = &told[3];
+    assert!(commit.starts_with("container commit "), "{commit}");
+    for part in [
+        "\"comment\":\"mine\"".to_owned(),
+        format!("\"imageID\":\"{}\"", image.trim()),
+        "\"imageRef\":\"mine:v1\"".to_owned(),
+        "\"name\":\"cc\"".to_owned(),
+    ] {
+        assert!(commit.contains(&part), "{part} is not in {commit}");
+    }
+
+    let metrics = agent.metrics();
+    let count = |name: &str, labels: &[(&str, &str)]| metrics.sum(name, labels);
+    let pulls = |outcome| count("tenantry_image_pulls_total", &[("outcome", outcome)]);
+    assert_eq!((pulls("done"), pulls("same"), pulls("failed")), (Some(1.0), Some(1.0), Some(1.0)));
+    assert_eq!(count("tenantry_image_pushes_total", &[("outcome", "done")]), Some(1.0));
+    // It is here under another name: nothing of it had to come.
+    assert_eq!(count("tenantry_image_pulled_layers_total", &[("found", "there")]), Some(2.0));
+    assert_eq!(count("tenantry_image_pulled_layers_total", &[("found", "fetched")]), Some(0.0));
+    assert_eq!(count("tenantry_image_request_retries_total", &[]), Some(0.0));
+    assert_eq!(count("tenantry_image_limits_reached_total", &[]), Some(0.0));
+    let layer = std::fs::metadata(agent.scratch.join("rootfs.tar")).unwrap().len() as f64;
+    let sent = count("tenantry_image_sent_bytes_total", &[]).unwrap();
+    assert!(sent >= layer && sent < layer + 10_000.0, "{sent} of {layer}");
+    let fetched = count("tenantry_image_fetched_bytes_total", &[]).unwrap();
+    assert!(fetched > 100.0 && fetched < 100_000.0, "{fetched}");
     drop(registry);
     agent.finish();
 }
@@ -219,7 +327,7 @@ fn docker_login_pull_and_push_work_over_tls_with_a_password() {
     let mut agent = scratch;
     agent.configure(&format!("[registries]\ncerts_dir = \"{}\"\n", certs.display())).unwrap();
     agent.spawn_with_image().unwrap();
-    let options = Options { tls: true, password: true };
+    let options = Options { tls: true, password: true, ..Options::default() };
     let registry = TestRegistry::start(&agent.scratch.join("registry"), options).unwrap();
     let (address, name) = (registry.address.to_string(), registry.name("private:v1"));
     import(&agent, &name);

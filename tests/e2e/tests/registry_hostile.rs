@@ -153,6 +153,48 @@ fn what_breaks_off_is_resumed_and_what_is_refused_for_now_is_tried_again() {
 }
 
 #[test]
+fn two_pulls_at_once_fetch_each_layer_once() {
+    skip_without_docker!();
+    let agent = agent_with("");
+    let parts = Parts::make("whole", 3 << 20).unwrap();
+    let served = parts.clone();
+    // The layer waits until both have asked for the configuration.
+    let configs = std::sync::atomic::AtomicUsize::new(0);
+    let registry = HostileRegistry::start("127.0.0.1", move |request, _| {
+        use std::sync::atomic::Ordering;
+        if request.path.ends_with(&digest(&served.config).unwrap()) {
+            configs.fetch_add(1, Ordering::Relaxed);
+        }
+        if is_layer(&served, request) {
+            until("both want it", || configs.load(Ordering::Relaxed) == 2);
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        honest(&served, request)
+    })
+    .unwrap();
+    let names = [registry.name("one:v1"), registry.name("two:v1")];
+    let told: Vec<String> = std::thread::scope(|scope| {
+        let pulls = names.each_ref().map(|name| scope.spawn(|| docker(&agent, &["pull", name])));
+        let told = pulls.map(|pull| pull.join().unwrap());
+        told.map(|output| {
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        })
+        .into()
+    });
+    let requests = registry.requests();
+    let layers = requests.iter().filter(|request| is_layer(&parts, request)).count();
+    assert_eq!(layers, 1, "{told:?}");
+    let with = |state: &str| told.iter().filter(|told| told.contains(state)).count();
+    assert_eq!((with("Pull complete"), with("Waiting"), with("Already exists")), (1, 1, 1));
+    for name in &names {
+        assert!(docker(&agent, &["rmi", name]).status.success());
+    }
+    assert_nothing_is_left(&agent);
+    agent.finish();
+}
+
+#[test]
 fn lies_stalls_and_floods_end_in_clear_errors_and_leave_nothing() {
     skip_without_docker!();
     let agent = agent_with(CONFIG);
