@@ -21,6 +21,7 @@ mod limits;
 mod namespaces;
 mod native;
 mod network;
+mod ports;
 mod profile;
 mod registry;
 mod rules;

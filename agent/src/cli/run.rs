@@ -20,7 +20,7 @@ use tenantry_container::units::{self, Device};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use super::flags::LimitArgs;
-use super::{network, registry};
+use super::{network, ports, registry};
 
 #[derive(Debug, Args)]
 pub struct RunFlags {
@@ -56,6 +56,16 @@ pub struct RunFlags {
     /// What others on its network may call it besides its name.
     #[arg(long, value_name = "NAME")]
     network_alias: Vec<String>,
+    /// A port of the host that leads to one of the container: `8080:80`, `127.0.0.1:53:53/udp`,
+    /// `80` (any of the host's), `8000-8010:80`.
+    #[arg(long, short, value_name = "[[ADDRESS:]HOST:]CONTAINER")]
+    publish: Vec<String>,
+    /// All ports that the image or --expose names, on any port of the host.
+    #[arg(long, short = 'P')]
+    publish_all: bool,
+    /// What the program listens on, such as 80 or 53/udp.
+    #[arg(long, value_name = "PORT")]
+    expose: Vec<String>,
     /// no, on-failure[:N], always or unless-stopped.
     #[arg(long, default_value = "no")]
     restart: String,
@@ -212,7 +222,9 @@ fn create_body(flags: RunFlags) -> anyhow::Result<ContainerCreateBody> {
         NetworkingConfig { endpoints_config: Some(endpoints) }
     });
     let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
+    let port_bindings = Some(ports::bindings(&flags.publish)?);
     Ok(ContainerCreateBody {
+        exposed_ports: some(flags.expose),
         image: Some(flags.image),
         cmd: some(flags.command),
         entrypoint: flags.entrypoint.map(|program| vec![program]),
@@ -232,6 +244,8 @@ fn create_body(flags: RunFlags) -> anyhow::Result<ContainerCreateBody> {
         host_config: Some(HostConfig {
             auto_remove: Some(flags.rm),
             network_mode: Some(flags.network),
+            port_bindings,
+            publish_all_ports: Some(flags.publish_all),
             restart_policy: Some(restart_policy(&flags.restart)?),
             binds: some(flags.volume),
             cap_add: some(flags.cap_add),

@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
+use tenantry_network::{Port, PortWish};
+
 use crate::{error::Error, limits::LimitsPatch, restart::RestartPolicy, signals};
 
 const MOST_NAME_BYTES: usize = 128;
@@ -15,6 +17,8 @@ const MOST_TEXT_BYTES: usize = 1 << 20;
 const MOST_BINDS: usize = 128;
 const MOST_NETWORKS: usize = 16;
 const MOST_ALIASES: usize = 64;
+/// Each holds a descriptor of the agent.
+const MOST_PORTS: usize = 256;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -51,6 +55,12 @@ pub struct ContainerConfig {
     pub network: NetworkMode,
     /// Which networks it is on if its mode is [`NetworkMode::Bridge`]; `None`: the default one.
     pub networks: Option<Vec<NetworkWish>>,
+    /// Published where it has a way out of its own: see [`ContainerConfig::published`].
+    pub ports: Vec<PortWish>,
+    /// What its program is known to listen on; the image's come to them.
+    pub exposed: Vec<Port>,
+    /// All that is exposed is published, too.
+    pub publish_all: bool,
     pub binds: Vec<BindRequest>,
     /// Whether [`crate::Engine::stdin`] leads to the program; else `/dev/null`.
     pub open_stdin: bool,
@@ -94,6 +104,14 @@ pub struct NetworkWish {
 pub const DEFAULT_NETWORK: &str = "bridge";
 
 impl ContainerConfig {
+    /// What is to be published, exposed ports that were not named last.
+    pub fn published(&self) -> Vec<PortWish> {
+        let named = |port: &Port| self.ports.iter().any(|wish| wish.port == *port);
+        let unnamed = self.exposed.iter().filter(|port| self.publish_all && !named(port));
+        let any = |port: &Port| PortWish { port: *port, host_address: None, host_ports: None };
+        self.ports.iter().cloned().chain(unnamed.map(any)).collect()
+    }
+
     /// The networks that it gets an interface on, in their order.
     pub fn wishes(&self) -> Vec<NetworkWish> {
         let default =
@@ -184,6 +202,10 @@ pub fn check(request: &CreateRequest) -> Result<(), Error> {
         }
     }
     check_network_count(config.wishes().len())?;
+    let ports = config.ports.len().max(config.exposed.len());
+    if ports > MOST_PORTS {
+        return Err(Error::invalid("ports", ports, format!("at most {MOST_PORTS}")));
+    }
     check_texts("env", &config.env)?;
     check_texts("command", config.command.as_deref().unwrap_or_default())?;
     check_texts("entrypoint", config.entrypoint.as_deref().unwrap_or_default())?;

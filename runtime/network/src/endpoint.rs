@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::link;
 use crate::namespace::Namespace;
 use crate::netlink::Netlink;
+use crate::ports::Published;
 
 /// What the engine keeps of a connection, and hands back to disconnect it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +34,9 @@ pub struct Endpoint {
     pub network: String,
     #[serde(default = "default_network")]
     pub network_name: String,
+    /// Ports of the host that lead here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<Published>,
 }
 
 fn first_interface() -> String {

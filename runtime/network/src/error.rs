@@ -3,6 +3,7 @@
 use std::io;
 use std::net::Ipv4Addr;
 
+use crate::ports::Port;
 use crate::subnet::Ipv4Subnet;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -50,6 +51,18 @@ pub enum Error {
     /// must name one.
     #[error("every candidate subnet ({candidates}) overlaps an address or route of this host")]
     NoFreeSubnet { candidates: String },
+    /// By another container, or another wish of this one.
+    #[error("Bind for {address}:{port} failed: port is already allocated")]
+    PortTaken { address: Ipv4Addr, port: u16 },
+    /// Port 0: any was wanted.
+    #[error("failed to bind host port {address}:{port} for {inside}: {}", bind_says(.source))]
+    Bind {
+        address: Ipv4Addr,
+        port: u16,
+        inside: Port,
+        #[source]
+        source: io::Error,
+    },
     /// It is being removed.
     #[error("the network of {subnet} is being removed")]
     Closed { subnet: Ipv4Subnet },
@@ -83,6 +96,15 @@ pub enum Error {
     /// The worker thread ended without an answer: it panicked.
     #[error("{0}: the worker ended without an answer")]
     Worker(&'static str),
+}
+
+/// In the words that people look for.
+fn bind_says(source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => "address already in use".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "this host has no such address".to_owned(),
+        _ => source.to_string(),
+    }
 }
 
 fn kernel_says(hint: &Option<String>) -> String {

@@ -15,6 +15,14 @@ pub(crate) fn read_ip_forward() -> Result<bool> {
     Ok(text.trim() != "0")
 }
 
+/// What comes from 127.0.0.1 may leave through this bridge, so that published ports are
+/// reached from the host itself by that address. The switch is the bridge's own and goes with
+/// it; what the other way would open is shut by [`crate::rules`].
+pub(crate) fn allow_loopback_out(bridge: &str) -> Result<()> {
+    let path = format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet");
+    fs::write(&path, "1").map_err(|e| Error::io("write", path, e))
+}
+
 /// Writes only a change: the kernel resets other per-interface settings when
 /// the switch is thrown.
 pub(crate) fn write_ip_forward(on: bool) -> Result<()> {

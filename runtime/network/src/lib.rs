@@ -1,5 +1,5 @@
 //! The containers' networks: a bridge each, a veth pair for each container on it, IPv4
-//! addresses, masquerade, bandwidth both ways, link counters.
+//! addresses, masquerade, bandwidth both ways, published ports, link counters.
 //!
 //! Owns everything on the host that carries its alias (`tenantry <bridge> …`),
 //! an nftables table for each network, and `ip_forward` while it is open. It touches no rule,
@@ -30,6 +30,7 @@ mod namespace;
 mod netlink;
 mod network;
 mod networks;
+mod ports;
 mod qdisc;
 mod rate;
 mod rules;
@@ -48,6 +49,7 @@ pub use networks::{
     Attachment, CreateNetwork, Driver, NetworkAction, NetworkEvent, NetworkRecord, Networks,
     NetworksConfig, kept_subnets,
 };
+pub use ports::{Port, PortWish, Protocol, Published};
 pub use rate::{MAX_BITS_PER_S, MIN_BITS_PER_S, RateError, parse_rate, render_rate};
 pub use subnet::{Ipv4Subnet, SubnetError, choose_subnet, default_candidates};
 pub use survey::pick_subnet;

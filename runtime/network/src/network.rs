@@ -24,7 +24,8 @@ use crate::ipam::Ipam;
 use crate::link;
 use crate::namespace::{Namespace, NamespaceId};
 use crate::netlink::Netlink;
-use crate::{firewall, forwarding, standing};
+use crate::ports::Published;
+use crate::{firewall, forwarding, rules, standing};
 
 /// A veth dies with its namespace some milliseconds after the last process;
 /// one that is still there after this is deleted.
@@ -49,6 +50,8 @@ struct Inner {
     ipam: Mutex<Ipam>,
     /// Addresses that were put in the last class. A shim may have taken them out again.
     bulk: Mutex<HashSet<Ipv4Addr>>,
+    /// Whether the table has what published ports need.
+    has_ports: Mutex<bool>,
     /// Makes interface names unique, also across agents: begins at the time.
     serial: AtomicU64,
     /// Bounded by the containers that ended within [`REAP_DELAY`].
@@ -115,6 +118,31 @@ impl Network {
         let gateway = endpoint.gateway;
         let work = move || endpoint::take_default_route(gateway, &Namespace::of_process(pid)?);
         in_thread_of_its_own("network-route", work).await
+    }
+
+    /// Leads these ports of the host to this address. Blocking; all or none.
+    pub(crate) fn publish(&self, address: Ipv4Addr, published: &[Published]) -> Result<()> {
+        let NetworkConfig { table, bridge, .. } = &self.inner.config;
+        let mut has_ports = lock(&self.inner.has_ports);
+        let mut script = String::new();
+        if !*has_ports {
+            forwarding::allow_loopback_out(bridge)?;
+            script = rules::render_ports(&self.inner.config);
+        }
+        script += &rules::render_publish(table, address, published);
+        firewall::apply("publish ports in", table, &script)?;
+        *has_ports = true;
+        Ok(())
+    }
+
+    /// Blocking; no error if the table is gone already.
+    pub(crate) fn unpublish(&self, address: Ipv4Addr, published: &[Published]) -> Result<()> {
+        let table = &self.inner.config.table;
+        let script = rules::render_unpublish(table, address, published);
+        match firewall::apply("take ports out of", table, &script) {
+            Err(error) if firewall::has_table(table)? => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// How many containers have an address here.
@@ -239,6 +267,7 @@ impl Inner {
             ipam: Mutex::new(Ipam::shaped(config.subnet, config.gateway(), config.shape.range)),
             // The table is new.
             bulk: Mutex::default(),
+            has_ports: Mutex::default(),
             serial: AtomicU64::new(now.as_nanos() as u64),
             background: Mutex::new(JoinSet::new()),
             closing: watch::Sender::new(false),
@@ -275,6 +304,7 @@ impl Inner {
             default_route: place.default_route && !self.config.shape.internal,
             network: String::new(),
             network_name: String::new(),
+            published: Vec::new(),
         };
         let bridge = &self.config.bridge;
         let plan = Plan { id, bridge, bridge_index: self.bridge.index, endpoint };

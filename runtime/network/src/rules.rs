@@ -9,7 +9,11 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use crate::config::NetworkConfig;
+use crate::ports::Published;
 
+/// Published ports of all addresses of the host, and of one.
+const ANYWHERE: &str = "published";
+const AT: &str = "published_at";
 /// The set of the addresses whose packets go last.
 pub(crate) const BULK: &str = "bulk";
 /// `TC_PRIO_BULK` as nft writes it.
@@ -57,6 +61,75 @@ pub(crate) fn render_install(config: &NetworkConfig) -> String {
     rule("forward", &format!("{from} accept"));
     rule("forward", &format!("{to} accept"));
     script
+}
+
+/// What published ports need, before the first of them. The host's own addresses are what
+/// the routing table calls local; nothing else is looked at.
+pub(crate) fn render_ports(config: &NetworkConfig) -> String {
+    let NetworkConfig { bridge, subnet, table, .. } = config;
+    let to = "ipv4_addr . inet_service";
+    let port = "meta l4proto . th dport";
+    let mut script = String::new();
+    let mut line = |text: String| {
+        writeln!(script, "add {text}").expect("a string takes everything");
+    };
+    line(format!("map ip {table} {ANYWHERE} {{ type inet_proto . inet_service : {to} ; }}"));
+    line(format!("map ip {table} {AT} {{ type ipv4_addr . inet_proto . inet_service : {to} ; }}"));
+    let hooks = [
+        ("guard", "filter", "prerouting", "-300"),
+        ("prerouting", "nat", "prerouting", "-100"),
+        ("output", "nat", "output", "-100"),
+    ];
+    for (chain, kind, hook, priority) in hooks {
+        line(format!(
+            "chain ip {table} {chain} {{ type {kind} hook {hook} priority {priority} ; policy accept ; }}"
+        ));
+    }
+    // The bridge routes 127.0.0.0/8 for answers; no container may use that.
+    line(format!("rule ip {table} guard iifname \"{bridge}\" ip daddr 127.0.0.0/8 drop"));
+    for chain in ["prerouting", "output"] {
+        let local = format!("rule ip {table} {chain} fib daddr type local dnat ip to");
+        line(format!("{local} ip daddr . {port} map @{AT}"));
+        line(format!("{local} {port} map @{ANYWHERE}"));
+    }
+    // Who is on the same bridge would answer directly, and 127.0.0.1 is the answerer itself.
+    line(format!(
+        "rule ip {table} postrouting oifname \"{bridge}\" ip saddr {{ 127.0.0.0/8, {subnet} }} \
+         ct status dnat masquerade"
+    ));
+    script
+}
+
+/// Each leads to its own port of this container.
+pub(crate) fn render_publish(table: &str, address: Ipv4Addr, all: &[Published]) -> String {
+    let mut script = String::new();
+    for one in all {
+        let (map, key) = element(one);
+        let number = one.port.number;
+        writeln!(script, "add element ip {table} {map} {{ {key} : {address} . {number} }}")
+            .expect("a string takes everything");
+    }
+    script
+}
+
+/// Whoever they lead to.
+pub(crate) fn render_unpublish(table: &str, address: Ipv4Addr, all: &[Published]) -> String {
+    // What is not there may not be deleted: it is added first.
+    let mut script = render_publish(table, address, all);
+    for one in all {
+        let (map, key) = element(one);
+        writeln!(script, "delete element ip {table} {map} {{ {key} }}")
+            .expect("a string takes everything");
+    }
+    script
+}
+
+fn element(one: &Published) -> (&'static str, String) {
+    let key = format!("{} . {}", one.port.protocol.as_str(), one.host_port);
+    match one.host_address.is_unspecified() {
+        true => (ANYWHERE, key),
+        false => (AT, format!("{} . {key}", one.host_address)),
+    }
 }
 
 pub(crate) fn render_remove(table: &str) -> String {
@@ -109,6 +182,24 @@ mod tests {
             "forward oifname \"br7\" accept",
         ];
         assert_eq!(rules, expected);
+    }
+
+    #[test]
+    fn a_published_port_is_one_element_of_one_map() {
+        let publish = |host_address: [u8; 4], port: &str| Published {
+            port: port.parse().unwrap(),
+            host_address: host_address.into(),
+            host_port: 8080,
+        };
+        let all = [publish([0; 4], "80"), publish([127, 0, 0, 1], "53/udp")];
+        let address = Ipv4Addr::new(10, 9, 0, 2);
+        let expected = "add element ip t0 published { tcp . 8080 : 10.9.0.2 . 80 }\n\
+                        add element ip t0 published_at { 127.0.0.1 . udp . 8080 : 10.9.0.2 . 53 }\n";
+        assert_eq!(render_publish("t0", address, &all), expected);
+        let undone = render_unpublish("t0", address, &all);
+        assert!(undone.starts_with(expected) && undone.matches("delete element").count() == 2);
+        let script = render_ports(&config(Shape::default()));
+        assert!(script.contains("guard iifname \"br7\" ip daddr 127.0.0.0/8 drop"), "{script}");
     }
 
     #[test]

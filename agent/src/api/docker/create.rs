@@ -21,7 +21,7 @@ use tenantry_container::{
 };
 
 use super::super::Shared;
-use super::networking;
+use super::{networking, ports};
 use crate::api::error::{ApiError, ApiResult};
 use crate::build;
 use crate::profile;
@@ -90,6 +90,9 @@ pub fn request_of(name: Option<String>, body: ContainerCreateBody) -> ApiResult<
         auto_remove: host.auto_remove.unwrap_or(false),
         network,
         networks,
+        ports: ports::wishes(host.port_bindings.as_ref())?,
+        exposed: ports::exposed(body.exposed_ports.as_deref().unwrap_or_default())?,
+        publish_all: host.publish_all_ports.unwrap_or(false),
         binds: binds(host.binds.as_deref().unwrap_or_default())?,
         open_stdin: body.open_stdin.unwrap_or(false),
         read_only_rootfs: host.readonly_rootfs.unwrap_or(false),
@@ -108,8 +111,6 @@ fn refuse_what_is_missing(host: &HostConfig) -> ApiResult<()> {
         |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list: &Vec<String>| !list.is_empty());
     let asked = [
         ("Privileged", host.privileged == Some(true)),
-        ("PortBindings", host.port_bindings.as_ref().is_some_and(|ports| !ports.is_empty())),
-        ("PublishAllPorts", host.publish_all_ports == Some(true)),
         ("Mounts", host.mounts.as_ref().is_some_and(|mounts| !mounts.is_empty())),
         ("VolumesFrom", some(&host.volumes_from)),
         ("Devices", host.devices.as_ref().is_some_and(|devices| !devices.is_empty())),
@@ -320,7 +321,7 @@ mod tests {
     fn what_is_not_served_is_refused_by_name() {
         for (host, field) in [
             (json!({ "Privileged": true }), "Privileged"),
-            (json!({ "PortBindings": { "80/tcp": [] } }), "PortBindings"),
+            (json!({ "PortBindings": { "80/sctp": [] } }), "PortBindings"),
             (json!({ "NetworkMode": "container:web" }), "NetworkMode"),
             (json!({ "Binds": ["data:/data"] }), "Binds"),
             (json!({ "SecurityOpt": ["label=x"] }), "SecurityOpt"),

@@ -5,7 +5,7 @@ use tenantry_container::{
     BindRequest, ContainerConfig, Record, RestartPolicy, SeccompChoice, Snapshot, State,
 };
 
-use super::networking;
+use super::{networking, ports};
 use crate::api::logs::rfc3339;
 use crate::cli::table;
 use crate::collect::value;
@@ -23,7 +23,7 @@ pub fn summary(container: &Snapshot) -> Value {
         "ImageID": record.image.id,
         "Command": record.process.args.join(" "),
         "Created": record.created_unix_ns / 1_000_000_000,
-        "Ports": [],
+        "Ports": ports::summary(container),
         "Labels": record.config.labels,
         "State": record.state.as_str(),
         "Status": status(record, jiff::Timestamp::now()),
@@ -83,6 +83,8 @@ fn host_config(record: &Record) -> Value {
         .and_then(|cpu| Some(cpu.quota_usec? * 1_000_000_000 / cpu.period_usec));
     json!({
         "NetworkMode": networking::mode(record),
+        "PortBindings": ports::bindings(config),
+        "PublishAllPorts": config.publish_all,
         "AutoRemove": config.auto_remove,
         "RestartPolicy": restart_policy(config.restart),
         "Binds": config.binds.iter().map(bind).collect::<Vec<_>>(),
@@ -123,6 +125,7 @@ fn config(record: &Record) -> Value {
         "Cmd": record.process.args,
         "Image": record.image.name,
         "WorkingDir": record.process.cwd,
+        "ExposedPorts": ports::exposed_view(config),
         "Labels": config.labels,
         "OpenStdin": config.open_stdin,
         "Tty": false,

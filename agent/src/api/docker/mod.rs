@@ -18,6 +18,7 @@ pub mod inspect;
 pub mod logs;
 mod networking;
 pub mod networks;
+mod ports;
 pub mod registry;
 mod sizes;
 pub mod system;

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use tenantry_container::{NetworkMode, NetworkWish, Record, Snapshot};
 use tenantry_network::Endpoint;
 
+use super::ports;
 use crate::api::error::{ApiError, ApiResult};
 
 const DEFAULT: &str = "bridge";
@@ -146,7 +147,7 @@ pub fn settings(container: &Snapshot) -> Value {
     let default = live.find(|made| made.network_name == DEFAULT);
     let text = |of: fn(&Endpoint) -> String| default.map(of).unwrap_or_default();
     json!({
-        "Ports": {},
+        "Ports": ports::settings(container),
         "Networks": endpoints(container),
         "EndpointID": text(endpoint_id),
         "Gateway": text(|made| made.gateway.to_string()),

@@ -7,6 +7,7 @@
 use std::{fs, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
 
 use tenantry_image::Held;
+use tenantry_network::Port;
 use tenantry_shim::spec::Process;
 
 use super::{Engine, EngineConfig, Shared, blocking, cell::Cell, detached, unix_ns};
@@ -92,6 +93,12 @@ fn resolve<'a>(
     };
     let held = shared.images.hold(&reference).map_err(failed)?;
     let image = held.image().map_err(failed)?;
+    let of_image = image.config.config().as_ref().and_then(|known| known.exposed_ports().clone());
+    // What is no port of a known protocol cannot be published, and is nobody's matter here.
+    config.exposed.extend(of_image.iter().flatten().filter_map(|text| text.parse::<Port>().ok()));
+    config.exposed.extend(config.ports.iter().map(|wish| wish.port));
+    config.exposed.sort();
+    config.exposed.dedup();
     let hostname = config.hostname.clone().unwrap_or_else(|| id[..12].to_owned());
     let resolved = resolve_process(&image.config, &config, &hostname)?;
     let passwd = user::read_from_layers(&image.layers, "etc/passwd")?;

@@ -18,7 +18,7 @@ use super::{
     detached, launch, start, world,
 };
 use crate::{
-    config::{self, NetworkMode, NetworkWish},
+    config::{self, ContainerConfig, NetworkMode, NetworkWish},
     error::Error,
     etc,
     record::{self, RunFile},
@@ -75,6 +75,20 @@ pub(super) async fn connect(
         connected => connected,
     };
     connected.map_err(|e| Error::failed("connect to the network", e))
+}
+
+/// On the network that leads out, if there is one.
+pub(super) async fn publish(
+    shared: &Shared,
+    config: &ContainerConfig,
+    endpoints: &mut [Endpoint],
+) -> Result<(), Error> {
+    let wishes = config.published();
+    let Some(way_out) = endpoints.iter_mut().find(|endpoint| endpoint.default_route) else {
+        return Ok(());
+    };
+    let published = shared.networks.publish(way_out, &wishes).await;
+    published.map_err(|e| Error::failed("publish ports", e))
 }
 
 /// Its own name at each of its addresses.
@@ -141,10 +155,15 @@ async fn plug_in(
     let index = (0..).find(|index| !is_used(index)).unwrap_or_default();
     let default_route = !live.endpoints().any(|endpoint| endpoint.default_route);
     let pid = live.pid as u32;
-    let made = connect(shared, &cell.id, pid, wish, None, index, default_route).await?;
+    let mut made = connect(shared, &cell.id, pid, wish, None, index, default_route).await?;
+    let config = cell.lock().record.config.clone();
+    let published = publish(shared, &config, std::slice::from_mut(&mut made)).await;
     let mut endpoints: Vec<Endpoint> = live.endpoints().cloned().collect();
     endpoints.push(made.clone());
-    let mut kept = persist(shared, cell, &endpoints).await;
+    let mut kept = match published {
+        Ok(()) => persist(shared, cell, &endpoints).await,
+        Err(error) => Err(error),
+    };
     if endpoints.len() == 1 && kept.is_ok() {
         kept = limit_first(shared, cell, &made).await;
     }
@@ -154,7 +173,7 @@ async fn plug_in(
         }
         return Err(error);
     }
-    publish(cell, endpoints);
+    show(cell, endpoints);
     if let Err(error) = append_hosts(cell, &[made]) {
         tracing::warn!(container_id = cell.id, error = error.chain(), "not in /etc/hosts");
     }
@@ -210,9 +229,14 @@ async fn unplug(
     unplugged.map_err(|e| Error::failed("disconnect from the network", e))?;
     if gone.default_route {
         hand_on_route(shared, running.live.pid as u32, &mut endpoints).await;
+        let config = cell.lock().record.config.clone();
+        if let Err(error) = publish(shared, &config, &mut endpoints).await {
+            let error = error.chain();
+            tracing::error!(container_id = cell.id, error, "no port is published any more");
+        }
     }
     // From here on it is disconnected, whatever else fails.
-    publish(cell, endpoints.clone());
+    show(cell, endpoints.clone());
     if let Err(error) = persist(shared, cell, &endpoints).await {
         tracing::error!(container_id = cell.id, error = error.chain(), "run file is older");
     }
@@ -256,7 +280,7 @@ async fn limit_first(shared: &Shared, cell: &Cell, first: &Endpoint) -> Result<(
     limited.map(drop).map_err(|e| Error::failed("limit bandwidth", e))
 }
 
-fn publish(cell: &Cell, endpoints: Vec<Endpoint>) {
+fn show(cell: &Cell, endpoints: Vec<Endpoint>) {
     let mut endpoints = endpoints.into_iter();
     cell.update(|inner| {
         if let Some(running) = &mut inner.running {

@@ -196,7 +196,9 @@ impl StartWorld {
             self.made().endpoints.push(endpoint);
         }
         self.note("setup_network: connected", begun);
-        let endpoints = self.made().endpoints.clone();
+        let mut endpoints = self.made().endpoints.clone();
+        networking::publish(&self.shared, &self.record.config, &mut endpoints).await?;
+        self.made().endpoints.clone_from(&endpoints);
         if let Some(first) = endpoints.first()
             && self.record.limits.bandwidth != Bandwidth::default()
         {

@@ -27,7 +27,8 @@ use crate::config::{NetworkConfig, Shape};
 use crate::counters::LinkCounters;
 use crate::endpoint::{Endpoint, Place, lock};
 use crate::error::{Error, Result};
-use crate::network::Network;
+use crate::network::{Network, blocking};
+use crate::ports::{PortWish, Published, Reservations};
 use crate::subnet::Ipv4Subnet;
 use crate::survey;
 
@@ -103,6 +104,7 @@ pub struct Networks {
     default: Arc<Network>,
     store: Store,
     max: usize,
+    ports: Reservations,
     /// By id.
     all: Mutex<BTreeMap<String, Known>>,
     events: broadcast::Sender<NetworkEvent>,
@@ -162,6 +164,7 @@ impl Networks {
             default,
             store,
             max: config.max,
+            ports: Reservations::default(),
             all: Mutex::new(all),
             events: broadcast::channel(CHANNEL_EVENTS).0,
             changing: tokio::sync::Mutex::default(),
@@ -297,16 +300,54 @@ impl Networks {
         Ok(endpoint)
     }
 
+    /// Ports of the host lead to this endpoint from now on; all or none.
+    ///
+    /// # Errors
+    /// [`Error::PortTaken`], [`Error::Bind`], [`Error::Firewall`].
+    pub async fn publish(&self, endpoint: &mut Endpoint, wishes: &[PortWish]) -> Result<()> {
+        if wishes.is_empty() {
+            return Ok(());
+        }
+        let network = self.of(endpoint)?;
+        let published = self.ports.reserve(wishes)?;
+        let (address, of_it) = (endpoint.address, published.clone());
+        let led = blocking("publish ports", move || network.publish(address, &of_it)).await;
+        if let Err(error) = led {
+            self.ports.release(&published);
+            return Err(error);
+        }
+        endpoint.published.extend(published);
+        Ok(())
+    }
+
+    /// They lead nowhere before they may be somebody else's.
+    async fn unpublish(&self, network: &Arc<Network>, endpoint: &Endpoint) {
+        if endpoint.published.is_empty() {
+            return;
+        }
+        let (network, address) = (Arc::clone(network), endpoint.address);
+        let published: Vec<Published> = endpoint.published.clone();
+        let work = move || network.unpublish(address, &published);
+        if let Err(error) = blocking("unpublish ports", work).await {
+            tracing::error!(%address, %error, "published ports are left in the table");
+        }
+        self.ports.release(&endpoint.published);
+    }
+
     /// Of a container that ended: see [`Network::disconnect`].
     pub async fn disconnect(&self, container: &str, endpoint: &Endpoint) -> Result<()> {
-        self.of(endpoint)?.disconnect(endpoint).await?;
+        let network = self.of(endpoint)?;
+        self.unpublish(&network, endpoint).await;
+        network.disconnect(endpoint).await?;
         self.tell_of(endpoint, NetworkAction::Disconnect, container);
         Ok(())
     }
 
     /// Of a container that runs on: see [`Network::unplug`].
     pub async fn unplug(&self, container: &str, endpoint: &Endpoint) -> Result<()> {
-        self.of(endpoint)?.unplug(endpoint).await?;
+        let network = self.of(endpoint)?;
+        self.unpublish(&network, endpoint).await;
+        network.unplug(endpoint).await?;
         self.tell_of(endpoint, NetworkAction::Disconnect, container);
         Ok(())
     }
@@ -331,10 +372,21 @@ impl Networks {
         }
     }
 
-    /// See [`Network::adopt`].
+    /// See [`Network::adopt`]. Blocking where ports are published: the table is a new one.
     pub fn adopt(&self, endpoint: &Endpoint) {
         match self.of(endpoint) {
-            Ok(network) => network.adopt(endpoint),
+            Ok(network) => {
+                network.adopt(endpoint);
+                let published = &endpoint.published;
+                if published.is_empty() {
+                    return;
+                }
+                self.ports.adopt(published);
+                if let Err(error) = network.publish(endpoint.address, published) {
+                    let address = endpoint.address;
+                    tracing::error!(%address, %error, "published ports lead nowhere");
+                }
+            }
             Err(error) => {
                 let interface = &endpoint.host_interface;
                 tracing::warn!(interface, %error, "adopted an endpoint without its network");
