@@ -62,7 +62,9 @@ impl From<tenantry_container::Error> for ApiError {
         let message = error.chain();
         let on_network = error.network().map(network_status);
         match error {
-            Error::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, message),
+            Error::NotFound { .. } | Error::NoVolume { .. } => {
+                Self::new(StatusCode::NOT_FOUND, message)
+            }
             // Docker's clients offer to pull on 404, which is right for an unknown image.
             Error::Image { .. } => Self::new(StatusCode::NOT_FOUND, message),
             Error::Ambiguous { .. } => Self::new(StatusCode::BAD_REQUEST, message),

@@ -156,6 +156,12 @@ pub fn multiplexed(frame: &Frame, timestamps: bool) -> Bytes {
     bytes.freeze()
 }
 
+/// As a client reads it: a terminal has one stream, which has no headers.
+pub fn rendered(frame: &Frame, timestamps: bool, terminal: bool) -> Bytes {
+    let bytes = multiplexed(frame, timestamps);
+    if terminal { bytes.slice(8..) } else { bytes }
+}
+
 /// A frame cut after each newline, because `tail` and timestamps are by line.
 pub fn lines(frame: &Frame) -> Vec<Frame> {
     let mut rest = frame.payload.clone();
@@ -215,6 +221,8 @@ mod tests {
     fn docker_sees_its_own_header() {
         let bytes = multiplexed(&frame(Source::Stderr, b"no\n"), false);
         assert_eq!(&bytes[..], b"\x02\0\0\0\0\0\0\x03no\n");
+        let plain = rendered(&frame(Source::Stdout, b"yes\r\n"), false, true);
+        assert_eq!(&plain[..], b"yes\r\n");
     }
 
     #[test]

@@ -9,12 +9,12 @@ use std::path::PathBuf;
 
 use tenantry_build::copy::{self, Destination, Source};
 use tenantry_build::{Copy, Heredoc};
+use tenantry_container::overlay::{Overlay, with_root};
 use tenantry_container::user;
 use tenantry_image::{Limits, unpack_archive};
 
 use super::error::StepError;
 use super::place::{Attributes, Placer};
-use super::root::{Overlay, with_root};
 use super::scratch::Scratch;
 use super::tree::Tree;
 

@@ -22,7 +22,6 @@ mod output;
 mod place;
 mod pull;
 mod remote;
-mod root;
 mod run;
 mod scratch;
 mod tree;

@@ -10,7 +10,8 @@ use bollard::query_parameters as query;
 use clap::Args;
 use futures_util::StreamExt as _;
 
-use super::run::{copy_output, copy_stdin, exit_code};
+use super::run::{copy_output, exit_code};
+use super::terminal;
 
 #[derive(Debug, Args)]
 pub struct NamesFlags {
@@ -49,6 +50,9 @@ pub struct ExecFlags {
     /// Keep standard input open.
     #[arg(long, short)]
     interactive: bool,
+    /// Give it a terminal.
+    #[arg(long, short)]
+    tty: bool,
     /// Do not wait.
     #[arg(long, short)]
     detach: bool,
@@ -112,7 +116,13 @@ pub async fn wait(docker: &Docker, flags: NamesFlags) -> anyhow::Result<()> {
 }
 
 pub async fn exec(docker: &Docker, flags: ExecFlags) -> anyhow::Result<ExitCode> {
+    let tty = flags.tty;
+    if !flags.detach {
+        terminal::check_input(flags.interactive, tty)?;
+    }
     let config = ExecConfig {
+        tty: Some(tty),
+        console_size: terminal::size().map(|(rows, columns)| vec![rows.into(), columns.into()]),
         attach_stdin: Some(flags.interactive),
         attach_stdout: Some(!flags.detach),
         attach_stderr: Some(!flags.detach),
@@ -123,16 +133,28 @@ pub async fn exec(docker: &Docker, flags: ExecFlags) -> anyhow::Result<ExitCode>
         ..ExecConfig::default()
     };
     let id = docker.create_exec(&flags.name, config).await?.id;
-    let options = bollard::exec::StartExecOptions { detach: flags.detach, ..Default::default() };
+    let options =
+        bollard::exec::StartExecOptions { detach: flags.detach, tty, ..Default::default() };
     let StartExecResults::Attached { output, input } =
         docker.start_exec(&id, Some(options)).await?
     else {
         return Ok(ExitCode::SUCCESS);
     };
+    let raw = (flags.interactive && tty).then(terminal::Raw::enter).transpose()?;
     if flags.interactive {
-        tokio::spawn(copy_stdin(input));
+        tokio::spawn(terminal::copy_stdin(input));
     }
-    copy_output(output).await?;
+    let resize = async |rows: u16, columns: u16| {
+        let options = query::ResizeExecOptionsBuilder::new();
+        let options = options.h(rows.into()).w(columns.into()).build();
+        // It may have ended just now.
+        let _ = docker.resize_exec(&id, options).await;
+    };
+    tokio::select! {
+        copied = copy_output(output) => copied?,
+        () = terminal::follow_size(resize), if tty => {}
+    }
+    drop(raw);
     let code = docker.inspect_exec(&id).await?.exit_code.unwrap_or_default();
     Ok(ExitCode::from(code as u8))
 }

@@ -29,6 +29,7 @@ mod run;
 mod show;
 mod stats;
 pub mod table;
+mod terminal;
 mod trace;
 
 use std::path::PathBuf;

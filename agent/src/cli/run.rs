@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bollard::Docker;
@@ -17,10 +18,13 @@ use clap::{Args, ValueEnum};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use tenantry_container::Limit;
 use tenantry_container::units::{self, Device};
-use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 
 use super::flags::LimitArgs;
-use super::{network, ports, registry};
+use super::{network, ports, registry, terminal};
+
+/// From the end of a terminal's output to the news that the container has ended.
+const ENDS_WITHIN: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub struct RunFlags {
@@ -30,6 +34,12 @@ pub struct RunFlags {
     /// Keep standard input open.
     #[arg(long, short)]
     interactive: bool,
+    /// Give it a terminal.
+    #[arg(long, short)]
+    tty: bool,
+    /// The keys that leave a terminal and let the container run on.
+    #[arg(long, default_value = "ctrl-p,ctrl-q")]
+    detach_keys: String,
     /// Remove the container when it exits.
     #[arg(long)]
     rm: bool,
@@ -125,7 +135,11 @@ async fn pull(docker: &Docker, pull: Pull, image: &str) -> anyhow::Result<()> {
 }
 
 pub async fn run(docker: &Docker, flags: RunFlags) -> anyhow::Result<ExitCode> {
-    let (detach, interactive, rm) = (flags.detach, flags.interactive, flags.rm);
+    let (detach, interactive, rm, tty) = (flags.detach, flags.interactive, flags.rm, flags.tty);
+    let keys = flags.detach_keys.clone();
+    if !detach {
+        terminal::check_input(interactive, tty)?;
+    }
     let name = flags.name.clone();
     pull(docker, flags.pull, &flags.image).await?;
     let body = create_body(flags)?;
@@ -141,6 +155,7 @@ pub async fn run(docker: &Docker, flags: RunFlags) -> anyhow::Result<ExitCode> {
         .stdout(true)
         .stderr(true)
         .stream(true)
+        .detach_keys(&keys)
         .build();
     let attached = docker.attach_container(&id, Some(options)).await?;
     let condition = if rm { "removed" } else { "next-exit" };
@@ -156,10 +171,30 @@ pub async fn run(docker: &Docker, flags: RunFlags) -> anyhow::Result<ExitCode> {
             first = waiting.next(), if answer.is_none() => answer = Some(first),
         }
     }
+    let raw = (interactive && tty).then(terminal::Raw::enter).transpose()?;
     if interactive {
-        tokio::spawn(copy_stdin(attached.input));
+        tokio::spawn(terminal::copy_stdin(attached.input));
     }
-    copy_output(attached.output).await?;
+    let resize = async |rows: u16, columns: u16| {
+        let options = query::ResizeContainerTTYOptionsBuilder::new();
+        let options = options.h(rows.into()).w(columns.into()).build();
+        // The container may have ended just now.
+        let _ = docker.resize_container_tty(&id, options).await;
+    };
+    tokio::select! {
+        copied = copy_output(attached.output) => copied?,
+        () = terminal::follow_size(resize), if tty => {}
+    }
+    drop(raw);
+    if tty && answer.is_none() {
+        // The output ends with the container, or by the keys.
+        answer = tokio::time::timeout(ENDS_WITHIN, waiting.next()).await.ok();
+        let state = docker.inspect_container(&id, None::<query::InspectContainerOptions>).await;
+        let state = state.ok().and_then(|container| container.state);
+        if answer.is_none() && state.and_then(|state| state.running) == Some(true) {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
     let answer = match answer {
         Some(answer) => answer,
         None => waiting.next().await,
@@ -196,12 +231,6 @@ pub async fn copy_output(
     Ok(())
 }
 
-pub async fn copy_stdin(mut input: Pin<Box<dyn AsyncWrite + Send>>) {
-    // A container that stopped reading is no error of ours.
-    let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut input).await;
-    let _ = input.shutdown().await;
-}
-
 fn create_body(flags: RunFlags) -> anyhow::Result<ContainerCreateBody> {
     let mut labels = HashMap::new();
     for label in &flags.label {
@@ -235,6 +264,7 @@ fn create_body(flags: RunFlags) -> anyhow::Result<ContainerCreateBody> {
         labels: Some(labels),
         attach_stdin: Some(flags.interactive),
         open_stdin: Some(flags.interactive),
+        tty: Some(flags.tty),
         stdin_once: Some(flags.interactive),
         attach_stdout: Some(!flags.detach),
         attach_stderr: Some(!flags.detach),
@@ -243,6 +273,7 @@ fn create_body(flags: RunFlags) -> anyhow::Result<ContainerCreateBody> {
         stop_timeout: flags.stop_timeout,
         host_config: Some(HostConfig {
             auto_remove: Some(flags.rm),
+            console_size: terminal::size().map(|(rows, columns)| vec![rows.into(), columns.into()]),
             network_mode: Some(flags.network),
             port_bindings,
             publish_all_ports: Some(flags.publish_all),

@@ -8,8 +8,9 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 use tenantry_network::{Port, PortWish};
+use tenantry_shim::spec::{Propagation, WindowSize};
 
-use crate::{error::Error, limits::LimitsPatch, restart::RestartPolicy, signals};
+use crate::{error::Error, limits::LimitsPatch, restart::RestartPolicy, signals, volumes};
 
 const MOST_NAME_BYTES: usize = 128;
 const MOST_LABELS: usize = 256;
@@ -62,8 +63,17 @@ pub struct ContainerConfig {
     /// All that is exposed is published, too.
     pub publish_all: bool,
     pub binds: Vec<BindRequest>,
-    /// Whether [`crate::Engine::stdin`] leads to the program; else `/dev/null`.
+    /// In a record each has a name.
+    pub volumes: Vec<VolumeRequest>,
+    /// Containers whose binds and volumes this one has as well: `NAME[:ro]`.
+    pub volumes_from: Vec<String>,
+    /// File systems in memory, empty at each start.
+    pub tmpfs: Vec<TmpfsRequest>,
+    /// Whether [`crate::Engine::stdin`], or a terminal, leads to the program; else `/dev/null`.
     pub open_stdin: bool,
+    /// A terminal of this size at first is the program's standard input, output and error;
+    /// [`crate::Engine::terminal`] leads to it.
+    pub terminal: Option<WindowSize>,
     pub read_only_rootfs: bool,
     pub user_namespace: bool,
     pub no_new_privileges: bool,
@@ -132,6 +142,40 @@ pub struct BindRequest {
     pub target: String,
     #[serde(default)]
     pub read_only: bool,
+    /// Whether mounts that are made later on the host, or in the container, appear here.
+    #[serde(default)]
+    pub propagation: Propagation,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VolumeRequest {
+    /// Empty in a request: a new one, which goes with the container.
+    pub name: String,
+    /// Absolute, in the container.
+    pub target: String,
+    pub read_only: bool,
+    /// A new volume stays empty, whatever the image has there.
+    pub no_copy: bool,
+    /// Of a volume that is made for this.
+    pub labels: BTreeMap<String, String>,
+    /// In a record: nobody named it.
+    pub anonymous: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TmpfsRequest {
+    /// Absolute, in the container.
+    pub target: String,
+    pub size_bytes: Option<u64>,
+    /// Permissions of its root; 1777 if nothing is said.
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub read_only: bool,
+    /// Programs in it may be executed.
+    pub exec: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,7 +256,34 @@ pub fn check(request: &CreateRequest) -> Result<(), Error> {
     if let Some(entry) = config.env.iter().find(|e| e.is_empty() || e.starts_with('=')) {
         return Err(Error::invalid("env", entry, "NAME=value or NAME"));
     }
-    check_binds(&config.binds)
+    check_binds(&config.binds)?;
+    check_mounts(config)
+}
+
+/// Every target is a place of its own, and below the root.
+pub(crate) fn check_mounts(config: &ContainerConfig) -> Result<(), Error> {
+    let volumes = config.volumes.iter().map(|volume| &volume.target);
+    let tmpfs = config.tmpfs.iter().map(|tmpfs| &tmpfs.target);
+    let mut targets: Vec<&str> = Vec::new();
+    for target in config.binds.iter().map(|bind| &bind.target).chain(volumes).chain(tmpfs) {
+        check_absolute("mount target", target)?;
+        let target = target.trim_end_matches('/');
+        if target.is_empty() {
+            return Err(Error::invalid("mount target", "/", "a path below /"));
+        }
+        if targets.contains(&target) {
+            return Err(Error::invalid("mount target", target, "one mount for each path"));
+        }
+        targets.push(target);
+    }
+    if targets.len() > MOST_BINDS {
+        return Err(Error::invalid("mounts", targets.len(), format!("at most {MOST_BINDS}")));
+    }
+    for volume in config.volumes.iter().filter(|volume| !volume.name.is_empty()) {
+        volumes::check_name(&volume.name)?;
+    }
+    let mode = config.tmpfs.iter().filter_map(|tmpfs| tmpfs.mode).find(|mode| *mode > 0o7777);
+    mode.map_or(Ok(()), |mode| Err(Error::invalid("tmpfs mode", mode, "0 to 07777 (octal)")))
 }
 
 pub(crate) fn check_network_count(count: usize) -> Result<(), Error> {
@@ -359,12 +430,21 @@ mod tests {
         );
         check(
             |r| {
-                let bind =
-                    BindRequest { source: "/a/../b".into(), target: "/x".into(), read_only: false };
+                let bind = BindRequest {
+                    source: "/a/../b".into(),
+                    target: "/x".into(),
+                    read_only: false,
+                    propagation: Propagation::default(),
+                };
                 r.config.binds.push(bind);
             },
             "binds.source",
         );
+        fn volume(target: &str) -> VolumeRequest {
+            VolumeRequest { target: target.into(), ..VolumeRequest::default() }
+        }
+        check(|r| r.config.volumes = vec![volume("/")], "mount target");
+        check(|r| r.config.volumes = vec![volume("/a"), volume("/a/")], "mount target");
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub enum Error {
     /// No container has this name, id or beginning of an id.
     #[error("no such container: {reference}")]
     NotFound { reference: String },
+    #[error("get {name}: no such volume")]
+    NoVolume { name: String },
     /// A beginning of an id fits several containers; a longer one is needed.
     #[error("{reference} is the beginning of {matches} container ids; give more of it")]
     Ambiguous { reference: String, matches: usize },

@@ -34,6 +34,13 @@ pub enum Action {
     ExecDie,
     /// Its changes became an image.
     Commit,
+    /// A client reads, or types into, what runs.
+    Attach,
+    /// It left by its keys, and the program runs on.
+    Detach,
+    ExecDetach,
+    /// A terminal has another size.
+    Resize,
 }
 
 impl Action {
@@ -54,6 +61,10 @@ impl Action {
             Action::ExecStart => "exec_start",
             Action::ExecDie => "exec_die",
             Action::Commit => "commit",
+            Action::Attach => "attach",
+            Action::Detach => "detach",
+            Action::ExecDetach => "exec_detach",
+            Action::Resize => "resize",
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod limit_changes;
 pub mod limit_history;
 pub mod limits;
 mod names;
+pub mod overlay;
 pub mod plan;
 pub mod process;
 pub mod record;
@@ -34,12 +35,15 @@ pub mod state;
 pub mod throttle;
 pub mod units;
 pub mod user;
+pub mod volumes;
 
 pub use config::{
     BindRequest, ContainerConfig, CreateRequest, NetworkMode, NetworkWish, SeccompChoice,
+    TmpfsRequest, VolumeRequest,
 };
 pub use engine::{
-    Engine, EngineConfig, ExecHandle, ExecRequest, ExecStdio, Identity, Throttled, WaitCondition,
+    Engine, EngineConfig, ExecHandle, ExecRequest, ExecStdio, Files, Identity, Throttled,
+    WaitCondition, set_size,
 };
 pub use error::{Error, ShimFailure};
 pub use events::{Action, LifecycleEvent};
@@ -52,4 +56,5 @@ pub use restart::RestartPolicy;
 pub use snapshot::{Live, Snapshot};
 pub use state::State;
 pub use tenantry_shim::protocol::ExitStatus;
+pub use tenantry_shim::spec::{Propagation, WindowSize};
 pub use throttle::{Actuator, IoThrottle, Lease, Owner, Throttle};

@@ -107,6 +107,14 @@ pub fn with_home(mut env: Vec<String>, home: &str) -> Vec<String> {
     env
 }
 
+/// What a terminal understands, unless someone said it; Docker's guess.
+pub fn with_term(mut env: Vec<String>, terminal: bool) -> Vec<String> {
+    if terminal && !env.iter().any(|entry| name_of(entry) == "TERM") {
+        env.push("TERM=xterm".to_owned());
+    }
+    env
+}
+
 fn name_of(entry: &str) -> &str {
     entry.split_once('=').map_or(entry, |(name, _)| name)
 }
@@ -165,6 +173,9 @@ mod tests {
         assert_eq!(merged, list(&["PATH=/x", "HOSTNAME=h", "B=3", "C="]));
         assert_eq!(with_home(list(&["HOME=/a"]), "/b"), list(&["HOME=/a"]));
         assert_eq!(with_home(vec![], "/b"), list(&["HOME=/b"]));
+        assert_eq!(with_term(vec![], true), list(&["TERM=xterm"]));
+        assert_eq!(with_term(list(&["TERM=vt100"]), true), list(&["TERM=vt100"]));
+        assert_eq!(with_term(vec![], false), list(&[]));
     }
 
     #[test]

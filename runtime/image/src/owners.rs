@@ -17,6 +17,12 @@ impl OwnerMapping {
         host_id.checked_sub(self.host_base).filter(|id| *id < self.size)
     }
 
+    /// `None` for an id that the container does not have.
+    pub(crate) fn host_id(&self, container_id: u32) -> Option<u32> {
+        let inside = (container_id < self.size).then_some(container_id)?;
+        self.host_base.checked_add(inside)
+    }
+
     /// The attribute as the container sees it; `None` if it names nobody of its own.
     pub(crate) fn container_attribute(&self, name: &[u8], value: Vec<u8>) -> Option<Vec<u8>> {
         match name {

@@ -6,20 +6,22 @@
 //! are sorted and times are whole seconds, as Docker writes them, so that the same
 //! tree is the same stream. Reads through directory descriptors alone and follows no
 //! symlink, so that a container which still runs cannot lead it elsewhere. Called by
-//! [`crate::commit`].
+//! [`crate::commit`], and for trees that are no layers by who copies out of a container
+//! ([`pack_tree`]).
 //!
 //! What no image can hold: sockets are left out, and device nodes below `dev`, over
 //! which the runtime mounts its own. Device nodes elsewhere are refused, as they are
 //! when a layer is unpacked.
 
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatxFlags};
 use rustix::io::Errno;
 
 use crate::Digest;
@@ -31,6 +33,7 @@ use crate::limits::Limits;
 use crate::owners::OwnerMapping;
 use crate::policy::AttributePolicy;
 
+const NOBODY: u32 = 65_534;
 const BUFFER_BYTES: usize = 256 * 1024;
 const NO_FOLLOW: OFlags =
     OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK);
@@ -63,12 +66,115 @@ pub(crate) fn pack(
         bytes: 0,
         links: HashMap::new(),
         buffer: vec![0; BUFFER_BYTES],
+        tree: None,
     };
     packer.root(&root)?;
     packer.directory(&root, b"", 1)?;
     packer.write(&write::END)?;
     let (_, diff_id, _) = packer.out.finish();
     Ok(Packed { diff_id, entries: packer.entries })
+}
+
+/// What of a tree that is no layer is packed.
+#[derive(Debug)]
+pub struct Packing<'a> {
+    /// Names the archive in errors.
+    pub what: &'a str,
+    pub limits: &'a Limits,
+    /// The tree's owners as the archive is to have them.
+    pub owners: Option<OwnerMapping>,
+    /// Mounts below are left empty; else only those of the kernel's own file systems are.
+    pub one_mount: bool,
+}
+
+/// Writes a tar stream of `name` in `directory`, or of the directory itself if there is no name,
+/// under the name `top`; `.` packs what is in it. Names that begin with `.wh.` are names, sockets
+/// and device nodes are left out.
+///
+/// # Errors
+/// [`Error::Pack`] names the path; [`Error::Limit`] a bound that was reached.
+pub fn pack_tree(
+    packing: &Packing<'_>,
+    directory: &OwnedFd,
+    name: Option<&OsStr>,
+    top: &OsStr,
+    out: impl Write,
+) -> Result<()> {
+    let failed = |errno: Errno| Error::Pack {
+        layer: packing.what.to_owned(),
+        entry: top.to_string_lossy().into_owned(),
+        operation: "open",
+        source: errno.into(),
+    };
+    let mut packer = Packer {
+        what: packing.what,
+        limits: packing.limits,
+        owners: packing.owners,
+        out: Hashing::new(out),
+        entries: 0,
+        bytes: 0,
+        links: HashMap::new(),
+        buffer: vec![0; BUFFER_BYTES],
+        tree: Some(Scope { one_mount: packing.one_mount, mount: mount_of(directory, c"")? }),
+    };
+    // The root's name is what all paths begin with.
+    let path = if top == "/" { Vec::new() } else { top.as_bytes().to_vec() };
+    match name {
+        None => {
+            let flags = NO_FOLLOW | OFlags::DIRECTORY;
+            let root = rustix::fs::openat(directory, ".", flags, Mode::empty()).map_err(failed)?;
+            if path == b"." {
+                let stat = rustix::fs::fstat(&root).map_err(failed)?;
+                let xattrs = packer.xattrs(&root, b"./")?;
+                let entry = packer.entry(b"./".to_vec(), Kind::Directory, &stat, xattrs)?;
+                packer.put(&entry)?;
+                packer.directory(&root, b"", 1)?;
+            } else {
+                packer.take_directory(&root, path, 1)?;
+            }
+        }
+        Some(name) => {
+            let name = CString::new(name.as_bytes()).map_err(|_| failed(Errno::INVAL))?;
+            let stat = rustix::fs::statat(directory, &*name, AtFlags::SYMLINK_NOFOLLOW);
+            packer.take(directory, &name, path, &stat.map_err(failed)?, 1)?;
+        }
+    }
+    packer.write(&write::END)?;
+    packer.out.finish();
+    Ok(())
+}
+
+/// Of a tree that is no layer.
+#[derive(Clone, Copy, Debug)]
+struct Scope {
+    one_mount: bool,
+    mount: u64,
+}
+
+/// The number of the mount that a name in a directory, or the directory itself, is on.
+fn mount_of(directory: &OwnedFd, name: &CStr) -> Result<u64> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
+    match rustix::fs::statx(directory, name, flags, StatxFlags::MNT_ID) {
+        Ok(stat) => Ok(stat.stx_mnt_id),
+        Err(Errno::NOENT) => Ok(0),
+        Err(errno) => Err(Error::Io {
+            operation: "look at",
+            path: name.to_string_lossy().into_owned().into(),
+            source: errno.into(),
+        }),
+    }
+}
+
+/// File systems that show the kernel's state and hold nothing of anybody's.
+fn is_kernels(directory: &OwnedFd) -> bool {
+    const PROC: i64 = 0x9fa0;
+    const SYSFS: i64 = 0x6265_6572;
+    const CGROUP: i64 = 0x27_e0eb;
+    const CGROUP2: i64 = 0x6367_7270;
+    const DEVPTS: i64 = 0x1cd1;
+    const MQUEUE: i64 = 0x1980_0202;
+    let system = rustix::fs::fstatfs(directory).map_or(0, |system| i64::from(system.f_type));
+    [PROC, SYSFS, CGROUP, CGROUP2, DEVPTS, MQUEUE].contains(&system)
 }
 
 struct Packer<'a, W> {
@@ -82,6 +188,8 @@ struct Packer<'a, W> {
     /// The path that came first of each inode with several names.
     links: HashMap<(u64, u64), Vec<u8>>,
     buffer: Vec<u8>,
+    /// `None`: a layer.
+    tree: Option<Scope>,
 }
 
 impl<W: Write> Packer<'_, W> {
@@ -104,7 +212,7 @@ impl<W: Write> Packer<'_, W> {
         for name in names {
             let path = [prefix, name.to_bytes()].concat();
             self.bound("length of a path", path.len() as u64, self.limits.path_bytes)?;
-            if name.to_bytes().starts_with(b".wh.") {
+            if self.tree.is_none() && name.to_bytes().starts_with(b".wh.") {
                 return Err(self.refused(&path, "a name that begins like a layer's whiteouts"));
             }
             let stat = rustix::fs::statat(directory, &*name, AtFlags::SYMLINK_NOFOLLOW);
@@ -127,7 +235,7 @@ impl<W: Write> Packer<'_, W> {
         depth: u64,
     ) -> Result<()> {
         let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind == FileType::CharacterDevice && stat.st_rdev == 0 {
+        if self.tree.is_none() && kind == FileType::CharacterDevice && stat.st_rdev == 0 {
             let at = path.len() - name.to_bytes().len();
             return self.mark([&path[..at], b".wh.", &path[at..]].concat());
         }
@@ -143,6 +251,12 @@ impl<W: Write> Packer<'_, W> {
         }
         match kind {
             FileType::RegularFile => {
+                if let Some(Scope { one_mount: true, mount }) = self.tree
+                    && mount_of(directory, name)? != mount
+                {
+                    let entry = self.entry(path, Kind::File, stat, vec![])?;
+                    return self.put(&entry);
+                }
                 let file = self.open(directory, name, &path, OFlags::empty())?;
                 self.take_file(File::from(file), path)
             }
@@ -158,7 +272,9 @@ impl<W: Write> Packer<'_, W> {
                 let entry = self.entry(path, Kind::Fifo, stat, vec![])?;
                 self.put(&entry)
             }
-            FileType::CharacterDevice | FileType::BlockDevice if !path.starts_with(b"dev/") => {
+            FileType::CharacterDevice | FileType::BlockDevice
+                if self.tree.is_none() && !path.starts_with(b"dev/") =>
+            {
                 Err(self.refused(&path, "a device node; an image can have none"))
             }
             _ => Ok(()),
@@ -170,6 +286,13 @@ impl<W: Write> Packer<'_, W> {
         path.push(b'/');
         let entry = self.entry(path.clone(), Kind::Directory, &stat, self.xattrs(inner, &path)?)?;
         self.put(&entry)?;
+        if let Some(scope) = self.tree {
+            let elsewhere = scope.one_mount && mount_of(inner, c"")? != scope.mount;
+            if elsewhere || is_kernels(inner) {
+                return Ok(());
+            }
+            return self.directory(inner, &path, depth + 1);
+        }
         // overlayfs' own marks: what lower layers have here is gone, or is elsewhere.
         let mark = |name: &str| attribute(inner, name.as_bytes());
         match mark("trusted.overlay.redirect") {
@@ -191,7 +314,9 @@ impl<W: Write> Packer<'_, W> {
             return Ok(());
         }
         let metacopy = attribute(&file, b"trusted.overlay.metacopy");
-        if metacopy.map_err(self.failed(&path, "read attributes of"))?.is_some() {
+        if self.tree.is_none()
+            && metacopy.map_err(self.failed(&path, "read attributes of"))?.is_some()
+        {
             return Err(self.refused(&path, "a file whose content overlayfs left below"));
         }
         self.remember(&stat, &path);
@@ -263,6 +388,9 @@ impl<W: Write> Packer<'_, W> {
     ) -> Result<Entry> {
         let id = |id: u32| {
             let found = self.owners.map_or(Some(id), |owners| owners.container_id(id));
+            // In a tree that is looked at from outside, layers have their own owners still, and
+            // what is bound into it the host's.
+            let found = found.or_else(|| self.tree.map(|_| if id < NOBODY { id } else { NOBODY }));
             found.ok_or_else(|| self.refused(&path, &format!("owner {id}, not of the container")))
         };
         let (uid, gid) = (id(stat.st_uid)?.into(), id(stat.st_gid)?.into());

@@ -13,15 +13,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, StatxFlags, Timespec,
+    Timestamps, Uid,
 };
 use rustix::io::Errno;
 
 /// Below a tree's root: no `.`, no `..`, no empty component. Empty is the root.
 pub(crate) type Components = Vec<OsString>;
 
-const WITHIN: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
+const WITHIN: ResolveFlags = WITHIN_MOUNTS.union(ResolveFlags::NO_XDEV);
+/// Of a container's root, which may have volumes in it.
+const WITHIN_MOUNTS: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
 /// Why a parent directory could not be had.
@@ -49,6 +51,7 @@ pub(crate) struct Metadata {
 
 pub(crate) struct Tree {
     root: OwnedFd,
+    within: ResolveFlags,
     /// Entries come in runs of siblings: the last parent stays open.
     parent: Option<OwnedFd>,
     /// Its path; forgotten whenever something is removed, since that may have been
@@ -62,7 +65,21 @@ impl Tree {
         rustix::fs::mkdir(path, Mode::from_raw_mode(0o755))?;
         let root = rustix::fs::openat(CWD, path, OFlags::RDONLY | DIRECTORY, Mode::empty())?;
         rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755))?;
-        Ok(Tree { root, parent: None, parent_path: None })
+        Ok(Tree { root, within: WITHIN, parent: None, parent_path: None })
+    }
+
+    /// What is there already.
+    pub fn over(root: OwnedFd) -> Tree {
+        Tree { root, within: WITHIN_MOUNTS, parent: None, parent_path: None }
+    }
+
+    /// Whether something is mounted on `name` in the parent, in whatever mount namespace.
+    pub fn is_mounted(&self, name: &OsStr) -> io::Result<bool> {
+        let mount = |name: &OsStr| {
+            let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
+            rustix::fs::statx(self.parent(), name, flags, StatxFlags::MNT_ID)
+        };
+        Ok(mount(name)?.stx_mnt_id != mount(OsStr::new(""))?.stx_mnt_id)
     }
 
     pub fn root(&self) -> &OwnedFd {
@@ -110,15 +127,14 @@ impl Tree {
         // O_NOFOLLOW would refuse a last component that is a harmless symlink.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let path = joined(components);
-        rustix::fs::openat2(&self.root, path.as_os_str(), flags, Mode::empty(), WITHIN).map_err(
-            |errno| match errno {
+        rustix::fs::openat2(&self.root, path.as_os_str(), flags, Mode::empty(), self.within)
+            .map_err(|errno| match errno {
                 Errno::XDEV | Errno::LOOP => match self.leading_symlink(components) {
                     Some(target) => ParentError::Outside(target),
                     None => errno.into(),
                 },
                 errno => errno.into(),
-            },
-        )
+            })
     }
 
     /// The target of the first symlink on the path that cannot be followed inside.
@@ -126,12 +142,22 @@ impl Tree {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         for depth in 0..components.len() {
             let path = joined(&components[..=depth]);
-            let inside =
-                rustix::fs::openat2(&self.root, path.as_os_str(), flags, Mode::empty(), WITHIN);
+            let inside = rustix::fs::openat2(
+                &self.root,
+                path.as_os_str(),
+                flags,
+                Mode::empty(),
+                self.within,
+            );
             if inside.is_err() {
                 let link = flags | OFlags::NOFOLLOW;
-                let link =
-                    rustix::fs::openat2(&self.root, path.as_os_str(), link, Mode::empty(), WITHIN);
+                let link = rustix::fs::openat2(
+                    &self.root,
+                    path.as_os_str(),
+                    link,
+                    Mode::empty(),
+                    self.within,
+                );
                 let target = rustix::fs::readlinkat(link.ok()?, "", Vec::new()).ok()?;
                 return Some(target.to_string_lossy().into_owned());
             }

@@ -22,6 +22,7 @@ use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -35,6 +36,7 @@ use crate::compression::Decoder;
 use crate::digest::Hashing;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
+use crate::owners::OwnerMapping;
 use crate::pax::Segment;
 use crate::policy::{self, AttributePolicy};
 use crate::tree::{self, Components, Metadata, ParentError, Tree};
@@ -58,6 +60,8 @@ enum Dialect {
     Layer,
     /// Nothing.
     Plain,
+    /// Nothing, and what is there is not ours.
+    Over,
 }
 
 /// Unpacks a tar stream (plain, gzip or zstd) that is no layer, such as a build's context,
@@ -73,6 +77,25 @@ pub fn unpack_archive(
     let stream = Decoder::new(what, stream)?;
     let budget = Budget::new(limits.unpacked_bytes);
     unpack_as(Dialect::Plain, what, stream, directory, limits, &budget).map(drop)
+}
+
+/// Unpacks such a stream over what `directory` holds already. Symlinks in it are followed where
+/// they stay inside. A file takes the place of a file, whatever it is; a directory is merged with
+/// a directory. Where something is mounted nothing is replaced.
+///
+/// # Errors
+/// [`Error::Refused`] also where a directory would take another's place, or another a directory's.
+pub fn unpack_over(
+    what: &str,
+    stream: impl Read,
+    directory: OwnedFd,
+    owners: Option<OwnerMapping>,
+    limits: &Limits,
+) -> Result<()> {
+    let stream = Decoder::new(what, stream)?;
+    let budget = Budget::new(limits.unpacked_bytes);
+    let tree = Tree::over(directory);
+    unpack_to(Dialect::Over, what, stream, tree, owners, limits, &budget).map(drop)
 }
 
 /// What a stream holds: itself, or what gzip or zstd made smaller.
@@ -117,11 +140,24 @@ fn unpack_as(
     budget: &Budget,
 ) -> Result<Unpacked> {
     let tree = Tree::create(directory).map_err(Error::io("create directory", directory))?;
+    unpack_to(dialect, what, stream, tree, None, limits, budget)
+}
+
+fn unpack_to(
+    dialect: Dialect,
+    what: &str,
+    stream: impl Read,
+    tree: Tree,
+    owners: Option<OwnerMapping>,
+    limits: &Limits,
+    budget: &Budget,
+) -> Result<Unpacked> {
     let mut archive = Archive::new(what, Hashing::new(stream), limits);
     let mut layer = Layer {
         dialect,
         what,
         tree,
+        owners,
         limits,
         budget,
         entries: 0,
@@ -146,6 +182,8 @@ struct Layer<'a> {
     dialect: Dialect,
     what: &'a str,
     tree: Tree,
+    /// The container's owners become the host's.
+    owners: Option<OwnerMapping>,
     limits: &'a Limits,
     budget: &'a Budget,
     entries: u64,
@@ -368,9 +406,19 @@ impl Layer<'_> {
 
     /// Later entries replace earlier ones of the same path.
     fn make_room(&mut self, entry: &Entry, name: &OsStr) -> Result<()> {
-        if self.stat(entry, name)?.is_some() {
+        if let Some(there) = self.stat(entry, name)? {
+            if self.dialect == Dialect::Over {
+                let is_directory = kind_of(&there) == FileType::Directory;
+                if is_directory || entry.kind == Kind::Directory {
+                    let reason = "a directory is not replaced by a file, nor a file by a directory";
+                    return Err(self.refused(entry, reason));
+                }
+                if self.tree.is_mounted(name).map_err(self.failed(entry, "look at"))? {
+                    return Err(self.refused(entry, "something is mounted there"));
+                }
+            }
             let freed = self.tree.remove(name).map_err(self.failed(entry, "replace"))?;
-            self.size_bytes -= freed;
+            self.size_bytes = self.size_bytes.saturating_sub(freed);
         }
         Ok(())
     }
@@ -405,9 +453,12 @@ impl Layer<'_> {
 
     fn metadata(&self, entry: &Entry) -> Result<Metadata> {
         let id = |value: u64| {
-            u32::try_from(value).ok().filter(|id| *id != u32::MAX).ok_or_else(|| {
+            let id = u32::try_from(value).ok().filter(|id| *id != u32::MAX).ok_or_else(|| {
                 self.refused(entry, &format!("owner {value}; allowed are 0 to {}", u32::MAX - 1))
-            })
+            })?;
+            let Some(owners) = self.owners else { return Ok(id) };
+            let host = owners.host_id(id);
+            host.ok_or_else(|| self.refused(entry, &format!("owner {id}, not of the container")))
         };
         let mut xattrs = Vec::new();
         for (name, value) in &entry.xattrs {

@@ -28,9 +28,21 @@ pub struct ChildEnd(OwnedFd);
 #[derive(Debug)]
 pub enum FromChild {
     Failed(Failure),
+    Terminal(Pty),
     /// Its program runs, or it died.
     Closed,
 }
+
+/// Both ends of a terminal that the child has made in its own `/dev/pts`.
+#[derive(Debug)]
+pub struct Pty {
+    /// Does not block.
+    pub master: OwnedFd,
+    pub slave: OwnedFd,
+}
+
+/// The whole packet that carries a [`Pty`]; a failure begins with a brace.
+const TERMINAL: &[u8] = b"T";
 
 pub fn pair() -> Result<(ShimEnd, ChildEnd)> {
     let (shim, child) =
@@ -56,16 +68,33 @@ impl ShimEnd {
     /// `None` if nothing is there to read.
     pub fn receive(&self) -> Option<FromChild> {
         let mut packet = [0; MAX_PACKET_BYTES];
-        match retry_on_intr(|| rustix::net::recv(&self.0, &mut packet, RecvFlags::DONTWAIT)) {
-            Ok((0, _)) => Some(FromChild::Closed),
-            Ok((length, _)) => Some(parse(&packet[..length])),
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let received = retry_on_intr(|| {
+            recvmsg(&self.0, &mut [IoSliceMut::new(&mut packet)], &mut control, flags)
+        });
+        let mut descriptors = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                descriptors.extend(received);
+            }
+        }
+        match received.map(|message| message.bytes) {
+            Ok(0) => Some(FromChild::Closed),
+            Ok(length) => Some(parse(&packet[..length], descriptors)),
             Err(Errno::AGAIN) => None,
             Err(_) => Some(FromChild::Closed),
         }
     }
 }
 
-fn parse(packet: &[u8]) -> FromChild {
+fn parse(packet: &[u8], descriptors: Vec<OwnedFd>) -> FromChild {
+    if packet == TERMINAL
+        && let Ok([master, slave]) = <[OwnedFd; 2]>::try_from(descriptors)
+    {
+        return FromChild::Terminal(Pty { master, slave });
+    }
     FromChild::Failed(serde_json::from_slice(packet).unwrap_or_else(|_| {
         crate::failure::failure("start", "a failure that could not be read", Errno::PROTO)
     }))
@@ -112,6 +141,15 @@ impl ChildEnd {
             }
         }
         Err(Errno::PIPE)
+    }
+
+    /// Hands both ends of a terminal over; they stay open here as well.
+    pub fn send_terminal(&self, pty: &Pty) -> Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [pty.master.as_fd(), pty.slave.as_fd()];
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        sendmsg(&self.0, &[IoSlice::new(TERMINAL)], &mut control, SendFlags::NOSIGNAL).map(drop)
     }
 
     /// Best effort: a shim that is gone has nobody to tell. `write` instead of

@@ -3,12 +3,15 @@
 //! Owns the socket and its two bounded buffers. Knows nothing of what requests
 //! mean. Used by `serve`.
 
-use std::io::IoSliceMut;
+use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use tenantry_shim::protocol::{MAX_LINE_BYTES, Reply, Request};
 
 /// Replies that a client has not read. One that lets more pile up is cut off.
@@ -28,6 +31,8 @@ pub struct Connection {
     socket: OwnedFd,
     inbox: Vec<u8>,
     outbox: Vec<u8>,
+    /// What goes with the outbox' first byte.
+    outgoing: Option<OwnedFd>,
     descriptors: Vec<OwnedFd>,
     open: bool,
 }
@@ -40,6 +45,7 @@ impl Connection {
             socket,
             inbox: Vec::new(),
             outbox: Vec::new(),
+            outgoing: None,
             descriptors: Vec::new(),
             open: true,
         }
@@ -110,12 +116,30 @@ impl Connection {
         }
     }
 
+    /// As [`Connection::send`], with a descriptor. Who has not read what was said before is cut
+    /// off: the descriptor goes with the first byte that is written next.
+    pub fn send_with(&mut self, reply: &Reply, descriptor: OwnedFd) {
+        self.open &= self.outbox.is_empty();
+        self.outgoing = Some(descriptor);
+        self.send(reply);
+    }
+
     /// Writes as much as the client takes now.
     pub fn flush(&mut self) {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         while !self.outbox.is_empty() {
-            match retry_on_intr(|| rustix::net::send(&self.socket, &self.outbox, flags)) {
-                Ok(sent) => drop(self.outbox.drain(..sent)),
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            let outgoing = self.outgoing.as_ref().map(|descriptor| [descriptor.as_fd()]);
+            if let Some(descriptors) = &outgoing {
+                control.push(SendAncillaryMessage::ScmRights(descriptors));
+            }
+            let bytes = [IoSlice::new(&self.outbox)];
+            match retry_on_intr(|| sendmsg(&self.socket, &bytes, &mut control, flags)) {
+                Ok(sent) => {
+                    self.outgoing = None;
+                    self.outbox.drain(..sent);
+                }
                 Err(Errno::AGAIN) => return,
                 Err(_) => {
                     self.open = false;

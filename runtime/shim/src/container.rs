@@ -12,7 +12,7 @@ use tenantry_shim::log::Stream;
 use tenantry_shim::protocol::{ExitRecord, ExitStatus, Failure, Reply};
 use tenantry_shim::spec::{LaunchSpec, Process};
 
-use crate::channel::{FromChild, ShimEnd};
+use crate::channel::{FromChild, Pty, ShimEnd};
 use crate::exec::{Execution, Home};
 use crate::failure::failure;
 use crate::launch::{self, Inherited};
@@ -35,8 +35,17 @@ pub struct Container {
     seccomp: Option<OwnedFd>,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
+    terminal: Option<Pty>,
     log: LogFile,
     exit_path: PathBuf,
+}
+
+/// What is to be told to the connection of an `Exec`.
+#[derive(Debug)]
+pub enum ExecNews {
+    Said(Reply),
+    /// The master of its terminal.
+    Terminal(OwnedFd),
 }
 
 impl Container {
@@ -45,6 +54,10 @@ impl Container {
         let home = Home::of(&spec);
         let log = LogFile::open(&spec.log_path)?;
         let launched = launch::launch(&spec, &home.placement, &inherited)?;
+        let (stdout, stderr) = match launched.outputs {
+            Some(outputs) => (Some(outputs.stdout), Some(outputs.stderr)),
+            None => (None, None),
+        };
         Ok(Self {
             pid: launched.pid,
             pidfd: launched.pidfd,
@@ -54,28 +67,56 @@ impl Container {
             executions: Vec::new(),
             home,
             seccomp: inherited.seccomp,
-            stdout: Some(launched.stdout),
-            stderr: Some(launched.stderr),
+            stdout,
+            stderr,
+            terminal: None,
             log,
             exit_path: spec.exit_path,
         })
     }
 
-    /// The output pipes that still have a writer.
+    /// The output pipes that still have a writer, or the terminal until it is hung up.
     pub fn outputs(&self) -> impl Iterator<Item = (Stream, BorrowedFd<'_>)> {
-        let pipes = [(Stream::Stdout, &self.stdout), (Stream::Stderr, &self.stderr)];
-        pipes.into_iter().filter_map(|(stream, pipe)| Some((stream, pipe.as_ref()?.as_fd())))
+        let pipes = [(Stream::Stdout, self.stdout()), (Stream::Stderr, self.stderr.as_ref())];
+        pipes.into_iter().filter_map(|(stream, pipe)| Some((stream, pipe?.as_fd())))
+    }
+
+    /// A terminal's output is all standard output.
+    fn stdout(&self) -> Option<&OwnedFd> {
+        self.terminal.as_ref().map(|pty| &pty.master).or(self.stdout.as_ref())
+    }
+
+    pub fn take_terminal(&mut self, pty: Pty) {
+        self.terminal = Some(pty);
+    }
+
+    /// A copy of the terminal's master, for the agent.
+    pub fn share_terminal(&self) -> Option<OwnedFd> {
+        self.terminal.as_ref()?.master.try_clone().ok()
+    }
+
+    /// Until here our copy kept the terminal from being hung up by processes that closed
+    /// theirs for a moment; now the end of the last of theirs is the end of the output.
+    pub fn let_terminal_end(&mut self) {
+        let Some(pty) = self.terminal.take() else { return };
+        drop(pty.slave);
+        self.stdout = Some(pty.master);
     }
 
     pub fn transfer(&mut self, stream: Stream) -> Transfer {
+        // Not `stdout()`: the log is to be changed meanwhile.
+        let terminal = self.terminal.as_ref().map(|pty| &pty.master);
         let pipe = match stream {
-            Stream::Stdout => &mut self.stdout,
-            Stream::Stderr => &mut self.stderr,
+            Stream::Stdout => terminal.or(self.stdout.as_ref()),
+            Stream::Stderr => self.stderr.as_ref(),
         };
-        let Some(open) = pipe.as_ref() else { return Transfer::End };
+        let Some(open) = pipe else { return Transfer::End };
         let transfer = self.log.transfer(open, stream);
         if transfer == Transfer::End {
-            *pipe = None;
+            match stream {
+                Stream::Stdout => (self.stdout, self.terminal) = (None, None),
+                Stream::Stderr => self.stderr = None,
+            }
         }
         transfer
     }
@@ -103,8 +144,11 @@ impl Container {
         process: &Process,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), Failure> {
-        let stdio = <[OwnedFd; 3]>::try_from(descriptors)
-            .map_err(|_| failure("recvmsg", "three descriptors of stdio", Errno::BADF))?;
+        let wrong = |_| failure("recvmsg", "three descriptors of stdio", Errno::BADF);
+        let stdio = match process.terminal {
+            None => Some(<[OwnedFd; 3]>::try_from(descriptors).map_err(wrong)?),
+            Some(_) => None,
+        };
         if self.executions.len() >= MAX_EXECUTIONS {
             return Err(failure("exec", "too many processes", Errno::AGAIN));
         }
@@ -123,31 +167,37 @@ impl Container {
     }
 
     /// What is to be told to whom. A failed one is gone afterwards.
-    pub fn look_at_exec_channel(&mut self, pid: i32) -> Option<(u64, Reply)> {
+    pub fn look_at_exec_channel(&mut self, pid: i32) -> Option<(u64, ExecNews)> {
         let index = self.executions.iter().position(|execution| execution.pid == pid)?;
         let execution = &mut self.executions[index];
         let failed = match execution.channel.as_ref()?.receive()? {
             FromChild::Failed(failure) => failure,
+            FromChild::Terminal(pty) => {
+                return Some((execution.connection, ExecNews::Terminal(pty.master)));
+            }
             FromChild::Closed => {
                 execution.channel = None;
-                return Some((execution.connection, Reply::ExecRunning { pid }));
+                let running = Reply::ExecRunning { pid };
+                return Some((execution.connection, ExecNews::Said(running)));
             }
         };
         let execution = self.executions.remove(index);
         launch::kill_and_reap(execution.pidfd.as_fd());
-        Some((execution.connection, Reply::ExecFailed(failed)))
+        Some((execution.connection, ExecNews::Said(Reply::ExecFailed(failed))))
     }
 
     /// Its end, and before it whatever it still had to say.
-    pub fn look_at_exec_process(&mut self, pid: i32) -> Vec<(u64, Reply)> {
+    pub fn look_at_exec_process(&mut self, pid: i32) -> Vec<(u64, ExecNews)> {
         let mut replies = Vec::new();
-        replies.extend(self.look_at_exec_channel(pid));
+        while let Some(news) = self.look_at_exec_channel(pid) {
+            replies.push(news);
+        }
         let index = self.executions.iter().position(|execution| execution.pid == pid);
         if let Some(index) = index
             && let Some(status) = reaped(self.executions[index].pidfd.as_fd())
         {
             let execution = self.executions.remove(index);
-            replies.push((execution.connection, Reply::ExecExited(status)));
+            replies.push((execution.connection, ExecNews::Said(Reply::ExecExited(status))));
         }
         replies
     }

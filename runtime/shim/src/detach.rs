@@ -60,6 +60,9 @@ fn read_only_copy(path: &str) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let copy = open_tree(CWD, path, flags)?;
     let set = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
-    sys::change_mount(copy.as_fd(), MountChange { set, private: true, ..MountChange::default() })?;
+    sys::change_mount(
+        copy.as_fd(),
+        MountChange { set, propagation: libc::MS_PRIVATE, ..MountChange::default() },
+    )?;
     Ok(copy)
 }

@@ -16,7 +16,7 @@ use crate::channel::{self, ChildEnd, ShimEnd};
 use crate::failure::{at, failure};
 use crate::launch;
 use crate::sys::{self, Cloned};
-use crate::{privileges, program};
+use crate::{privileges, program, terminal};
 
 /// What of the spec later processes need.
 #[derive(Debug)]
@@ -41,7 +41,8 @@ pub struct Execution {
 
 struct ChildInput<'a> {
     process: &'a Process,
-    stdio: [OwnedFd; 3],
+    /// `None`: a terminal.
+    stdio: Option<[OwnedFd; 3]>,
     init: BorrowedFd<'a>,
     seccomp: Option<&'a OwnedFd>,
     doors: Doors,
@@ -72,7 +73,7 @@ impl Home {
         &mut self,
         connection: u64,
         process: &Process,
-        stdio: [OwnedFd; 3],
+        stdio: Option<[OwnedFd; 3]>,
         init: BorrowedFd<'_>,
         seccomp: Option<&OwnedFd>,
     ) -> Result<Execution, Failure> {
@@ -81,7 +82,7 @@ impl Home {
                 .map_err(at("setns", "pid namespace"))?;
             self.births_moved = true;
         }
-        for pipe in &stdio {
+        for pipe in stdio.iter().flatten() {
             self.give_pipe(pipe, process)?;
         }
         let doors = self.placement.open()?;
@@ -129,15 +130,20 @@ impl Home {
         }
         let program = program::prepare(process)?;
         let seccomp = launch::read_seccomp(input.seccomp)?;
-        let [stdin, stdout, stderr] = input.stdio;
-        launch::take_stdio(&stdin, &stdout, &stderr)?;
+        if let Some([stdin, stdout, stderr]) = &input.stdio {
+            launch::take_stdio(stdin, stdout, stderr)?;
+        }
         move_into_thread_name_spaces(input.init, self.namespaces)
             .map_err(at("setns", "container"))?;
         if self.mapping.is_some() {
             privileges::become_mapped_root()?;
         }
+        if let Some(size) = process.terminal {
+            let pty = terminal::take(process, size, channel)?;
+            launch::take_stdio(&pty.slave, &pty.slave, &pty.slave)?;
+        }
         self.placement.join_v1(&input.doors)?;
-        drop((stdin, stdout, stderr, input.doors));
+        drop((input.stdio, input.doors));
         launch::close_all_but(channel)?;
         launch::finish(process, seccomp.as_deref(), &program)
     }

@@ -28,7 +28,7 @@ use crate::failure::{at, failure};
 use crate::mounts::Detached;
 use crate::plan::Step;
 use crate::sys::{self, Cloned};
-use crate::{mounts, overlay, plan, privileges, program};
+use crate::{mounts, overlay, plan, privileges, program, terminal};
 
 /// A first process that waits at the gate, or is on its way there.
 #[derive(Debug)]
@@ -36,8 +36,15 @@ pub struct Launched {
     pub pid: i32,
     pub pidfd: OwnedFd,
     pub channel: ShimEnd,
-    pub stdout: OwnedFd,
-    pub stderr: OwnedFd,
+    /// `None` if it has a terminal, which comes through the channel.
+    pub outputs: Option<Outputs<OwnedFd>>,
+}
+
+/// Ends of the two pipes.
+#[derive(Debug)]
+pub struct Outputs<End> {
+    pub stdout: End,
+    pub stderr: End,
 }
 
 /// Descriptors of the contract that a child needs.
@@ -52,8 +59,7 @@ struct ChildInput<'a> {
     steps: &'a [Step],
     trees: Detached,
     inherited: &'a Inherited,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
+    outputs: Option<Outputs<OwnedFd>>,
     placement: &'a Placement,
     doors: Doors,
 }
@@ -66,8 +72,10 @@ pub fn launch(
     let steps = plan::plan(spec);
     let trees = mounts::take_trees(&steps)?;
     let doors = placement.open()?;
-    let (stdout, child_stdout) = output_pipe(spec)?;
-    let (stderr, child_stderr) = output_pipe(spec)?;
+    let (outputs, child_outputs) = match spec.process.terminal {
+        Some(_) => (None, None),
+        None => output_pipes(spec).map(|(ours, its)| (Some(ours), Some(its)))?,
+    };
     let (channel, child_end) = channel::pair().map_err(at("socketpair", "start"))?;
     // The child is born with this working directory, but in its own copy of the
     // mounts: it need not walk there, which a mapped root may not be able to.
@@ -82,8 +90,7 @@ pub fn launch(
                 steps: &steps,
                 trees,
                 inherited,
-                stdout: child_stdout,
-                stderr: child_stderr,
+                outputs: child_outputs,
                 placement,
                 doors,
             };
@@ -97,16 +104,19 @@ pub fn launch(
         Err(errno) => return Err(failure("clone3", "namespaces", errno)),
     };
     // From here on the child's ends are the child's alone: its death is seen.
-    drop((child_end, child_stdout, child_stderr, trees, doors));
-    let launched = Launched { pid, pidfd, channel, stdout, stderr };
+    drop((child_end, child_outputs, trees, doors));
+    let launched = Launched { pid, pidfd, channel, outputs };
     match equip(&launched, spec) {
         Ok(()) => Ok(launched),
         Err(failure) => {
             kill_and_reap(launched.pidfd.as_fd());
             // What the child said first is why the shim failed.
-            match launched.channel.receive() {
-                Some(channel::FromChild::Failed(first)) => Err(first),
-                _ => Err(failure),
+            loop {
+                match launched.channel.receive() {
+                    Some(channel::FromChild::Terminal(_)) => {}
+                    Some(channel::FromChild::Failed(first)) => return Err(first),
+                    _ => return Err(failure),
+                }
             }
         }
     }
@@ -130,6 +140,15 @@ fn namespaces(spec: &LaunchSpec) -> u64 {
         flags |= UnshareFlags::NEWUSER;
     }
     u64::from(flags.bits())
+}
+
+type Pipes = (Outputs<OwnedFd>, Outputs<OwnedFd>);
+
+/// Our ends and the child's.
+fn output_pipes(spec: &LaunchSpec) -> Result<Pipes, Failure> {
+    let (stdout, child_stdout) = output_pipe(spec)?;
+    let (stderr, child_stderr) = output_pipe(spec)?;
+    Ok((Outputs { stdout, stderr }, Outputs { stdout: child_stdout, stderr: child_stderr }))
 }
 
 /// A pipe whose write end the container's user may open again as `/dev/stdout`.
@@ -199,23 +218,40 @@ fn become_container(
     mounts::attach(input.steps, detached)?;
     rustix::system::sethostname(spec.hostname.as_bytes())
         .map_err(at("sethostname", &spec.hostname))?;
-    let stdin = match &input.inherited.stdin {
+    take_first_stdio(process, input.inherited, input.outputs.as_ref(), channel)?;
+    let program = program::prepare(process)?;
+    let seccomp = read_seccomp(input.inherited.seccomp.as_ref())?;
+    // Late, so that all this work was neither limited nor charged there.
+    input.placement.join_v1(&input.doors)?;
+    sys::unshare(UnshareFlags::NEWCGROUP).map_err(at("unshare", "cgroup namespace"))?;
+    drop((input.outputs, input.doors));
+    close_all_but(channel)?;
+    channel.wait_for_go().map_err(at("read", "start gate"))?;
+    finish(process, seccomp.as_deref(), &program)
+}
+
+/// The terminal, or the pipes.
+fn take_first_stdio(
+    process: &Process,
+    inherited: &Inherited,
+    outputs: Option<&Outputs<OwnedFd>>,
+    channel: &ChildEnd,
+) -> Result<(), Failure> {
+    if let Some(size) = process.terminal {
+        let pty = terminal::take(process, size, channel)?;
+        terminal::mount_console(&pty)?;
+        return take_stdio(&pty.slave, &pty.slave, &pty.slave);
+    }
+    let stdin = match &inherited.stdin {
         Some(stdin) => stdin.try_clone().map_err(crate::failure::io_at("dup", "stdin"))?,
         // The container's own: the host's inode stays out of its reach.
         None => {
             crate::in_root::open("/dev/null", OFlags::RDONLY).map_err(at("open", "/dev/null"))?
         }
     };
-    let program = program::prepare(process)?;
-    let seccomp = read_seccomp(input.inherited.seccomp.as_ref())?;
-    take_stdio(&stdin, &input.stdout, &input.stderr)?;
-    // Late, so that all this work was neither limited nor charged there.
-    input.placement.join_v1(&input.doors)?;
-    sys::unshare(UnshareFlags::NEWCGROUP).map_err(at("unshare", "cgroup namespace"))?;
-    drop((stdin, input.stdout, input.stderr, input.doors));
-    close_all_but(channel)?;
-    channel.wait_for_go().map_err(at("read", "start gate"))?;
-    finish(process, seccomp.as_deref(), &program)
+    let missing = || failure("start", "the pipes of the output", Errno::BADF);
+    let outputs = outputs.ok_or_else(missing)?;
+    take_stdio(&stdin, &outputs.stdout, &outputs.stderr)
 }
 
 /// From prepared to executed, for `exec` as well. No descriptor but stdio and

@@ -28,6 +28,7 @@ mod privileges;
 mod program;
 mod serve;
 mod sys;
+mod terminal;
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;

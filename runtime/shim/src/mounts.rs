@@ -15,6 +15,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 use tenantry_shim::protocol::Failure;
+use tenantry_shim::spec::Propagation;
 
 use crate::failure::{at, failure};
 use crate::in_root;
@@ -28,7 +29,7 @@ pub struct Detached(Vec<Option<OwnedFd>>);
 /// In the shim: copies of the host's mounts, private and with their attributes.
 pub fn take_trees(steps: &[Step]) -> Result<Detached, Failure> {
     let take = |step: &Step| match step {
-        Step::Tree { source, attributes, recursive, .. } => {
+        Step::Tree { source, attributes, recursive, propagation, .. } => {
             let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             if *recursive {
                 flags |= OpenTreeFlags::AT_RECURSIVE;
@@ -36,7 +37,12 @@ pub fn take_trees(steps: &[Step]) -> Result<Detached, Failure> {
             let tree = open_tree(CWD, source, flags).map_err(at("open_tree", source.display()))?;
             let change = MountChange {
                 set: u64::from(attributes.bits()),
-                private: true,
+                propagation: match propagation {
+                    Propagation::Private => libc::MS_PRIVATE,
+                    Propagation::Slave => libc::MS_SLAVE,
+                    // A copy of a shared mount is one of its peers.
+                    Propagation::Shared => 0,
+                },
                 recursive: *recursive,
                 id_map: None,
             };
@@ -61,15 +67,16 @@ pub fn create_filesystems(steps: &[Step], detached: &mut Detached) -> Result<(),
 
 fn create_filesystem(
     kind: &'static str,
-    options: &[(&str, &str)],
+    options: &[(impl AsRef<str>, impl AsRef<str>)],
     attributes: MountAttrFlags,
 ) -> Result<OwnedFd, Failure> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("fsopen", kind))?;
     for (key, value) in options {
+        let (key, value) = (key.as_ref(), value.as_ref());
         let set = if value.is_empty() {
-            fsconfig_set_flag(context.as_fd(), *key)
+            fsconfig_set_flag(context.as_fd(), key)
         } else {
-            fsconfig_set_string(context.as_fd(), *key, *value)
+            fsconfig_set_string(context.as_fd(), key, value)
         };
         set.map_err(at("fsconfig", format_args!("{kind} {key}={value}")))?;
     }

@@ -12,7 +12,9 @@
 use std::path::{Path, PathBuf};
 
 use rustix::mount::MountAttrFlags as Attr;
-use tenantry_shim::spec::{Bind, CgroupPlacement, LaunchSpec, NetworkNamespace};
+use tenantry_shim::spec::{
+    Bind, CgroupPlacement, LaunchSpec, NetworkNamespace, Propagation, Tmpfs,
+};
 
 const PROC: Attr =
     Attr::MOUNT_ATTR_NOSUID.union(Attr::MOUNT_ATTR_NODEV).union(Attr::MOUNT_ATTR_NOEXEC);
@@ -42,7 +44,7 @@ pub enum Step {
     /// A new file system, created in the child's namespaces before `pivot_root`.
     Filesystem {
         kind: &'static str,
-        options: &'static [(&'static str, &'static str)],
+        options: Vec<(String, String)>,
         target: String,
         attributes: Attr,
     },
@@ -53,6 +55,7 @@ pub enum Step {
         target: String,
         attributes: Attr,
         recursive: bool,
+        propagation: Propagation,
     },
     Directory {
         path: String,
@@ -90,7 +93,12 @@ pub fn plan(spec: &LaunchSpec) -> Vec<Step> {
     steps.push(filesystem("tmpfs", &[("mode", "1777"), ("size", "64m")], "/dev/shm", PROC));
     steps.push(sysfs_step(spec));
     steps.extend(cgroup_steps(&spec.cgroup));
-    steps.extend(spec.binds.iter().map(bind_step));
+    let tmpfs = spec.tmpfs.iter().map(|tmpfs| (depth(&tmpfs.target), tmpfs_step(tmpfs)));
+    let binds = spec.binds.iter().map(|bind| (depth(&bind.target), bind_step(bind)));
+    let mut own: Vec<(usize, Step)> = tmpfs.chain(binds).collect();
+    // What lies in another comes after it; else the order is the spec's.
+    own.sort_by_key(|(depth, _)| *depth);
+    steps.extend(own.into_iter().map(|(_, step)| step));
     steps.extend(spec.masked_paths.iter().map(|path| Step::Mask { path: path.clone() }));
     steps.extend(spec.read_only_paths.iter().map(|path| Step::ReadOnly { path: path.clone() }));
     if spec.rootfs.read_only {
@@ -101,11 +109,25 @@ pub fn plan(spec: &LaunchSpec) -> Vec<Step> {
 
 fn filesystem(
     kind: &'static str,
-    options: &'static [(&'static str, &'static str)],
+    options: &[(&str, &str)],
     target: &str,
     attributes: Attr,
 ) -> Step {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let options = options.iter().map(owned).collect();
     Step::Filesystem { kind, options, target: target.to_owned(), attributes }
+}
+
+fn depth(target: &Path) -> usize {
+    target.components().count()
+}
+
+fn tmpfs_step(tmpfs: &Tmpfs) -> Step {
+    let mut attributes = Attr::MOUNT_ATTR_NOSUID | Attr::MOUNT_ATTR_NODEV;
+    attributes.set(Attr::MOUNT_ATTR_NOEXEC, !tmpfs.exec);
+    attributes.set(Attr::MOUNT_ATTR_RDONLY, tmpfs.read_only);
+    let target = tmpfs.target.to_string_lossy().into_owned();
+    Step::Filesystem { kind: "tmpfs", options: tmpfs.options.clone(), target, attributes }
 }
 
 fn device_steps(user_namespace: bool) -> Vec<Step> {
@@ -121,6 +143,7 @@ fn device_steps(user_namespace: bool) -> Vec<Step> {
                 target: path.to_owned(),
                 attributes: nosuid.union(Attr::MOUNT_ATTR_NOEXEC),
                 recursive: false,
+                propagation: Propagation::Private,
             }
         } else {
             Step::Device { path, major, minor }
@@ -146,6 +169,7 @@ fn sysfs_step(spec: &LaunchSpec) -> Step {
             target: "/sys".to_owned(),
             attributes: PROC_READ_ONLY,
             recursive: true,
+            propagation: Propagation::Private,
         };
     }
     filesystem("sysfs", &[], "/sys", PROC_READ_ONLY)
@@ -159,6 +183,7 @@ fn cgroup_steps(placement: &CgroupPlacement) -> Vec<Step> {
         target,
         attributes: PROC_READ_ONLY,
         recursive: false,
+        propagation: Propagation::Private,
     };
     if placement.v1.is_empty() {
         return vec![view(&placement.unified, "/sys/fs/cgroup".to_owned())];
@@ -189,6 +214,7 @@ fn bind_step(bind: &Bind) -> Step {
         target: bind.target.to_string_lossy().into_owned(),
         attributes,
         recursive: true,
+        propagation: bind.propagation,
     }
 }
 
@@ -210,6 +236,7 @@ mod tests {
                 read_only: false,
             },
             binds: vec![],
+            tmpfs: vec![],
             cgroup: CgroupPlacement { unified: "/cg/unified/id".into(), v1: vec![] },
             network: NetworkNamespace::New,
             user_namespace: None,
@@ -223,6 +250,7 @@ mod tests {
                 capabilities: 0,
                 no_new_privileges: true,
                 oom_score_adj: None,
+                terminal: None,
             },
             masked_paths: vec!["/proc/kcore".into()],
             read_only_paths: vec!["/proc/sys".into()],
@@ -249,7 +277,7 @@ mod tests {
             Step::Filesystem { kind, target, attributes, .. } => {
                 format!("{kind} {target} {}", flags(attributes))
             }
-            Step::Tree { source, target, attributes, recursive } => {
+            Step::Tree { source, target, attributes, recursive, .. } => {
                 let kind = if *recursive { "rbind" } else { "bind" };
                 format!("{kind} {} {target} {}", source.display(), flags(attributes))
             }
@@ -334,7 +362,9 @@ mod tests {
         let mut spec = spec();
         spec.rootfs.read_only = true;
         for (source, read_only) in [("/data", false), ("/secret", true), ("/dev/fuse", false)] {
-            spec.binds.push(Bind { source: source.into(), target: "/x".into(), read_only });
+            let propagation = Propagation::Private;
+            let (source, target) = (source.into(), "/x".into());
+            spec.binds.push(Bind { source, target, read_only, propagation });
         }
         let lines = outline(&plan(&spec));
         let expected = [

@@ -38,7 +38,7 @@ pub enum Request {
     Signal { signal: i32 },
     /// Run a further process in the container's namespaces and cgroups. The
     /// first byte of the line carries three descriptors (`SCM_RIGHTS`): stdin,
-    /// stdout, stderr.
+    /// stdout, stderr; none if the process is to have a terminal.
     Exec(Box<Process>),
     /// Do these writes when the lease ends, unless it is renewed or let go before. Replaces
     /// what an earlier `Hold` said; answered by `Held`.
@@ -47,6 +47,8 @@ pub enum Request {
     LetGo,
     /// Signal a process that an earlier `Exec` on this connection started.
     SignalExec { signal: i32 },
+    /// Hand over the first process' terminal. Answered by `Terminal`, or by `NoTerminal`.
+    Terminal,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +68,12 @@ pub enum Reply {
     Exited(ExitStatus),
     /// The start failed and was undone; the shim exits after this line.
     Failed(Failure),
+    /// The line's first byte carries a terminal's master (`SCM_RIGHTS`), which does not block.
+    /// The shim itself keeps and reads the first process' one; that of an `Exec`, which is told
+    /// before `ExecRunning`, is from here on the agent's alone and hangs up with it.
+    Terminal,
+    /// The container has none, or it was hung up.
+    NoTerminal,
     ExecRunning {
         pid: i32,
     },

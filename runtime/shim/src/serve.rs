@@ -13,7 +13,7 @@ use rustix::net::{SocketFlags, accept_with};
 use tenantry_shim::protocol::{Failure, Reply, Request};
 
 use crate::connection::Connection;
-use crate::container::{Container, reaped};
+use crate::container::{Container, ExecNews, reaped};
 use crate::failure::failure;
 use crate::hold::Switch;
 use crate::lifecycle::{Action, Event, Phase, next};
@@ -98,15 +98,15 @@ impl Shim {
             }
             Source::ExecChannel(pid) => {
                 if let Some(container) = &mut self.container {
-                    let reply = container.look_at_exec_channel(pid);
-                    self.reply_to(reply);
+                    let news = container.look_at_exec_channel(pid);
+                    self.tell_execution(news);
                 }
                 false
             }
             Source::ExecProcess(pid) => {
                 if let Some(container) = &mut self.container {
-                    for reply in container.look_at_exec_process(pid) {
-                        self.reply_to(Some(reply));
+                    for news in container.look_at_exec_process(pid) {
+                        self.tell_execution(Some(news));
                     }
                 }
                 false
@@ -130,14 +130,17 @@ impl Shim {
 
     fn look_at_channel(&mut self) -> bool {
         use crate::channel::FromChild;
-        let Some(container) = &self.container else { return false };
-        match container.channel.receive() {
-            Some(FromChild::Failed(failure)) => {
-                self.failure = Some(failure);
-                self.happen(Event::ChildFailed)
+        let Some(container) = &mut self.container else { return false };
+        loop {
+            match container.channel.receive() {
+                Some(FromChild::Terminal(pty)) => container.take_terminal(pty),
+                Some(FromChild::Failed(failure)) => {
+                    self.failure = Some(failure);
+                    return self.happen(Event::ChildFailed);
+                }
+                Some(FromChild::Closed) => return self.happen(Event::ChannelClosed),
+                None => return false,
             }
-            Some(FromChild::Closed) => self.happen(Event::ChannelClosed),
-            None => false,
         }
     }
 
@@ -208,6 +211,16 @@ impl Shim {
                 self.connections[index].send(&Reply::Held { lapse });
                 false
             }
+            Request::Terminal => {
+                let terminal = self.container.as_ref().and_then(Container::share_terminal);
+                match terminal {
+                    Some(terminal) => {
+                        self.connections[index].send_with(&Reply::Terminal, terminal);
+                    }
+                    None => self.connections[index].send(&Reply::NoTerminal),
+                }
+                false
+            }
             Request::SignalExec { signal } => {
                 let connection = &mut self.connections[index];
                 let errno = self.container.as_ref().map_or(libc::ESRCH, |container| {
@@ -253,6 +266,9 @@ impl Shim {
             }
             Action::UndoAndSayFailed => self.undo_and_say_failed(),
             Action::KeepStatus => {
+                if let Some(container) = &mut self.container {
+                    container.let_terminal_end();
+                }
                 self.drain_started = Instant::now();
                 self.last_output = self.drain_started;
                 false
@@ -295,10 +311,13 @@ impl Shim {
         told
     }
 
-    fn reply_to(&mut self, reply: Option<(u64, Reply)>) {
-        let Some((id, reply)) = reply else { return };
+    fn tell_execution(&mut self, news: Option<(u64, ExecNews)>) {
+        let Some((id, news)) = news else { return };
         if let Some(connection) = self.connections.iter_mut().find(|c| c.id == id) {
-            connection.send(&reply);
+            match news {
+                ExecNews::Said(reply) => connection.send(&reply),
+                ExecNews::Terminal(master) => connection.send_with(&Reply::Terminal, master),
+            }
         }
     }
 

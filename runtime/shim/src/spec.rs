@@ -32,6 +32,9 @@ pub struct LaunchSpec {
     pub rootfs: Rootfs,
     /// Host files and directories that appear in the container, in this order.
     pub binds: Vec<Bind>,
+    /// New file systems in memory, in this order, each before the binds that lie in it.
+    #[serde(default)]
+    pub tmpfs: Vec<Tmpfs>,
     pub cgroup: CgroupPlacement,
     pub network: NetworkNamespace,
     /// `Some`: a user namespace of its own with this mapping.
@@ -75,6 +78,33 @@ pub struct Bind {
     /// resolved so that no symlink of the image leads outside.
     pub target: PathBuf,
     pub read_only: bool,
+    #[serde(default)]
+    pub propagation: Propagation,
+}
+
+/// What of later mounts is seen on the other side: `mount_namespaces(7)`. Of the whole tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Propagation {
+    /// Nothing.
+    #[default]
+    Private,
+    /// The host's in the container.
+    Slave,
+    /// As the host's mount has it: if that is shared, both ways.
+    Shared,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tmpfs {
+    /// As a [`Bind`]'s.
+    pub target: PathBuf,
+    /// `tmpfs(5)`'s.
+    pub options: Vec<(String, String)>,
+    pub read_only: bool,
+    /// Programs in it may be executed.
+    pub exec: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -129,4 +159,16 @@ pub struct Process {
     pub capabilities: u64,
     pub no_new_privileges: bool,
     pub oom_score_adj: Option<i32>,
+    /// `Some`: a terminal of the container's own is standard input, output and error, and the
+    /// process' controlling terminal. The first process has it as `/dev/console`, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<WindowSize>,
+}
+
+/// Of a terminal, in characters. Zeros: not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WindowSize {
+    pub rows: u16,
+    pub columns: u16,
 }

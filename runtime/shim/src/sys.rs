@@ -20,7 +20,8 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 pub struct MountChange<'fd> {
     /// `MOUNT_ATTR_*` bits.
     pub set: u64,
-    pub private: bool,
+    /// `MS_PRIVATE`, `MS_SLAVE`, or 0 for no change.
+    pub propagation: u64,
     pub recursive: bool,
     /// Show files as this user namespace maps them.
     pub id_map: Option<BorrowedFd<'fd>>,
@@ -81,7 +82,7 @@ pub fn change_mount(mount: BorrowedFd<'_>, change: MountChange<'_>) -> Result<()
     let mut attributes = libc::mount_attr {
         attr_set: change.set,
         attr_clr: 0,
-        propagation: if change.private { libc::MS_PRIVATE } else { 0 },
+        propagation: change.propagation,
         userns_fd: 0,
     };
     if let Some(namespace) = change.id_map {

@@ -140,6 +140,7 @@ fn standard_devices_work_and_no_other_does() {
                 source: lab.path("volume"),
                 target: "/volume".into(),
                 read_only: false,
+                propagation: Default::default(),
             });
             if user_namespace {
                 mapped(lab);
@@ -277,6 +278,7 @@ fn binds_appear_where_they_should_and_nowhere_else() {
         source: lab.path(source),
         target: target.into(),
         read_only,
+        propagation: Default::default(),
     };
     let binds = vec![
         bind("hosts", "/etc/hosts", false),
@@ -440,6 +442,7 @@ fn root_of_a_user_namespace_owns_the_image_and_nobody_elses_files() {
         source: lab.path("volume"),
         target: "/volume".into(),
         read_only: false,
+        propagation: Default::default(),
     });
     assert_eq!(lab.run().code, 0, "{}", lab.stderr());
     let map = " 0 1000000 65536\n";

@@ -174,6 +174,7 @@ fn a_step_that_fails_is_named_even_to_a_watcher_that_comes_later() {
         source: "/no/such/place".into(),
         target: "/mnt".into(),
         read_only: false,
+        propagation: Default::default(),
     });
     let mut shim = lab.spawn();
     std::thread::sleep(Duration::from_millis(50));

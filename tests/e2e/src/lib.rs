@@ -17,6 +17,7 @@ pub mod name_server;
 pub mod netns;
 pub mod registry;
 pub mod scrape;
+pub mod screen;
 pub mod small_disk;
 pub mod uplink;
 pub mod witness;

@@ -1,9 +1,11 @@
 //! Attach and the raw stream that it, and exec, turn the connection into.
 //!
 //! Docker's clients ask for `Upgrade: tcp`; the answer is 101, and from then on
-//! the connection carries multiplexed frames one way and standard input the other.
+//! the connection carries output one way and standard input the other. Output is
+//! multiplexed frames, or just as it is from a terminal.
 
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
@@ -14,11 +16,12 @@ use futures_util::StreamExt as _;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tenantry_container::WaitCondition;
+use tenantry_container::{Action, WaitCondition};
 use tokio::io::{AsyncWriteExt as _, ReadHalf};
 use tokio::sync::oneshot;
 
 use super::super::{Shared, begin, logs};
+use super::terminal::{self, Keys, Left};
 use crate::api::error::{ApiError, ApiResult};
 
 pub type RawStream = TokioIo<Upgraded>;
@@ -32,6 +35,8 @@ pub struct AttachQuery {
     pub stderr: Option<String>,
     pub stream: Option<String>,
     pub logs: Option<String>,
+    #[serde(rename = "detachKeys")]
+    pub detach_keys: Option<String>,
 }
 
 pub fn is_true(flag: Option<&str>) -> bool {
@@ -45,7 +50,10 @@ pub async fn attach(
     request: Request,
 ) -> ApiResult<Response> {
     let container = app.engine.get(&id)?;
-    let (response, upgrade) = upgrade(request)?;
+    let keys = Keys::parse(query.detach_keys.as_deref())?;
+    let config = &container.record.config;
+    let terminal = config.terminal.is_some();
+    let (response, upgrade) = upgrade(request, terminal)?;
     let earlier = is_true(query.logs.as_deref());
     let follow = is_true(query.stream.as_deref());
     let path = container.log_path();
@@ -57,22 +65,42 @@ pub async fn attach(
     let ended = if follow { Some(ended(&app, &container.record.id).await) } else { None };
     let mut frames = logs::frames(&path, from, ended).map_err(ApiError::internal)?;
     let (stdout, stderr) = (is_true(query.stdout.as_deref()), is_true(query.stderr.as_deref()));
-    let stdin = match is_true(query.stdin.as_deref()) {
-        true => app.engine.stdin(&container.record.id)?,
-        false => None,
-    };
+    let id = container.record.id.clone();
+    let wants_stdin = is_true(query.stdin.as_deref());
+    let stdin = if wants_stdin { app.engine.stdin(&id)? } else { None };
+    let types = wants_stdin && terminal && config.open_stdin;
+    app.engine.note(&id, Action::Attach, &[])?;
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
         let (reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
+        let (leave, left) = oneshot::channel();
         if let Some(stdin) = stdin {
             tokio::spawn(feed(reader, stdin));
+        } else if types {
+            tokio::spawn(feed_terminal(app.clone(), id.clone(), reader, keys, leave));
         }
-        while let Some(Ok(frame)) = frames.next().await {
+        let mut detached = pin!(async move {
+            // Who does not leave by keys stays until the output ends.
+            if left.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        });
+        loop {
+            let frame = tokio::select! {
+                () = &mut detached => {
+                    // It may have been removed just now.
+                    let _ = app.engine.note(&id, Action::Detach, &[]);
+                    break;
+                }
+                frame = frames.next() => frame,
+            };
+            let Some(Ok(frame)) = frame else { break };
             let wanted = match frame.source {
                 tenantry_shim::log::Stream::Stdout => stdout,
                 tenantry_shim::log::Stream::Stderr => stderr,
             };
-            if wanted && writer.write_all(&logs::multiplexed(&frame, false)).await.is_err() {
+            let bytes = logs::rendered(&frame, false, terminal);
+            if wanted && writer.write_all(&bytes).await.is_err() {
                 return;
             }
         }
@@ -80,6 +108,29 @@ pub async fn attach(
         let _ = writer.shutdown().await;
     });
     Ok(response)
+}
+
+/// Into the terminal of the run that is under way, or of the next. Clients attach before
+/// they start a container.
+async fn feed_terminal(
+    app: Shared,
+    id: String,
+    reader: ReadHalf<RawStream>,
+    keys: Keys,
+    leave: oneshot::Sender<()>,
+) {
+    let master = match app.engine.next_terminal(&id).await {
+        Ok(Some(master)) => master,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::debug!(container_id = id, error = error.chain(), "no terminal to type into");
+            return;
+        }
+    };
+    if terminal::type_into(reader, master, keys).await == Left::Detached {
+        // Nobody is left to hear it if the output has ended.
+        let _ = leave.send(());
+    }
 }
 
 /// Resolves when the container's current or next run has ended and its log is complete.
@@ -97,12 +148,11 @@ pub async fn ended(app: &Shared, id: &str) -> oneshot::Receiver<()> {
 
 /// The 101 that turns the connection
 /// into a raw stream. Clients before 2014 did not ask for it and are refused.
-pub fn upgrade(mut request: Request) -> ApiResult<(Response, OnUpgrade)> {
+pub fn upgrade(mut request: Request, terminal: bool) -> ApiResult<(Response, OnUpgrade)> {
     let wants_upgrade = request.headers().contains_key(UPGRADE);
     let upgrade = hyper::upgrade::on(&mut request);
     let mut headers = HeaderMap::new();
-    let stream = "application/vnd.docker.multiplexed-stream".parse().expect("a media type");
-    headers.insert(CONTENT_TYPE, stream);
+    headers.insert(CONTENT_TYPE, media_type(terminal).parse().expect("a media type"));
     if !wants_upgrade {
         return Err(ApiError::invalid("Upgrade", "", "the header \"Upgrade: tcp\""));
     }
@@ -112,6 +162,14 @@ pub fn upgrade(mut request: Request) -> ApiResult<(Response, OnUpgrade)> {
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = headers;
     Ok((response, upgrade))
+}
+
+/// What a client reads.
+pub fn media_type(terminal: bool) -> &'static str {
+    match terminal {
+        true => "application/vnd.docker.raw-stream",
+        false => "application/vnd.docker.multiplexed-stream",
+    }
 }
 
 /// Copies what the client types to the container, and closes the pipe at its end.

@@ -34,7 +34,8 @@ pub async fn list(
     State(app): State<Shared>,
     Query(query): Query<ListQuery>,
 ) -> ApiResult<Json<Vec<Value>>> {
-    let filters = Filters::parse(query.filters.as_deref(), &["id", "name", "label", "status"])?;
+    let filters =
+        Filters::parse(query.filters.as_deref(), &["id", "name", "label", "status", "volume"])?;
     let all = is_true(query.all.as_deref()) || !filters.of("status").is_empty();
     let mut containers = app.engine.list();
     containers.retain(|container| (all || is_running(container)) && fits(&filters, container));
@@ -43,7 +44,7 @@ pub async fn list(
         containers.truncate(limit as usize);
     }
     let mut views: Vec<Value> =
-        containers.iter().map(|container| inspect::summary(container)).collect();
+        containers.iter().map(|container| inspect::summary(&app, container)).collect();
     if is_true(query.size.as_deref()) {
         let sizes = Sizes::new(&app);
         for (container, view) in containers.iter().zip(&mut views) {
@@ -58,6 +59,11 @@ fn fits(filters: &Filters, container: &Snapshot) -> bool {
     filters.any("id", |id| record.id.starts_with(id))
         && filters.any("name", |name| record.name.contains(name.trim_start_matches('/')))
         && filters.any("status", |status| record.state.as_str() == status)
+        && filters.any("volume", |wanted| {
+            let config = &record.config;
+            config.volumes.iter().any(|used| used.name == wanted || used.target == wanted)
+                || config.binds.iter().any(|bind| bind.target == wanted)
+        })
         && filters.labels_fit(&record.config.labels)
 }
 
@@ -73,7 +79,7 @@ pub async fn inspect(
     Query(query): Query<InspectQuery>,
 ) -> ApiResult<Json<Value>> {
     let container = app.engine.get(&id)?;
-    let mut view = inspect::inspect(&container);
+    let mut view = inspect::inspect(&app, &container);
     if is_true(query.size.as_deref()) {
         Sizes::new(&app).add(&container, &mut view).await;
     }
@@ -154,6 +160,9 @@ pub async fn kill(
 #[serde(default)]
 pub struct RemoveQuery {
     force: Option<String>,
+    /// Volumes that nobody named go, too.
+    v: Option<String>,
+    link: Option<String>,
 }
 
 pub async fn remove(
@@ -161,7 +170,11 @@ pub async fn remove(
     Path(id): Path<String>,
     Query(query): Query<RemoveQuery>,
 ) -> ApiResult<StatusCode> {
-    app.engine.remove(&id, is_true(query.force.as_deref())).await?;
+    if is_true(query.link.as_deref()) {
+        return Err(ApiError::unsupported("link", "this"));
+    }
+    let (force, volumes) = (is_true(query.force.as_deref()), is_true(query.v.as_deref()));
+    app.engine.remove_with(&id, force, volumes).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -16,12 +16,11 @@ use serde::Deserialize;
 use serde_json::json;
 use tenantry_container::units::{self, Device};
 use tenantry_container::{
-    BindRequest, ContainerConfig, CreateRequest, IoPatch, Limit, LimitsPatch, RestartPolicy,
-    SeccompChoice,
+    ContainerConfig, CreateRequest, IoPatch, Limit, LimitsPatch, RestartPolicy, SeccompChoice,
 };
 
 use super::super::Shared;
-use super::{networking, ports};
+use super::{mounts, networking, ports, terminal};
 use crate::api::error::{ApiError, ApiResult};
 use crate::build;
 use crate::profile;
@@ -53,9 +52,6 @@ pub async fn create(
 pub fn request_of(name: Option<String>, body: ContainerCreateBody) -> ApiResult<CreateRequest> {
     let host = body.host_config.unwrap_or_default();
     refuse_what_is_missing(&host)?;
-    if body.tty == Some(true) {
-        return Err(ApiError::unsupported("Tty", "a terminal"));
-    }
     let labels = body.labels.unwrap_or_default();
     if let Some(other) = labels.get(profile::LABEL).filter(|value| *value != profile::RECORD) {
         return Err(ApiError::invalid(profile::LABEL, other, profile::RECORD));
@@ -76,7 +72,7 @@ pub fn request_of(name: Option<String>, body: ContainerCreateBody) -> ApiResult<
         ingress_burst_bytes,
         ..limits_of(&host)?
     };
-    let config = ContainerConfig {
+    let mut config = ContainerConfig {
         entrypoint: body.entrypoint,
         command: body.cmd,
         env: body.env.unwrap_or_default(),
@@ -93,16 +89,19 @@ pub fn request_of(name: Option<String>, body: ContainerCreateBody) -> ApiResult<
         ports: ports::wishes(host.port_bindings.as_ref())?,
         exposed: ports::exposed(body.exposed_ports.as_deref().unwrap_or_default())?,
         publish_all: host.publish_all_ports.unwrap_or(false),
-        binds: binds(host.binds.as_deref().unwrap_or_default())?,
         open_stdin: body.open_stdin.unwrap_or(false),
+        terminal: (body.tty == Some(true))
+            .then(|| terminal::console_size(host.console_size.as_deref())),
         read_only_rootfs: host.readonly_rootfs.unwrap_or(false),
         user_namespace: user_namespace(host.userns_mode.as_deref())?,
         no_new_privileges: security.no_new_privileges,
-        cap_add: host.cap_add.unwrap_or_default(),
-        cap_drop: host.cap_drop.unwrap_or_default(),
+        cap_add: host.cap_add.clone().unwrap_or_default(),
+        cap_drop: host.cap_drop.clone().unwrap_or_default(),
         seccomp: security.seccomp,
         oom_score_adj: host.oom_score_adj.map(|score| score as i32).filter(|score| *score != 0),
+        ..ContainerConfig::default()
     };
+    mounts::take(&host, &body.volumes.unwrap_or_default(), &mut config)?;
     Ok(CreateRequest { name, image: body.image.unwrap_or_default(), config, limits })
 }
 
@@ -111,10 +110,7 @@ fn refuse_what_is_missing(host: &HostConfig) -> ApiResult<()> {
         |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list: &Vec<String>| !list.is_empty());
     let asked = [
         ("Privileged", host.privileged == Some(true)),
-        ("Mounts", host.mounts.as_ref().is_some_and(|mounts| !mounts.is_empty())),
-        ("VolumesFrom", some(&host.volumes_from)),
         ("Devices", host.devices.as_ref().is_some_and(|devices| !devices.is_empty())),
-        ("Tmpfs", host.tmpfs.as_ref().is_some_and(|tmpfs| !tmpfs.is_empty())),
         ("Sysctls", host.sysctls.as_ref().is_some_and(|sysctls| !sysctls.is_empty())),
         ("Dns", some(&host.dns)),
         ("ExtraHosts", some(&host.extra_hosts)),
@@ -234,29 +230,6 @@ fn user_namespace(mode: Option<&str>) -> ApiResult<bool> {
     }
 }
 
-fn binds(texts: &[String]) -> ApiResult<Vec<BindRequest>> {
-    let bind = |text: &String| {
-        let refused = || {
-            let allowed = "SOURCE:TARGET[:ro|rw], both absolute; named volumes are not supported";
-            ApiError::invalid("HostConfig.Binds", text, allowed)
-        };
-        let mut parts = text.split(':');
-        let (Some(source), Some(target)) = (parts.next(), parts.next()) else {
-            return Err(refused());
-        };
-        let read_only = match (parts.next(), parts.next()) {
-            (None | Some("rw"), None) => false,
-            (Some("ro"), None) => true,
-            _ => return Err(refused()),
-        };
-        if !source.starts_with('/') {
-            return Err(refused());
-        }
-        Ok(BindRequest { source: source.into(), target: target.into(), read_only })
-    };
-    texts.iter().map(bind).collect()
-}
-
 #[derive(Debug, Default)]
 struct Security {
     no_new_privileges: bool,
@@ -323,7 +296,6 @@ mod tests {
             (json!({ "Privileged": true }), "Privileged"),
             (json!({ "PortBindings": { "80/sctp": [] } }), "PortBindings"),
             (json!({ "NetworkMode": "container:web" }), "NetworkMode"),
-            (json!({ "Binds": ["data:/data"] }), "Binds"),
             (json!({ "SecurityOpt": ["label=x"] }), "SecurityOpt"),
             (json!({ "Memory": 8, "MemorySwap": 4 }), "MemorySwap"),
         ] {
@@ -331,7 +303,13 @@ mod tests {
             assert!(error.message.contains(field), "{}", error.message);
             assert!(!error.status.is_success());
         }
-        assert!(parse(json!({ "Tty": true })).unwrap_err().message.contains("Tty"));
+    }
+
+    #[test]
+    fn a_terminal_has_the_size_of_the_clients() {
+        let body = json!({ "Image": "demo", "Tty": true, "HostConfig": { "ConsoleSize": [5, 7] } });
+        let size = parse(body).unwrap().config.terminal.unwrap();
+        assert_eq!((size.rows, size.columns), (5, 7));
     }
 
     #[test]

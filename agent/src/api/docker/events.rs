@@ -15,7 +15,7 @@ use tokio_stream::wrappers::BroadcastStream;
 
 use super::super::Shared;
 use super::filters::{self, Filters};
-use super::networks;
+use super::{networks, volumes};
 use crate::api::error::{ApiError, ApiResult};
 
 #[derive(Debug, Default, Deserialize)]
@@ -30,7 +30,7 @@ pub async fn events(
     State(app): State<Shared>,
     Query(query): Query<EventsQuery>,
 ) -> ApiResult<Response> {
-    let allowed = ["type", "event", "container", "image", "label", "network"];
+    let allowed = ["type", "event", "container", "image", "label", "network", "volume"];
     let filters = Filters::parse(query.filters.as_deref(), &allowed)?;
     let end = query.until.filter(|text| !text.is_empty()).map(ends).transpose()?;
     let lines = all(&app).filter_map(move |event| {
@@ -57,7 +57,12 @@ fn all(app: &Shared) -> impl Stream<Item = Value> + Send + use<> {
     let networks = networks.filter_map(|event| {
         std::future::ready(event.ok().map(|event| networks::render_event(&event)))
     });
-    futures_util::stream::select(containers, futures_util::stream::select(images, networks))
+    let volumes = BroadcastStream::new(app.engine.volumes().subscribe());
+    let volumes = volumes.filter_map(|event| {
+        std::future::ready(event.ok().map(|event| volumes::render_event(&event)))
+    });
+    let objects = futures_util::stream::select(networks, volumes);
+    futures_util::stream::select(containers, futures_util::stream::select(images, objects))
 }
 
 fn ends(until: String) -> ApiResult<Duration> {
@@ -87,6 +92,7 @@ fn fits(filters: &Filters, event: &Value) -> bool {
         && filters.any("event", |wanted| event["Action"] == wanted)
         && filters.any("container", is_container)
         && filters.any("network", |wanted| kind == "network" && is_of(wanted))
+        && filters.any("volume", |wanted| kind == "volume" && id == wanted)
         && filters.any("image", |wanted| {
             image == wanted || image.split(':').next() == Some(wanted) || id == wanted
         })

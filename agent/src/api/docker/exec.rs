@@ -5,23 +5,25 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Json;
-use axum::extract::{FromRequest as _, Path, Request, State};
+use axum::extract::{FromRequest as _, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use bollard::models::ExecConfig;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tenantry_container::{ExecHandle, ExecRequest, ExecStdio};
+use tenantry_container::{Action, ExecHandle, ExecRequest, ExecStdio, WindowSize, set_size};
 use tenantry_shim::log::Stream as Source;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf};
 use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
 
 use super::super::{Shared, is_running, logs};
 use super::attach::{RawStream, feed, upgrade};
+use super::terminal::{self, Keys, Left, ResizeQuery};
 use crate::api::error::{ApiError, ApiResult};
 
 /// The oldest are forgotten first.
@@ -44,6 +46,18 @@ struct Exec {
     config: ExecConfig,
     pid: Option<i32>,
     code: Option<i32>,
+    /// While it runs, if it has one.
+    terminal: Option<Arc<OwnedFd>>,
+}
+
+impl Exec {
+    fn size(&self) -> WindowSize {
+        terminal::console_size(self.config.console_size.as_deref())
+    }
+
+    fn has_terminal(&self) -> bool {
+        self.config.tty == Some(true)
+    }
 }
 
 impl Execs {
@@ -89,16 +103,15 @@ pub async fn create(
         let reason = format!("container {} is not running", container.record.name);
         return Err(ApiError::new(StatusCode::CONFLICT, reason));
     }
-    if config.tty == Some(true) {
-        return Err(ApiError::unsupported("Tty", "a terminal"));
-    }
+    Keys::parse(config.detach_keys.as_deref())?;
     if config.privileged == Some(true) {
         return Err(ApiError::unsupported("Privileged", "more than the container itself may"));
     }
     if config.cmd.as_ref().is_none_or(Vec::is_empty) {
         return Err(ApiError::invalid("Cmd", "", "a program and its arguments"));
     }
-    let exec = Exec { container: container.record.id.clone(), config, pid: None, code: None };
+    let container = container.record.id.clone();
+    let exec = Exec { container, config, pid: None, code: None, terminal: None };
     let answer = Json(json!({ "Id": app.execs.insert(exec)? }));
     Ok((StatusCode::CREATED, answer).into_response())
 }
@@ -114,7 +127,7 @@ pub async fn inspect(State(app): State<Shared>, Path(id): Path<String>) -> ApiRe
         "OpenStdin": exec.config.attach_stdin.unwrap_or(false),
         "OpenStdout": exec.config.attach_stdout.unwrap_or(false),
         "OpenStderr": exec.config.attach_stderr.unwrap_or(false),
-        "ProcessConfig": { "entrypoint": exec.config.cmd.as_ref().map(|cmd| &cmd[0]), "tty": false },
+        "ProcessConfig": { "entrypoint": exec.config.cmd.as_ref().map(|cmd| &cmd[0]), "tty": exec.has_terminal() },
     })))
 }
 
@@ -123,6 +136,23 @@ pub async fn inspect(State(app): State<Shared>, Path(id): Path<String>) -> ApiRe
 struct StartBody {
     #[serde(rename = "Detach")]
     detach: bool,
+    #[serde(rename = "ConsoleSize")]
+    console_size: Option<Vec<usize>>,
+}
+
+/// `POST /exec/{id}/resize`.
+pub async fn resize(
+    State(app): State<Shared>,
+    Path(id): Path<String>,
+    Query(query): Query<ResizeQuery>,
+) -> ApiResult<StatusCode> {
+    let exec = app.execs.get(&id)?;
+    match exec.terminal {
+        Some(master) => set_size(&master, query.into())?,
+        None if exec.pid.is_some() && exec.code.is_none() => {}
+        None => return Err(ApiError::new(StatusCode::CONFLICT, format!("exec {id} does not run"))),
+    }
+    Ok(StatusCode::OK)
 }
 
 pub async fn start(
@@ -130,7 +160,7 @@ pub async fn start(
     Path(id): Path<String>,
     mut request: Request,
 ) -> ApiResult<Response> {
-    let exec = app.execs.get(&id)?;
+    let mut exec = app.execs.get(&id)?;
     if exec.pid.is_some() {
         return Err(ApiError::new(StatusCode::CONFLICT, format!("exec {id} was started before")));
     }
@@ -143,11 +173,17 @@ pub async fn start(
         false => serde_json::from_slice(&body)
             .map_err(|e| ApiError::new(StatusCode::BAD_REQUEST, e.to_string()))?,
     };
+    if body.console_size.is_some() {
+        exec.config.console_size = body.console_size;
+    }
+    if exec.has_terminal() {
+        return start_with_terminal(app, id, exec, (!body.detach).then_some(request)).await;
+    }
     if body.detach {
         let null = || std::fs::File::options().read(true).write(true).open("/dev/null");
         let stdio = || {
             let (stdin, stdout, stderr) = (null()?.into(), null()?.into(), null()?.into());
-            Ok::<_, std::io::Error>(ExecStdio { stdin, stdout, stderr })
+            Ok::<_, std::io::Error>(ExecStdio::Pipes { stdin, stdout, stderr })
         };
         let handle = run(&app, &id, &exec, stdio().map_err(ApiError::internal)?).await?;
         tokio::spawn(finish(app, id, handle));
@@ -155,7 +191,7 @@ pub async fn start(
     }
     let interactive = exec.config.attach_stdin.unwrap_or(false);
     let (stdio, ends) = open_pipes(interactive).map_err(ApiError::internal)?;
-    let (response, upgrade) = upgrade(request)?;
+    let (response, upgrade) = upgrade(request, false)?;
     let handle = run(&app, &id, &exec, stdio).await?;
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
@@ -169,6 +205,94 @@ pub async fn start(
         let _ = writer.shutdown().await;
     });
     Ok(response)
+}
+
+/// Without a request nobody reads and types. What the process says is read to its end all the
+/// same: the last copy of a terminal that is closed hangs it up.
+async fn start_with_terminal(
+    app: Shared,
+    id: String,
+    exec: Exec,
+    request: Option<Request>,
+) -> ApiResult<Response> {
+    let keys = Keys::parse(exec.config.detach_keys.as_deref())?;
+    let upgraded = request.map(|request| upgrade(request, true)).transpose()?;
+    let mut handle = run(&app, &id, &exec, ExecStdio::Terminal(exec.size())).await?;
+    let missing = || ApiError::internal("the process has no terminal");
+    let master = handle.take_terminal().ok_or_else(missing)?;
+    let copy = || master.try_clone().map_err(ApiError::internal);
+    let (reading, typing) = (copy()?, copy()?);
+    app.execs.change(&id, |exec| exec.terminal = Some(Arc::new(master)));
+    let (response, upgrade) = match upgraded {
+        Some((response, upgrade)) => (response, Some(upgrade)),
+        None => (StatusCode::OK.into_response(), None),
+    };
+    let interactive = exec.config.attach_stdin.unwrap_or(false);
+    tokio::spawn(async move {
+        let upgraded = match upgrade {
+            Some(upgrade) => upgrade.await.ok(),
+            None => None,
+        };
+        let (leave, left) = oneshot::channel();
+        let mut writer = None;
+        if let Some(upgraded) = upgraded {
+            let (reader, half) = tokio::io::split(hyper_util::rt::TokioIo::new(upgraded));
+            writer = Some(half);
+            if interactive {
+                tokio::spawn(async move {
+                    if terminal::type_into(reader, typing, keys).await == Left::Detached {
+                        let _ = leave.send(());
+                    }
+                });
+            }
+        }
+        let detached = async {
+            if left.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            let command = exec.config.cmd.as_deref().unwrap_or_default().join(" ");
+            let _ =
+                app.engine.note(&exec.container, Action::ExecDetach, &[("execCommand", command)]);
+        };
+        show_terminal(&mut writer, reading, detached).await;
+        finish(app, id, handle).await;
+        if let Some(mut writer) = writer {
+            let _ = writer.shutdown().await;
+        }
+    });
+    Ok(response)
+}
+
+/// Copies a terminal's output to its end, from `detached` on to nobody.
+async fn show_terminal(
+    writer: &mut Option<WriteHalf<RawStream>>,
+    master: OwnedFd,
+    detached: impl Future<Output = ()>,
+) {
+    // No pipe, but it waits and is read just the same.
+    let Ok(mut master) = pipe::Receiver::from_owned_fd_unchecked(master) else { return };
+    let mut piece = vec![0; 32 << 10];
+    let mut detached = std::pin::pin!(detached);
+    let mut left = false;
+    loop {
+        let read = tokio::select! {
+            () = &mut detached, if !left => {
+                left = true;
+                if let Some(mut writer) = writer.take() {
+                    let _ = writer.shutdown().await;
+                }
+                continue;
+            }
+            read = master.read(&mut piece) => read,
+        };
+        // EIO: the last process of the terminal has closed it.
+        let Ok(length @ 1..) = read else { return };
+        if let Some(open) = writer
+            && open.write_all(&piece[..length]).await.is_err()
+        {
+            *writer = None;
+        }
+    }
 }
 
 async fn run(app: &Shared, id: &str, exec: &Exec, stdio: ExecStdio) -> ApiResult<ExecHandle> {
@@ -197,7 +321,7 @@ async fn finish(app: Shared, id: String, handle: ExecHandle) {
             255
         }
     };
-    app.execs.change(&id, |exec| exec.code = Some(code));
+    app.execs.change(&id, |exec| (exec.code, exec.terminal) = (Some(code), None));
 }
 
 /// Our ends of the process's pipes.
@@ -216,7 +340,7 @@ fn open_pipes(interactive: bool) -> std::io::Result<(ExecStdio, Ends)> {
     let (stdout_end, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
     let (stderr_end, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
     let ends = Ends { stdin: stdin_end, stdout: stdout_end, stderr: stderr_end };
-    Ok((ExecStdio { stdin, stdout, stderr }, ends))
+    Ok((ExecStdio::Pipes { stdin, stdout, stderr }, ends))
 }
 
 async fn copy_output(writer: &mut WriteHalf<RawStream>, stdout: OwnedFd, stderr: OwnedFd) {

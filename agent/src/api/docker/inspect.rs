@@ -1,11 +1,15 @@
 //! A container as Docker's clients expect to read it. Pure: values to JSON.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use tenantry_container::{
-    BindRequest, ContainerConfig, Record, RestartPolicy, SeccompChoice, Snapshot, State,
+    ContainerConfig, Propagation, Record, RestartPolicy, SeccompChoice, Snapshot, State,
+    TmpfsRequest,
 };
 
 use super::{networking, ports};
+use crate::api::App;
 use crate::api::logs::rfc3339;
 use crate::cli::table;
 use crate::collect::value;
@@ -14,7 +18,7 @@ use crate::collect::value;
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// One entry of `GET /containers/json`.
-pub fn summary(container: &Snapshot) -> Value {
+pub fn summary(app: &App, container: &Snapshot) -> Value {
     let record = &container.record;
     json!({
         "Id": record.id,
@@ -29,12 +33,12 @@ pub fn summary(container: &Snapshot) -> Value {
         "Status": status(record, jiff::Timestamp::now()),
         "HostConfig": { "NetworkMode": networking::mode(record) },
         "NetworkSettings": { "Networks": networking::endpoints(container) },
-        "Mounts": [],
+        "Mounts": mounts(app, record),
     })
 }
 
 /// `GET /containers/{id}/json`.
-pub fn inspect(container: &Snapshot) -> Value {
+pub fn inspect(app: &App, container: &Snapshot) -> Value {
     let record = &container.record;
     let mut args = record.process.args.iter();
     json!({
@@ -49,7 +53,7 @@ pub fn inspect(container: &Snapshot) -> Value {
         "RestartCount": record.restarts,
         "Driver": "overlay",
         "Platform": "linux",
-        "Mounts": [],
+        "Mounts": mounts(app, record),
         "HostConfig": host_config(record),
         "Config": config(record),
         "NetworkSettings": networking::settings(container),
@@ -87,7 +91,10 @@ fn host_config(record: &Record) -> Value {
         "PublishAllPorts": config.publish_all,
         "AutoRemove": config.auto_remove,
         "RestartPolicy": restart_policy(config.restart),
-        "Binds": config.binds.iter().map(bind).collect::<Vec<_>>(),
+        "Binds": binds(config),
+        "VolumesFrom": config.volumes_from,
+        "Tmpfs": config.tmpfs.iter().map(|tmpfs| (tmpfs.target.clone(), tmpfs_options(tmpfs)))
+            .collect::<BTreeMap<_, _>>(),
         "SecurityOpt": security_options(config),
         "CapAdd": config.cap_add,
         "CapDrop": config.cap_drop,
@@ -101,9 +108,53 @@ fn host_config(record: &Record) -> Value {
     })
 }
 
-fn bind(bind: &BindRequest) -> String {
-    let mode = if bind.read_only { ":ro" } else { "" };
-    format!("{}:{}{mode}", bind.source, bind.target)
+fn binds(config: &ContainerConfig) -> Vec<String> {
+    let line = |source: &str, target: &str, read_only: bool| {
+        let mode = if read_only { ":ro" } else { "" };
+        format!("{source}:{target}{mode}")
+    };
+    let binds = config.binds.iter().map(|bind| line(&bind.source, &bind.target, bind.read_only));
+    let volumes = config.volumes.iter().filter(|used| !used.anonymous);
+    binds.chain(volumes.map(|used| line(&used.name, &used.target, used.read_only))).collect()
+}
+
+fn tmpfs_options(tmpfs: &TmpfsRequest) -> String {
+    let size = tmpfs.size_bytes.map(|bytes| format!("size={bytes}"));
+    let mode = tmpfs.mode.map(|mode| format!("mode={mode:o}"));
+    let read_only = tmpfs.read_only.then(|| "ro".to_owned());
+    let exec = tmpfs.exec.then(|| "exec".to_owned());
+    let all: Vec<String> = [size, mode, read_only, exec].into_iter().flatten().collect();
+    all.join(",")
+}
+
+/// What is mounted, and from where, all kinds in one list.
+fn mounts(app: &App, record: &Record) -> Vec<Value> {
+    let config = &record.config;
+    let propagation = |propagation: Propagation| match propagation {
+        Propagation::Private => "rprivate",
+        Propagation::Slave => "rslave",
+        Propagation::Shared => "rshared",
+    };
+    let binds = config.binds.iter().map(|bind| {
+        json!({
+            "Type": "bind", "Source": bind.source, "Destination": bind.target, "Mode": "",
+            "RW": !bind.read_only, "Propagation": propagation(bind.propagation),
+        })
+    });
+    let volumes = config.volumes.iter().map(|used| {
+        json!({
+            "Type": "volume", "Name": used.name, "Source": app.engine.volumes().data(&used.name),
+            "Destination": used.target, "Driver": "local", "Mode": "",
+            "RW": !used.read_only, "Propagation": "",
+        })
+    });
+    let tmpfs = config.tmpfs.iter().map(|tmpfs| {
+        json!({
+            "Type": "tmpfs", "Source": "", "Destination": tmpfs.target, "Mode": "",
+            "RW": !tmpfs.read_only, "Propagation": "",
+        })
+    });
+    binds.chain(volumes).chain(tmpfs).collect()
 }
 
 fn security_options(config: &ContainerConfig) -> Vec<String> {
@@ -128,7 +179,7 @@ fn config(record: &Record) -> Value {
         "ExposedPorts": ports::exposed_view(config),
         "Labels": config.labels,
         "OpenStdin": config.open_stdin,
-        "Tty": false,
+        "Tty": config.terminal.is_some(),
         "StopTimeout": config.stop_timeout_s,
     })
 }

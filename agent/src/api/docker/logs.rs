@@ -88,19 +88,20 @@ pub async fn logs(
         _ => logs::frames(&path, from, ended).map_err(ApiError::internal)?,
     };
     let timestamps = is_true(query.timestamps.as_deref());
+    let terminal = container.record.config.terminal.is_some();
     let render = move |frame: Frame| -> Bytes {
         if timestamps {
             let lines = logs::lines(&frame);
-            lines.iter().flat_map(|line| logs::multiplexed(line, true)).collect()
+            lines.iter().flat_map(|line| logs::rendered(line, true, terminal)).collect()
         } else {
-            logs::multiplexed(&frame, false)
+            logs::rendered(&frame, false, terminal)
         }
     };
     let frames = futures_util::stream::iter(earlier.into_iter().map(Ok))
         .chain(later)
         .try_filter(move |frame| std::future::ready(filter.wants(frame)))
         .map_ok(render);
-    let media_type = [(CONTENT_TYPE, "application/vnd.docker.multiplexed-stream")];
+    let media_type = [(CONTENT_TYPE, super::attach::media_type(terminal))];
     Ok((media_type, Body::from_stream(frames)).into_response())
 }
 

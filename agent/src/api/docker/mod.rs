@@ -5,6 +5,7 @@
 //! A request for something that is not served yet is answered with 501 and the
 //! name of what is missing, never with a guess.
 
+pub mod archive;
 pub mod attach;
 pub mod build;
 pub mod changes;
@@ -16,12 +17,15 @@ pub mod filters;
 pub mod images;
 pub mod inspect;
 pub mod logs;
+mod mounts;
 mod networking;
 pub mod networks;
 mod ports;
 pub mod registry;
 mod sizes;
 pub mod system;
+pub mod terminal;
+pub mod volumes;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -51,8 +55,17 @@ pub fn router(app: Shared) -> Router {
         .route("/containers/{id}/kill", post(containers::kill))
         .route("/containers/{id}/wait", post(containers::wait))
         .route("/containers/{id}/update", post(containers::update))
+        .route(
+            "/containers/{id}/archive",
+            get(archive::get)
+                .head(archive::stat)
+                .put(archive::put)
+                .layer(DefaultBodyLimit::disable()),
+        )
+        .route("/containers/{id}/export", get(archive::export))
         .route("/containers/{id}/logs", get(logs::logs))
         .route("/containers/{id}/attach", post(attach::attach))
+        .route("/containers/{id}/resize", post(terminal::resize))
         .route("/containers/{id}/exec", post(exec::create))
         .route("/containers/{id}", delete(containers::remove))
         .route("/exec/{id}/start", post(exec::start))
@@ -63,6 +76,11 @@ pub fn router(app: Shared) -> Router {
         .route("/networks/{id}", get(networks::inspect).delete(networks::remove))
         .route("/networks/{id}/connect", post(networks::connect))
         .route("/networks/{id}/disconnect", post(networks::disconnect))
+        .route("/exec/{id}/resize", post(exec::resize))
+        .route("/volumes", get(volumes::list))
+        .route("/volumes/create", post(volumes::create))
+        .route("/volumes/prune", post(volumes::prune))
+        .route("/volumes/{name}", get(volumes::inspect).delete(volumes::remove))
         .route("/commit", post(images::commit::commit))
         .route("/system/df", get(images::usage::usage))
         .route("/images/json", get(images::list::list))

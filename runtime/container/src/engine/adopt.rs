@@ -20,7 +20,7 @@ use super::{
     ended::{self, Verdict},
     launch,
     remove::RUBBISH,
-    start, unix_ns, way_back, world,
+    start, unix_ns, volumes, way_back, world,
 };
 use crate::{
     config,
@@ -70,7 +70,13 @@ fn read_records(shared: &Shared) -> Result<Vec<Arc<Cell>>, Error> {
             }
         } else if config::is_id(&name) {
             match read_record(&path, &name) {
-                Ok(record) => cells.push(Arc::new(Cell::new(record, path))),
+                Ok(record) => {
+                    if let Err(error) = volumes::claim(shared, &record) {
+                        let error = error.chain();
+                        tracing::error!(container_id = name, error, "a volume cannot be had");
+                    }
+                    cells.push(Arc::new(Cell::new(record, path)));
+                }
                 Err(error) => set_aside(shared, &path, &name, &error),
             }
         }
@@ -290,7 +296,7 @@ fn revive(shared: &Arc<Shared>, cell: &Arc<Cell>) {
             let (shared, cell) = (shared.clone(), cell.clone());
             tokio::spawn(async move {
                 let _op = cell.op.lock().await;
-                if let Err(error) = super::remove::locked(&shared, &cell).await {
+                if let Err(error) = super::remove::locked(&shared, &cell, true).await {
                     tracing::error!(container_id = cell.id, error = error.chain(), "not removed");
                 }
             });

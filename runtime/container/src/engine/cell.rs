@@ -142,7 +142,7 @@ impl Cell {
 
     /// The reading end for a start; the writing end waits in [`Cell::take_stdin`].
     pub fn stdin_for_start(&self) -> io::Result<Option<OwnedFd>> {
-        if !self.lock().record.config.open_stdin {
+        if !has_stdin_pipe(&self.lock().record) {
             return Ok(None);
         }
         let mut stdin = self.stdin.lock().unwrap_or_else(PoisonError::into_inner);
@@ -159,7 +159,7 @@ impl Cell {
 
     pub fn take_stdin(&self) -> Result<Option<OwnedFd>, Error> {
         let snapshot = self.snapshot();
-        if !snapshot.record.config.open_stdin {
+        if !has_stdin_pipe(&snapshot.record) {
             return Ok(None);
         }
         let mut stdin = self.stdin.lock().unwrap_or_else(PoisonError::into_inner);
@@ -168,6 +168,11 @@ impl Cell {
         }
         Ok(stdin.write.take())
     }
+}
+
+/// A terminal takes what is typed itself.
+fn has_stdin_pipe(record: &Record) -> bool {
+    record.config.open_stdin && record.config.terminal.is_none()
 }
 
 impl Stdin {

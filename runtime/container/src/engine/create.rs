@@ -10,7 +10,7 @@ use tenantry_image::Held;
 use tenantry_network::Port;
 use tenantry_shim::spec::Process;
 
-use super::{Engine, EngineConfig, Shared, blocking, cell::Cell, detached, unix_ns};
+use super::{Engine, EngineConfig, Shared, blocking, cell::Cell, detached, unix_ns, volumes};
 use crate::{
     capabilities,
     config::{self, CreateRequest},
@@ -18,7 +18,7 @@ use crate::{
     events::Action,
     limits::Limits,
     names,
-    process::{resolve_process, with_home},
+    process::{resolve_process, with_home, with_term},
     record::{ImageReference, Record, VERSION},
     state::State,
     user,
@@ -49,6 +49,8 @@ fn create(shared: &Arc<Shared>, request: CreateRequest) -> Result<String, Error>
     let dir = shared.containers_dir().join(&id);
     let made = resolve(shared, request, &id, &name).and_then(|(record, held)| {
         make_directories(&dir, record.config.user_namespace, shared)?;
+        volumes::claim(shared, &record)?;
+        volumes::populate(shared, &record, &dir)?;
         let cell = Arc::new(Cell::new(record, dir.clone()));
         cell.persist()?;
         Ok((held, cell))
@@ -63,6 +65,7 @@ fn create(shared: &Arc<Shared>, request: CreateRequest) -> Result<String, Error>
         }
         Err(error) => {
             shared.registry().remove(&name, &id);
+            shared.volumes.release(&id, true);
             // It may not have come to that.
             let _ = fs::remove_dir_all(&dir);
             Err(error)
@@ -99,6 +102,8 @@ fn resolve<'a>(
     config.exposed.extend(config.ports.iter().map(|wish| wish.port));
     config.exposed.sort();
     config.exposed.dedup();
+    let of_image = image.config.config().as_ref().and_then(|config| config.volumes().clone());
+    volumes::resolve(shared, &mut config, &of_image.unwrap_or_default())?;
     let hostname = config.hostname.clone().unwrap_or_else(|| id[..12].to_owned());
     let resolved = resolve_process(&image.config, &config, &hostname)?;
     let passwd = user::read_from_layers(&image.layers, "etc/passwd")?;
@@ -106,7 +111,7 @@ fn resolve<'a>(
     let user = user::parse_user(&resolved.user, &passwd, &group)?;
     let process = Process {
         args: resolved.args,
-        env: with_home(resolved.env, &user.home),
+        env: with_term(with_home(resolved.env, &user.home), config.terminal.is_some()),
         cwd: resolved.cwd,
         uid: user.uid,
         gid: user.gid,
@@ -114,6 +119,7 @@ fn resolve<'a>(
         capabilities,
         no_new_privileges: config.no_new_privileges,
         oom_score_adj: config.oom_score_adj,
+        terminal: config.terminal,
     };
     let record = Record {
         version: VERSION,

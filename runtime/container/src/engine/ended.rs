@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::{
     Shared, adopt, blocking,
     cell::{Cell, Running},
-    launch, remove, start, unix_ns, world,
+    launch, remove, start, unix_ns, volumes, world,
 };
 use crate::{
     error::Error,
@@ -28,6 +28,7 @@ use crate::{
     restart::{Ending, History, RestartDecision, decide_restart},
     shim::connection::{Replies, Requests},
     state::{Happening, State},
+    volumes::VolumeAction,
 };
 
 /// A shim that has told the exit status has nothing left to do but exit.
@@ -173,6 +174,7 @@ pub(super) fn judge(
     attributes.extend(outcome.signal.map(|signal| ("signal", signal.to_string())));
     attributes.push(("execDuration", ran_for.as_secs().to_string()));
     shared.tell(cell, Action::Die, &attributes);
+    volumes::tell(shared, &cell.snapshot().record, VolumeAction::Unmount);
     decision
 }
 
@@ -231,7 +233,7 @@ pub(super) async fn follow(shared: &Arc<Shared>, cell: &Arc<Cell>, decision: Res
             restart_after(shared, cell, after);
         }
         RestartDecision::Stay if cell.snapshot().record.config.auto_remove => {
-            if let Err(error) = remove::locked(shared, cell).await {
+            if let Err(error) = remove::locked(shared, cell, true).await {
                 tracing::error!(container_id = cell.id, error = error.chain(), "not removed");
             }
         }

@@ -8,7 +8,7 @@ use std::{io, os::fd::OwnedFd, sync::Arc};
 use serde::{Deserialize, Serialize};
 use tenantry_shim::{
     protocol::{ExitStatus, Reply, Request},
-    spec::Process,
+    spec::{Process, WindowSize},
 };
 use tokio::sync::{Mutex, watch};
 
@@ -17,7 +17,7 @@ use crate::{
     config::{check_absolute, check_texts},
     error::Error,
     events::Action,
-    process::{merge_env, with_home},
+    process::{merge_env, with_home, with_term},
     record::Record,
     shim::connection::{self, Replies, Requests},
     user,
@@ -36,12 +36,13 @@ pub struct ExecRequest {
     pub user: Option<String>,
 }
 
-/// Where the process reads and writes. They are closed here once it has them.
+/// Where the process reads and writes.
 #[derive(Debug)]
-pub struct ExecStdio {
-    pub stdin: OwnedFd,
-    pub stdout: OwnedFd,
-    pub stderr: OwnedFd,
+pub enum ExecStdio {
+    /// Closed here once it has them.
+    Pipes { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
+    /// A new one of the container's, see [`ExecHandle::take_terminal`].
+    Terminal(WindowSize),
 }
 
 /// A process that runs, or ran. Dropping the handle ends the wait, not the process.
@@ -51,6 +52,7 @@ pub struct ExecHandle {
     pub pid: i32,
     requests: Arc<Mutex<Requests>>,
     exit: watch::Receiver<Option<ExitStatus>>,
+    terminal: Option<OwnedFd>,
 }
 
 impl Engine {
@@ -76,15 +78,37 @@ impl Engine {
         };
         let pid = running.live.pid;
         let line = request.args.join(" ");
-        let process = blocking("exec", move || resolve(&record, request, pid)).await?;
+        let terminal = match &stdio {
+            ExecStdio::Terminal(size) => Some(*size),
+            ExecStdio::Pipes { .. } => None,
+        };
+        let resolved = move || {
+            let mut process = resolve(&record, request, pid)?;
+            process.terminal = terminal;
+            process.env = with_term(process.env, terminal.is_some());
+            Ok(process)
+        };
+        let process = blocking("exec", resolved).await?;
         shared.tell(&cell, Action::ExecCreate, &[("execCommand", line.clone())]);
-        let descriptors = [stdio.stdin, stdio.stdout, stdio.stderr];
         let request = Request::Exec(Box::new(process));
         let socket = world::socket_path(&shared, &cell);
         let failed = |error: io::Error| Error::failed("ask the shim for exec", error);
-        let opened = connection::open_with_descriptors(&socket, &request, descriptors).await;
+        let opened = match stdio {
+            ExecStdio::Pipes { stdin, stdout, stderr } => {
+                let descriptors = [stdin, stdout, stderr];
+                connection::open_with_descriptors(&socket, &request, descriptors).await
+            }
+            ExecStdio::Terminal(_) => connection::open(&socket, &request).await,
+        };
         let (requests, mut replies) = opened.map_err(failed)?;
-        let pid = match replies.receive().await.map_err(failed)? {
+        let (first, terminal) = match replies.receive_first().await.map_err(failed)? {
+            Some((Reply::Terminal, terminal)) => {
+                (replies.receive().await.map_err(failed)?, terminal)
+            }
+            Some((reply, _)) => (Some(reply), None),
+            None => (None, None),
+        };
+        let pid = match first {
             Some(Reply::ExecRunning { pid }) => pid,
             Some(Reply::ExecFailed(failure)) => return Err(failure.into()),
             Some(other) => return Err(failed(io::Error::other(format!("answer {other:?}")))),
@@ -94,7 +118,7 @@ impl Engine {
         let (sender, exit) = watch::channel(None);
         let requests = Arc::new(Mutex::new(requests));
         tokio::spawn(follow(shared, cell, line, (requests.clone(), replies), sender));
-        Ok(ExecHandle { pid, requests, exit })
+        Ok(ExecHandle { pid, requests, exit, terminal })
     }
 }
 
@@ -113,6 +137,12 @@ impl ExecHandle {
         let known = exit.wait_for(Option::is_some).await;
         let known = known.ok().and_then(|status| *status);
         known.ok_or_else(|| Error::failed("wait for exec", "the shim was lost"))
+    }
+
+    /// The master of the process' terminal, once, if it has one. It does not block; when its
+    /// last copy is closed, the process is hung up.
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
     }
 
     pub async fn signal(&self, signal: i32) -> Result<(), Error> {
@@ -154,6 +184,7 @@ fn resolve(record: &Record, request: ExecRequest, pid: i32) -> Result<Process, E
         args: request.args,
         env: merge_env(&own.env, &request.env, &record.hostname),
         cwd,
+        terminal: None,
         ..own.clone()
     };
     if let Some(name) = request.user {

@@ -10,12 +10,12 @@ use std::{
 
 use tenantry_cgroupfs::Group;
 use tenantry_shim::spec::{
-    Bind, CgroupPlacement, LaunchSpec, NetworkNamespace, Rootfs, V1Directory,
+    Bind, CgroupPlacement, LaunchSpec, NetworkNamespace, Propagation, Rootfs, Tmpfs, V1Directory,
 };
 
 use super::{EngineConfig, create};
 use crate::{
-    config::{NetworkMode, SeccompChoice},
+    config::{NetworkMode, SeccompChoice, TmpfsRequest},
     error::Error,
     etc,
     record::Record,
@@ -36,6 +36,7 @@ pub(super) fn spec(
     record: &Record,
     dir: &Path,
     group: &Group,
+    volumes: Vec<PathBuf>,
 ) -> LaunchSpec {
     let strings = |list: &[&str]| list.iter().map(ToString::to_string).collect();
     let [hosts, hostname, resolv] = files(dir);
@@ -44,12 +45,23 @@ pub(super) fn spec(
         source,
         target: PathBuf::from(target),
         read_only: false,
+        propagation: Propagation::Private,
     });
     let wanted = record.config.binds.iter().map(|bind| Bind {
         source: PathBuf::from(&bind.source),
         target: PathBuf::from(&bind.target),
         read_only: bind.read_only,
+        propagation: bind.propagation,
     });
+    let volumes = record.config.volumes.iter().zip(volumes).map(|(used, source)| Bind {
+        source,
+        target: PathBuf::from(&used.target),
+        read_only: used.read_only,
+        propagation: Propagation::Private,
+    });
+    let mut binds: Vec<Bind> = own.into_iter().chain(wanted).chain(volumes).collect();
+    // What lies in another comes after it.
+    binds.sort_by_key(|bind| bind.target.components().count());
     LaunchSpec {
         id: record.id.clone(),
         hostname: record.hostname.clone(),
@@ -60,7 +72,8 @@ pub(super) fn spec(
             mountpoint: dir.join("rootfs"),
             read_only: record.config.read_only_rootfs,
         },
-        binds: own.into_iter().chain(wanted).collect(),
+        binds,
+        tmpfs: record.config.tmpfs.iter().map(tmpfs).collect(),
         cgroup: CgroupPlacement {
             unified: group.unified_dir().to_owned(),
             v1: group
@@ -78,10 +91,21 @@ pub(super) fn spec(
         masked_paths: strings(&security::MASKED_PATHS),
         read_only_paths: strings(&security::READ_ONLY_PATHS),
         seccomp: record.config.seccomp != SeccompChoice::Unconfined,
-        stdin: record.config.open_stdin,
+        stdin: record.config.open_stdin && record.config.terminal.is_none(),
         log_path: dir.join(LOG_FILE),
         exit_path: dir.join(EXIT_FILE),
     }
+}
+
+/// tmpfs' own options.
+fn tmpfs(wanted: &TmpfsRequest) -> Tmpfs {
+    let option = |name: &str, value: String| (name.to_owned(), value);
+    let mut options = vec![option("mode", format!("{:o}", wanted.mode.unwrap_or(0o1777)))];
+    options.extend(wanted.size_bytes.map(|bytes| option("size", bytes.to_string())));
+    options.extend(wanted.uid.map(|uid| option("uid", uid.to_string())));
+    options.extend(wanted.gid.map(|gid| option("gid", gid.to_string())));
+    let target = PathBuf::from(&wanted.target);
+    Tmpfs { target, options, read_only: wanted.read_only, exec: wanted.exec }
 }
 
 /// The files of this start; directories exist since `create`.

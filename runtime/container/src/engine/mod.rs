@@ -14,6 +14,7 @@ mod cell;
 mod create;
 mod ended;
 mod exec;
+mod files;
 mod launch;
 mod limits;
 mod look;
@@ -23,7 +24,9 @@ mod registry;
 mod remove;
 mod start;
 mod stop;
+mod terminal;
 mod throttle;
+mod volumes;
 mod way_back;
 mod world;
 
@@ -56,11 +59,14 @@ use crate::{
     seccomp,
     shim::program::ShimProgram,
     snapshot::Snapshot,
+    volumes::Volumes,
 };
 use cell::Cell;
 pub use exec::{ExecHandle, ExecRequest, ExecStdio};
+pub use files::Files;
 pub(crate) use limits::refused;
 use registry::Registry;
+pub use terminal::set_size;
 pub use throttle::Throttled;
 
 /// Whoever gives cgroups a meaning beyond this crate. Called with the
@@ -122,6 +128,7 @@ pub(crate) struct Shared {
     hierarchy: Hierarchy,
     networks: Networks,
     images: Arc<Store>,
+    volumes: Arc<Volumes>,
     identity: Arc<dyn Identity>,
     sockets: Sockets,
     registry: Mutex<Registry>,
@@ -161,6 +168,7 @@ impl Engine {
             Ok(hierarchy)
         });
         make_directory(&config.data_dir.join("containers"), 0o711)?;
+        let volumes = Arc::new(Volumes::open(config.data_dir.join("volumes"))?);
         let sockets = Sockets::open(config.run_dir.join("shims"))?;
         let shared = Arc::new(Shared {
             hierarchy: hierarchy.await?,
@@ -168,6 +176,7 @@ impl Engine {
             config,
             networks,
             images,
+            volumes,
             identity,
             sockets,
             registry: Mutex::default(),
@@ -202,6 +211,10 @@ impl Engine {
         &self.shared.networks
     }
 
+    pub fn volumes(&self) -> &Arc<Volumes> {
+        &self.shared.volumes
+    }
+
     pub fn hierarchy(&self) -> &Hierarchy {
         &self.shared.hierarchy
     }
@@ -227,6 +240,18 @@ impl Engine {
     /// was created with `open_stdin`. Dropping it is the program's end of file.
     pub fn stdin(&self, reference: &str) -> Result<Option<OwnedFd>, Error> {
         self.shared.find(reference)?.take_stdin()
+    }
+
+    /// Tells whoever listens what a client did that changed nothing here.
+    pub fn note(
+        &self,
+        reference: &str,
+        action: Action,
+        attributes: &[(&str, String)],
+    ) -> Result<(), Error> {
+        let cell = self.shared.find(reference)?;
+        self.shared.tell(&cell, action, attributes);
+        Ok(())
     }
 
     /// Where the container's output is appended, in frames of `tenantry_shim::log`.

@@ -24,12 +24,28 @@ pub(super) const RUBBISH: &str = ".removed-";
 impl Engine {
     /// Removes a container that does not run; with `force` it is killed first.
     pub async fn remove(&self, reference: &str, force: bool) -> Result<(), Error> {
+        self.remove_with(reference, force, false).await
+    }
+
+    /// As [`Engine::remove`]; with `volumes` those go, too, that nobody named and nobody else
+    /// uses. They always do with a container that removes itself.
+    pub async fn remove_with(
+        &self,
+        reference: &str,
+        force: bool,
+        volumes: bool,
+    ) -> Result<(), Error> {
         let (shared, cell) = self.target(reference)?;
-        detached(async move { remove(&shared, &cell, force).await }).await
+        detached(async move { remove(&shared, &cell, force, volumes).await }).await
     }
 }
 
-async fn remove(shared: &Arc<Shared>, cell: &Arc<Cell>, force: bool) -> Result<(), Error> {
+async fn remove(
+    shared: &Arc<Shared>,
+    cell: &Arc<Cell>,
+    force: bool,
+    volumes: bool,
+) -> Result<(), Error> {
     loop {
         let op = cell.op.lock().await;
         let snapshot = cell.snapshot();
@@ -45,7 +61,7 @@ async fn remove(shared: &Arc<Shared>, cell: &Arc<Cell>, force: bool) -> Result<(
             )));
         }
         if state != State::Running {
-            return locked(shared, cell).await;
+            return locked(shared, cell, volumes).await;
         }
         cell.update(|inner| inner.record.stopped_by_user = true);
         drop(op);
@@ -54,7 +70,11 @@ async fn remove(shared: &Arc<Shared>, cell: &Arc<Cell>, force: bool) -> Result<(
 }
 
 /// The caller holds `op`, and the container does not run.
-pub(super) async fn locked(shared: &Arc<Shared>, cell: &Arc<Cell>) -> Result<(), Error> {
+pub(super) async fn locked(
+    shared: &Arc<Shared>,
+    cell: &Arc<Cell>,
+    volumes: bool,
+) -> Result<(), Error> {
     cell.update(|inner| {
         inner.cancel_restart.take().inspect(|waiting| waiting.notify_one());
     });
@@ -86,6 +106,13 @@ pub(super) async fn locked(shared: &Arc<Shared>, cell: &Arc<Cell>) -> Result<(),
         });
         return Err(error);
     }
+    let (owner, volumes) = (cell.id.clone(), volumes || cell.lock().record.config.auto_remove);
+    let releasing = shared.clone();
+    blocking("release volumes", move || {
+        releasing.volumes.release(&owner, volumes);
+        Ok(())
+    })
+    .await?;
     let name = cell.snapshot().record.name.clone();
     shared.registry().remove(&name, &cell.id);
     shared.identity.forget(&cell.id);

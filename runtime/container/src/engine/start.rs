@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Instant};
 use super::{
     Engine, Shared,
     cell::Cell,
-    detached, ended, unix_ns,
+    detached, ended, unix_ns, volumes,
     world::{StartWorld, Started},
 };
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     record::Ended,
     shim::connection::{Replies, Requests},
     state::{self, Happening},
+    volumes::VolumeAction,
 };
 
 impl Engine {
@@ -82,6 +83,7 @@ pub(super) async fn run(shared: &Arc<Shared>, cell: &Arc<Cell>) -> Result<(), Er
                 inner.start_timings = timings;
             });
             persist_later(cell);
+            volumes::tell(shared, &cell.snapshot().record, VolumeAction::Mount);
             shared.tell(cell, Action::Start, &[]);
             watch(shared, cell, requests, replies);
             Ok(())

@@ -18,7 +18,7 @@ use tenantry_shim::protocol::{Reply, Request};
 use super::{
     Shared, blocking,
     cell::{Cell, Running},
-    launch, limits, networking, start, unix_ns,
+    launch, limits, networking, start, unix_ns, volumes,
 };
 use crate::{
     error::Error,
@@ -134,7 +134,13 @@ impl StartWorld {
 
     async fn spawn_shim(&self) -> Result<(), Error> {
         let begun = Instant::now();
-        let spec = launch::spec(&self.shared.config, &self.record, &self.cell.dir, &self.group);
+        let spec = launch::spec(
+            &self.shared.config,
+            &self.record,
+            &self.cell.dir,
+            &self.group,
+            volumes::sources(&self.shared, &self.record),
+        );
         let (program, name) = (self.shared.shim_program.clone(), self.cell.short().to_owned());
         let socket = socket_path(&self.shared, &self.cell);
         let seccomp = self

@@ -3,7 +3,7 @@
 //! Owns framing and its bound. See `tenantry_shim::protocol` for who says what.
 
 use std::{
-    io::{self, IoSlice},
+    io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::{
         fd::{AsFd, OwnedFd},
@@ -12,10 +12,13 @@ use std::{
     path::Path,
 };
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg,
+};
 use tenantry_shim::protocol::{MAX_LINE_BYTES, Reply, Request};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest},
     net::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
@@ -57,6 +60,15 @@ pub async fn open_with_descriptors(
     Ok((requests, replies))
 }
 
+/// Asks for one thing and takes the one reply, which may carry a descriptor.
+pub async fn ask_for_descriptor(
+    socket: &Path,
+    request: &Request,
+) -> io::Result<Option<(Reply, Option<OwnedFd>)>> {
+    let (_requests, mut replies) = open(socket, request).await?;
+    replies.receive_first().await
+}
+
 /// Asks for one thing and takes the one reply.
 pub async fn ask(socket: &Path, request: &Request) -> io::Result<Option<Reply>> {
     let (_requests, mut replies) = open(socket, request).await?;
@@ -84,6 +96,22 @@ fn send_first_byte(
     Ok(rustix::net::sendmsg(stream, &first, &mut control, SendFlags::NOSIGNAL)?)
 }
 
+/// `None` at the end.
+fn receive_byte(stream: &UnixStream) -> io::Result<(Option<u8>, Option<OwnedFd>)> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut control, flags)?;
+    let mut descriptor = None;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            descriptor = descriptors.last();
+        }
+    }
+    Ok(((received.bytes > 0).then_some(byte[0]), descriptor))
+}
+
 impl Requests {
     pub async fn send(&mut self, request: &Request) -> io::Result<()> {
         self.writer.write_all(&render(request)?).await
@@ -94,7 +122,27 @@ impl Replies {
     /// The next reply, or `None` when the shim has closed the connection. Not
     /// cancel safe: a caller that gives up on a reply drops the connection.
     pub async fn receive(&mut self) -> io::Result<Option<Reply>> {
-        let mut line = vec![];
+        self.receive_rest(vec![]).await
+    }
+
+    /// As [`Replies::receive`], of the connection's first reply, and the descriptor that its
+    /// first byte carries.
+    pub async fn receive_first(&mut self) -> io::Result<Option<(Reply, Option<OwnedFd>)>> {
+        let stream: &UnixStream = self.reader.get_ref().as_ref();
+        let (byte, descriptor) = loop {
+            stream.readable().await?;
+            match stream.try_io(Interest::READABLE, || receive_byte(stream)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                received => break received?,
+            }
+        };
+        let Some(byte) = byte else { return Ok(None) };
+        let reply = self.receive_rest(vec![byte]).await?;
+        Ok(reply.map(|reply| (reply, descriptor)))
+    }
+
+    async fn receive_rest(&mut self, mut line: Vec<u8>) -> io::Result<Option<Reply>> {
         loop {
             let available = match self.reader.fill_buf().await {
                 Ok(available) => available,

@@ -19,6 +19,7 @@ async fn a_start_that_fails_leaves_nothing_behind() {
         source: "/does/not/exist".into(),
         target: "/x".into(),
         read_only: false,
+        propagation: Default::default(),
     }];
     let mut into_a_file = bridged(&["true"]);
     into_a_file.config.working_dir = Some("/etc/passwd".into());

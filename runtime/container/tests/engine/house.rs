@@ -360,5 +360,5 @@ pub fn read_log(path: &Path) -> (String, String) {
 pub fn exec_stdio(dir: &Path) -> ExecStdio {
     let file = |name: &str| -> OwnedFd { fs::File::create(dir.join(name)).unwrap().into() };
     let stdin = fs::File::open("/dev/null").unwrap().into();
-    ExecStdio { stdin, stdout: file("out"), stderr: file("err") }
+    ExecStdio::Pipes { stdin, stdout: file("out"), stderr: file("err") }
 }

@@ -55,6 +55,7 @@ async fn a_running_container_is_where_and_what_it_was_asked_to_be() {
         source: bound.path().display().to_string(),
         target: "/b".into(),
         read_only: true,
+        propagation: Default::default(),
     }];
     let id = house.start(request).await;
     let expected = "1000\n1000\n/srv\nflat-7\ny\nboundro\nflat-7\n";

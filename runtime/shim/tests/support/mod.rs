@@ -94,6 +94,7 @@ impl Lab {
                 read_only: false,
             },
             binds: vec![],
+            tmpfs: vec![],
             cgroup: create_cgroups(&id),
             network: NetworkNamespace::New,
             user_namespace: None,
@@ -337,6 +338,7 @@ pub fn process(args: &[&str]) -> Process {
         capabilities: DEFAULT_CAPABILITIES,
         no_new_privileges: true,
         oom_score_adj: None,
+        terminal: None,
     }
 }
 

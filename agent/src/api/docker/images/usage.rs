@@ -9,6 +9,7 @@ use crate::api::Shared;
 use crate::api::docker::filters::Filters;
 use crate::api::docker::inspect;
 use crate::api::docker::sizes::Sizes;
+use crate::api::docker::volumes;
 use crate::api::error::ApiResult;
 
 pub async fn usage(State(app): State<Shared>) -> ApiResult<Json<Value>> {
@@ -22,7 +23,7 @@ pub async fn usage(State(app): State<Shared>) -> ApiResult<Json<Value>> {
     let sizes = Sizes::new(&app);
     let mut containers = Vec::new();
     for container in app.engine.list() {
-        let mut view = inspect::summary(&container);
+        let mut view = inspect::summary(&app, &container);
         sizes.add(&container, &mut view).await;
         containers.push(view);
     }
@@ -44,6 +45,13 @@ pub async fn usage(State(app): State<Shared>) -> ApiResult<Json<Value>> {
     let stopped = containers.iter().filter(|view| !runs(view));
     let stopped = stopped.map(|view| number(view, "SizeRw")).sum();
     let container_usage = counted(&containers, running, written, stopped);
+    let volumes = blocking(&app, |app| Ok(volumes::usage(app))).await?;
+    let used = |view: &&Value| number(&view["UsageData"], "RefCount") > 0;
+    let size = |view: &Value| number(&view["UsageData"], "Size");
+    let volume_bytes = volumes.iter().map(size).sum();
+    let unused = volumes.iter().filter(|view| !used(view)).map(size).sum();
+    let in_use = volumes.iter().filter(used).count();
+    let volume_usage = counted(&volumes, in_use, volume_bytes, unused);
     // Clients since API 1.52 read the sums, those before it the lists.
     Ok(Json(json!({
         "ImageUsage": image_usage,
@@ -51,7 +59,8 @@ pub async fn usage(State(app): State<Shared>) -> ApiResult<Json<Value>> {
         "LayersSize": layers,
         "Images": images,
         "Containers": containers,
-        "Volumes": [],
+        "VolumeUsage": volume_usage,
+        "Volumes": volumes,
         "BuildCache": [],
         "BuilderSize": 0,
     })))

@@ -1,4 +1,5 @@
-//! The root of a stage, to read from and to copy into: an overlay that only one thread sees.
+//! An image's or a stopped container's root, to read from and to copy into: an overlay that
+//! only one thread sees.
 //!
 //! Owns the mount. It is made in a mount namespace that a thread of its own has for this
 //! one call, so that the host never sees a mount, and none can be left by an agent that
@@ -19,7 +20,7 @@ use rustix::mount::{
 
 /// Directories of one overlay. What was written lies in `upper` afterwards.
 #[derive(Debug)]
-pub(super) struct Overlay {
+pub struct Overlay {
     /// The topmost first; at least one.
     pub lower: Vec<PathBuf>,
     pub upper: PathBuf,
@@ -32,7 +33,7 @@ pub(super) struct Overlay {
 ///
 /// # Errors
 /// The overlay cannot be had.
-pub(super) fn with_root<T: Send>(
+pub fn with_root<T: Send>(
     overlay: &Overlay,
     look: impl FnOnce(&OwnedFd) -> T + Send,
 ) -> io::Result<T> {
