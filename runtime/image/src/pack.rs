@@ -173,7 +173,7 @@ fn is_kernels(directory: &OwnedFd) -> bool {
     const CGROUP2: i64 = 0x6367_7270;
     const DEVPTS: i64 = 0x1cd1;
     const MQUEUE: i64 = 0x1980_0202;
-    let system = rustix::fs::fstatfs(directory).map_or(0, |system| i64::from(system.f_type));
+    let system = rustix::fs::fstatfs(directory).map_or(0, |system| system.f_type);
     [PROC, SYSFS, CGROUP, CGROUP2, DEVPTS, MQUEUE].contains(&system)
 }
 

@@ -29,7 +29,7 @@ pub fn take(process: &Process, size: WindowSize, channel: &ChildEnd) -> Result<P
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK;
     let master = in_root::open(MULTIPLEXER, flags).map_err(at("open", MULTIPLEXER))?;
     let system = rustix::fs::fstatfs(&master).map_err(at("fstatfs", MULTIPLEXER))?;
-    if i64::from(system.f_type) != DEVPTS_MAGIC {
+    if system.f_type != DEVPTS_MAGIC {
         return Err(failure("open", MULTIPLEXER, Errno::NODEV));
     }
     rustix::pty::unlockpt(&master).map_err(at("ioctl", MULTIPLEXER))?;

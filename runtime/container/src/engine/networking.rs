@@ -297,12 +297,13 @@ async fn persist(
     endpoints: &[Endpoint],
 ) -> Result<(), Error> {
     let path = world::run_file_path(shared, cell);
-    let mut endpoints = endpoints.to_vec().into_iter();
+    let first = endpoints.first().cloned();
+    let further = endpoints.iter().skip(1).cloned().collect();
     blocking("write the run file", move || {
         let failed = |e| Error::failed(format!("write {}", path.display()), e);
         let mut run: RunFile = record::read_json(&path).map_err(failed)?;
-        run.endpoint = endpoints.next();
-        run.further = endpoints.collect();
+        run.endpoint = first;
+        run.further = further;
         record::write_json(&path, &run, false).map_err(failed)
     })
     .await
