@@ -266,3 +266,15 @@ fn run(command: &mut Command) -> Result<String> {
     ensure!(output.status.success(), "{command:?}: {}\n{error}", output.status);
     Ok(String::from_utf8(output.stdout)?)
 }
+
+/// Leaves a test that cannot run, and says why; the runner counts it as skipped.
+#[macro_export]
+macro_rules! skip_without_registry {
+    () => {
+        $crate::skip_unless_possible!();
+        if let Some(why) = $crate::registry::obstacle() {
+            println!("SKIPPED: {why}");
+            return;
+        }
+    };
+}

@@ -10,41 +10,9 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tenantry_e2e::agent::{IMAGE, TestAgent, json};
-use tenantry_e2e::registry::{self, Options, PASSWORD, TestRegistry, USER};
-use tenantry_e2e::{skip_unless_possible, until};
-
-macro_rules! skip_without_docker {
-    () => {
-        skip_unless_possible!();
-        if Command::new("docker").arg("--version").output().is_err() {
-            println!("SKIPPED: no docker client is installed");
-            return;
-        }
-    };
-}
-
-fn docker(agent: &TestAgent, arguments: &[&str]) -> Command {
-    let mut command = Command::new("docker");
-    command
-        .arg("-H")
-        .arg(format!("unix://{}", agent.docker_socket().display()))
-        .args(arguments)
-        .stdin(Stdio::null())
-        .env("DOCKER_BUILDKIT", "0")
-        // No configuration of the person who runs the test.
-        .env("DOCKER_CONFIG", agent.scratch.join("docker"));
-    command
-}
-
-#[track_caller]
-fn ok(agent: &TestAgent, arguments: &[&str]) -> String {
-    let output = docker(agent, arguments).output().expect("docker runs");
-    let error = String::from_utf8_lossy(&output.stderr);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let log = agent.log();
-    assert!(output.status.success(), "docker {}: {text}{error}{log}", arguments.join(" "));
-    text
-}
+use tenantry_e2e::docker::{self, ok};
+use tenantry_e2e::registry::{Options, PASSWORD, TestRegistry, USER};
+use tenantry_e2e::{skip_unless_possible, skip_without_docker, skip_without_registry, until};
 
 /// A context: its files, by name.
 fn context(agent: &TestAgent, name: &str, files: &[(&str, &str)]) -> PathBuf {
@@ -65,7 +33,7 @@ fn build(agent: &TestAgent, dir: &Path, flags: &[&str]) -> String {
 #[track_caller]
 fn fails(agent: &TestAgent, dir: &Path, flags: &[&str]) -> (Option<i32>, String) {
     let arguments = [&["build"], flags, &[dir.to_str().unwrap()]].concat();
-    let Output { status, stdout, stderr } = docker(agent, &arguments).output().unwrap();
+    let Output { status, stdout, stderr } = docker::command(agent, &arguments).output().unwrap();
     let text = [stdout, stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
     assert!(!status.success(), "it was built: {text}");
@@ -182,7 +150,7 @@ fn a_dockerfile_with_most_instructions_makes_the_image_that_it_says() {
     assert!(text.contains("Successfully built "), "{text}");
     assert!(text.contains("Successfully tagged result:1"), "{text}");
     assert!(text.contains("Successfully tagged again:latest"), "{text}");
-    assert_eq!(ok(&agent, &["run", "--rm", "result:1"]), "from cmd\n");
+    assert_eq!(ok(&agent, &["run", "--rm", "result:1"]), "from cmd");
     let sh = |script: &str| {
         let flags = ["run", "--rm", "--entrypoint", "/bin/sh", "--user", "0", "again"];
         ok(&agent, &[&flags[..], &["-c", script]].concat())
@@ -190,23 +158,23 @@ fn a_dockerfile_with_most_instructions_makes_the_image_that_it_says() {
     let check = |script: &str, expected: &str| assert_eq!(sh(script), expected, "{script}");
     check(
         "pwd; echo $A-$B-$C; echo $PATH | grep -o '[^:]*$'",
-        "/srv/app\n1-two words-1x\n/opt/bin\n",
+        "/srv/app\n1-two words-1x\n/opt/bin",
     );
-    check("cat from_tools/greeting; stat -c %a from_tools/greeting", "hi\n4711\n");
+    check("cat from_tools/greeting; stat -c %a from_tools/greeting", "hi\n4711");
     check(
         "cat one.txt two.txt; stat -c '%u:%g %a' one.txt two.txt",
-        "one\ntwo\n1000:1000 640\n1000:1000 640\n",
+        "one\ntwo\n1000:1000 640\n1000:1000 640",
     );
-    check("cat conf/a.cfg conf/b.cfg; stat -c %u:%g conf/a.cfg", "a\nb\n0:0\n");
-    check("cat tree/link; readlink tree/link; stat -c %a tree/inner", "inner\ninner/file\n750\n");
-    check("ls tree", "inner\nkept.log\nlink\n");
+    check("cat conf/a.cfg conf/b.cfg; stat -c %u:%g conf/a.cfg", "a\nb\n0:0");
+    check("cat tree/link; readlink tree/link; stat -c %a tree/inner", "inner\ninner/file\n750");
+    check("ls tree", "inner\nkept.log\nlink");
     check(
         "cat /etc/motd /unpacked/one.txt; stat -c %u:%g /unpacked/one.txt",
-        "version 9\none\n7:8\n",
+        "version 9\none\n7:8",
     );
-    check("cat exec.txt script.txt", "exec form\nscript\n/srv/app\n");
+    check("cat exec.txt script.txt", "exec form\nscript\n/srv/app");
     // Mount points of the runtime's that the image lacks are no change of a step's.
-    check("ls -la /etc | grep -c resolv.conf", "1\n");
+    check("ls -la /etc | grep -c resolv.conf", "1");
     let document = config(&agent, "result:1");
     let config = &document["config"];
     assert_eq!(document["author"], "somebody");
@@ -240,7 +208,7 @@ fn a_dockerfile_with_most_instructions_makes_the_image_that_it_says() {
         )],
     );
     build(&agent, &child, &["-t", "child"]);
-    assert_eq!(ok(&agent, &["run", "--rm", "child"]), "triggered\n");
+    assert_eq!(ok(&agent, &["run", "--rm", "child"]), "triggered");
     nothing_is_left(&agent);
     agent.finish();
 }
@@ -368,11 +336,7 @@ fn a_copy_through_hostile_symlinks_stays_inside() {
 
 #[test]
 fn a_base_that_is_not_here_is_pulled_with_the_clients_credentials() {
-    skip_without_docker!();
-    if let Some(why) = registry::obstacle() {
-        println!("SKIPPED: {why}");
-        return;
-    }
+    skip_without_registry!();
     let agent = TestAgent::start();
     let options = Options { password: true, ..Options::default() };
     let registry = TestRegistry::start(&agent.scratch.join("registry"), options).unwrap();
@@ -403,7 +367,7 @@ fn a_base_that_is_not_here_is_pulled_with_the_clients_credentials() {
 fn a_dockerfile_alone_may_come_by_standard_input() {
     skip_without_docker!();
     let agent = TestAgent::start();
-    let mut client = docker(&agent, &["build", "--network", "none", "-t", "alone", "-"])
+    let mut client = docker::command(&agent, &["build", "--network", "none", "-t", "alone", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -413,10 +377,10 @@ fn a_dockerfile_alone_may_come_by_standard_input() {
     drop(stdin);
     let output = client.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    assert_eq!(ok(&agent, &["run", "--rm", "alone", "cat", "/net"]), "lo\n");
+    assert_eq!(ok(&agent, &["run", "--rm", "alone", "cat", "/net"]), "lo");
     // The builder's own label is nobody else's: the next agent removes what has it.
     let flags = ["create", "--label", "tenantry.build=1", IMAGE];
-    let refused = docker(&agent, &flags).output().unwrap();
+    let refused = docker::command(&agent, &flags).output().unwrap();
     assert!(!refused.status.success());
     nothing_is_left(&agent);
     agent.finish();
@@ -441,7 +405,8 @@ fn sleeping(agent: &TestAgent) -> (std::process::Child, String) {
     let dockerfile = "FROM demo\nRUN echo one > /one\nRUN sleep 1000\n";
     let dir = context(agent, "sleeping", &[("Dockerfile", dockerfile)]);
     let arguments = ["build", "-t", "sleeping", dir.to_str().unwrap()];
-    let client = docker(agent, &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let client =
+        docker::command(agent, &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let mut running = String::new();
     until("the step runs", || {
         let ps = agent.ok(&["ps", "-q"]);
@@ -496,7 +461,7 @@ fn an_agent_killed_in_the_middle_leaves_a_consistent_store_and_no_container() {
     }
     let dir = context(&agent, "after", &[("Dockerfile", "FROM demo\nRUN echo fine > /x\n")]);
     build(&agent, &dir, &["-t", "after"]);
-    assert_eq!(ok(&agent, &["run", "--rm", "after", "cat", "/x"]), "fine\n");
+    assert_eq!(ok(&agent, &["run", "--rm", "after", "cat", "/x"]), "fine");
     agent.finish();
 }
 

@@ -1,49 +1,21 @@
 //! The stock `docker` client against our socket.
 
-use std::process::{Command, Output};
-
 use tenantry_e2e::agent::{IMAGE, TestAgent};
-use tenantry_e2e::{skip_unless_possible, until};
-
-fn docker(agent: &TestAgent, arguments: &[&str]) -> Output {
-    Command::new("docker")
-        .arg("-H")
-        .arg(format!("unix://{}", agent.docker_socket().display()))
-        .args(arguments)
-        // No configuration of the person who runs the test.
-        .env("DOCKER_CONFIG", agent.scratch.join("docker"))
-        .output()
-        .expect("docker runs")
-}
-
-#[track_caller]
-fn ok(agent: &TestAgent, arguments: &[&str]) -> String {
-    let output = docker(agent, arguments);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "docker {}: {error}{}", arguments.join(" "), agent.log());
-    String::from_utf8(output.stdout).unwrap()
-}
-
-macro_rules! skip_without_docker {
-    () => {
-        skip_unless_possible!();
-        if Command::new("docker").arg("--version").output().is_err() {
-            println!("SKIPPED: no docker client is installed");
-            return;
-        }
-    };
-}
+use tenantry_e2e::docker::{self, ok};
+use tenantry_e2e::{skip_without_docker, until};
 
 #[test]
 fn docker_run_ps_logs_exec_stop_rm_work() {
     skip_without_docker!();
     let agent = TestAgent::start();
-    let output =
-        docker(&agent, &["run", "--rm", IMAGE, "sh", "-c", "echo out; echo err >&2; exit 4"]);
+    let output = docker::output(
+        &agent,
+        &["run", "--rm", IMAGE, "sh", "-c", "echo out; echo err >&2; exit 4"],
+    );
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(4), "{error}{}", agent.log());
     assert_eq!((output.stdout.as_slice(), error.as_str()), (&b"out\n"[..], "err\n"));
-    let output = docker(&agent, &["run", "--rm", IMAGE, "/no/such"]);
+    let output = docker::output(&agent, &["run", "--rm", IMAGE, "/no/such"]);
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(127), "{error}");
     assert!(error.contains("/no/such"), "{error}");
@@ -52,10 +24,10 @@ fn docker_run_ps_logs_exec_stop_rm_work() {
     assert_eq!(id.trim().len(), 64);
     let table = ok(&agent, &["ps"]);
     assert!(table.contains("web") && table.contains(&id[..12]) && table.contains("Up"), "{table}");
-    until("the line is logged", || ok(&agent, &["logs", "web"]) == "hello\n");
-    assert_eq!(ok(&agent, &["exec", "web", "cat", "/etc/hostname"]).trim(), &id[..12]);
+    until("the line is logged", || ok(&agent, &["logs", "web"]) == "hello");
+    assert_eq!(ok(&agent, &["exec", "web", "cat", "/etc/hostname"]).as_str(), &id[..12]);
     let format = ["inspect", "--format", "{{.State.Status}} {{.HostConfig.Memory}}", "web"];
-    assert_eq!(ok(&agent, &format).trim(), "running 0");
+    assert_eq!(ok(&agent, &format), "running 0");
     ok(&agent, &["stop", "-t", "0", "web"]);
     assert!(ok(&agent, &["ps", "-a"]).contains("Exited"));
     ok(&agent, &["rm", "web"]);
@@ -72,7 +44,7 @@ fn docker_images_load_import_and_rmi_work() {
     ok(&agent, &["import", rootfs.to_str().unwrap(), "twin:v1"]);
     let table = ok(&agent, &["images"]);
     assert!(table.contains("twin") && table.contains("v1"), "{table}");
-    assert_eq!(ok(&agent, &["run", "--rm", "twin:v1", "echo", "hi"]), "hi\n");
+    assert_eq!(ok(&agent, &["run", "--rm", "twin:v1", "echo", "hi"]), "hi");
     ok(&agent, &["rmi", "twin:v1"]);
     assert!(!ok(&agent, &["images"]).contains("twin"));
     agent.finish();
@@ -89,7 +61,7 @@ fn docker_run_limits_are_ours() {
     assert_eq!(limits["cpus"], 0.5);
     assert_eq!(limits["memory_bytes"], 64 << 20);
     assert_eq!(limits["pids"], 50);
-    let output = docker(&agent, &["run", "--rm", "--privileged", IMAGE, "true"]);
+    let output = docker::output(&agent, &["run", "--rm", "--privileged", IMAGE, "true"]);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && error.contains("Privileged"), "{error}");
     agent.finish();

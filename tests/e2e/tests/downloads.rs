@@ -2,45 +2,15 @@
 //! own, and what comes of it is looked at in the containers.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
 use tenantry_e2e::agent::{IMAGE, TestAgent};
+use tenantry_e2e::docker::{self, ok};
 use tenantry_e2e::hostile_registry::{HostileRegistry, Reply, Request, digest};
-use tenantry_e2e::{skip_unless_possible, until};
-
-macro_rules! skip_without_docker {
-    () => {
-        skip_unless_possible!();
-        if Command::new("docker").arg("--version").output().is_err() {
-            println!("SKIPPED: no docker client is installed");
-            return;
-        }
-    };
-}
-
-fn docker(agent: &TestAgent, arguments: &[&str]) -> Output {
-    Command::new("docker")
-        .arg("-H")
-        .arg(format!("unix://{}", agent.docker_socket().display()))
-        .args(arguments)
-        .env("DOCKER_BUILDKIT", "0")
-        .env("DOCKER_CONFIG", agent.scratch.join("docker"))
-        .stdin(Stdio::null())
-        .output()
-        .expect("docker runs")
-}
-
-#[track_caller]
-fn ok(agent: &TestAgent, arguments: &[&str]) -> String {
-    let output = docker(agent, arguments);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "docker {}: {error}{}", arguments.join(" "), agent.log());
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
+use tenantry_e2e::{skip_without_docker, until};
 
 #[track_caller]
 fn fails(agent: &TestAgent, arguments: &[&str], expected: &str) {
-    let output = docker(agent, arguments);
+    let output = docker::output(agent, arguments);
     let error = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(!output.status.success(), "docker {} succeeded", arguments.join(" "));
     assert!(error.contains(expected), "`{expected}` is not in: {error}");
@@ -110,7 +80,7 @@ fn add_fetches_what_an_address_names_and_copies_it_as_it_is() {
     assert_eq!(seen.lines().nth(4), Some("text 600 0:0 784111777"), "{seen}");
     assert!(named.starts_with("named 755 1000:1000 "), "{seen}");
     // An archive from elsewhere is not unpacked, as Docker has it.
-    assert!(seen.ends_with("whole\n"), "{seen}");
+    assert!(seen.ends_with("whole"), "{seen}");
     // It is fetched again, and being the same, it is known.
     let before = server.requests_of("/rootfs.tar").len();
     assert_eq!(ok(&agent, &arguments).matches("Using cache").count(), 4);
@@ -147,7 +117,7 @@ fn an_import_fetches_its_root_filesystem() {
     let events = ["image", "ls", "-q"];
     let told = ok(&agent, &["import", "-c", "CMD echo hi", &address("rootfs.tar"), "made:v1"]);
     assert!(told.contains("sha256:"), "{told}");
-    assert_eq!(ok(&agent, &["run", "--rm", "made:v1"]), "hi\n");
+    assert_eq!(ok(&agent, &["run", "--rm", "made:v1"]), "hi");
     let before = (ok(&agent, &events), left(&agent, "images/blobs/sha256"));
     for (path, expected) in [
         ("nothing", "is not there"),

@@ -7,52 +7,12 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tenantry_e2e::agent::{IMAGE, TestAgent, json};
+use tenantry_e2e::docker::{self, fails, ok};
 use tenantry_e2e::image_store::faults;
-use tenantry_e2e::{skip_unless_possible, until};
-
-fn command(agent: &TestAgent, arguments: &[&str]) -> Command {
-    let mut command = Command::new("docker");
-    command
-        .arg("-H")
-        .arg(format!("unix://{}", agent.docker_socket().display()))
-        .args(arguments)
-        // No configuration of the person who runs the test.
-        .env("DOCKER_CONFIG", agent.scratch.join("docker"));
-    command
-}
-
-fn docker(agent: &TestAgent, arguments: &[&str]) -> Output {
-    command(agent, arguments).output().expect("docker runs")
-}
-
-#[track_caller]
-fn ok(agent: &TestAgent, arguments: &[&str]) -> String {
-    let output = docker(agent, arguments);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "docker {}: {error}{}", arguments.join(" "), agent.log());
-    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
-}
-
-/// The client's complaint.
-#[track_caller]
-fn fails(agent: &TestAgent, arguments: &[&str]) -> String {
-    let output = docker(agent, arguments);
-    assert!(!output.status.success(), "docker {} succeeded", arguments.join(" "));
-    String::from_utf8_lossy(&output.stderr).trim_end().to_owned()
-}
+use tenantry_e2e::{skip_without_docker, until};
 
 fn store(agent: &TestAgent) -> std::path::PathBuf {
     agent.data_dir().join("images")
-}
-
-macro_rules! skip_without_docker {
-    () => {
-        skip_unless_possible!();
-        if Command::new("docker").arg("--version").output().is_err() {
-            println!("SKIPPED: no docker client is installed");
-            return;
-        }
-    };
 }
 
 const NAMES: [&str; 4] = ["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter"];
@@ -128,7 +88,7 @@ fn what_a_container_changed_is_committed() {
 
     assert_eq!(ok(&agent, &["run", "--rm", "made:v1"]), "hello");
     let look = "ls /root /bin/vi; stat -c %a-%h /data/twin; echo $A$C";
-    let output = docker(&agent, &["run", "--rm", "made:v1", "sh", "-c", look]);
+    let output = docker::output(&agent, &["run", "--rm", "made:v1", "sh", "-c", look]);
     let (out, error) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(out, "/root:\nown\n4755-2\nbd\n", "{error}");
@@ -282,7 +242,7 @@ fn events_tell_what_happens_to_images() {
     let agent = TestAgent::start();
     let format =
         ["events", "--filter", "type=image", "--format", "{{.Action}} {{.Actor.Attributes.name}}"];
-    let mut child = command(&agent, &format).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = docker::command(&agent, &format).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     // The client subscribes when it likes: the first event is repeated until it is heard.
     let (heard, hear) = std::sync::mpsc::channel();

@@ -7,23 +7,9 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use tenantry_e2e::agent::TestAgent;
+use tenantry_e2e::docker::{self, fails, ok};
 use tenantry_e2e::registry::{self, Options, PASSWORD, TestRegistry, USER, write_archive};
-use tenantry_e2e::{image, skip_unless_possible, until};
-
-fn docker(agent: &TestAgent, arguments: &[&str]) -> Output {
-    docker_with_input(agent, arguments, "")
-}
-
-fn docker_with_input(agent: &TestAgent, arguments: &[&str], input: &str) -> Output {
-    let mut command = Command::new("docker");
-    command
-        .arg("-H")
-        .arg(format!("unix://{}", agent.docker_socket().display()))
-        .args(arguments)
-        // No configuration of the person who runs the test.
-        .env("DOCKER_CONFIG", agent.scratch.join("docker"));
-    with_input(command, input)
-}
+use tenantry_e2e::{image, skip_without_registry, until};
 
 fn with_input(mut command: Command, input: &str) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -31,31 +17,6 @@ fn with_input(mut command: Command, input: &str) -> Output {
     // Who does not read its input may end before it is written.
     let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
     child.wait_with_output().expect("it ends")
-}
-
-#[track_caller]
-fn ok(agent: &TestAgent, arguments: &[&str]) -> String {
-    let output = docker(agent, arguments);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "docker {}: {error}{}", arguments.join(" "), agent.log());
-    String::from_utf8(output.stdout).unwrap()
-}
-
-#[track_caller]
-fn fails(agent: &TestAgent, arguments: &[&str]) -> String {
-    let output = docker(agent, arguments);
-    assert!(!output.status.success(), "docker {} succeeded", arguments.join(" "));
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-macro_rules! skip_without_registry {
-    () => {
-        skip_unless_possible!();
-        if let Some(why) = registry::obstacle() {
-            println!("SKIPPED: {why}");
-            return;
-        }
-    };
 }
 
 fn agent_with(config: &str) -> TestAgent {
@@ -211,10 +172,8 @@ fn events_and_metrics_tell_of_pulls_pushes_and_commits() {
     import(&agent, &name);
     agent.run_detached("cc", &[], &["sleep", "1000"]).unwrap();
     let format = "{{.Type}} {{.Action}} {{.Actor.ID}} {{json .Actor.Attributes}}";
-    let mut child = Command::new("docker")
-        .arg("-H")
-        .arg(format!("unix://{}", agent.docker_socket().display()))
-        .args(["events", "--filter", "event=tag", "--filter", "event=pull"])
+    let mut child = docker::command(&agent, &["events", "--filter", "event=tag"])
+        .args(["--filter", "event=pull"])
         .args(["--filter", "event=push", "--filter", "event=commit", "--format", format])
         .stdout(Stdio::piped())
         .spawn()
@@ -312,7 +271,7 @@ fn docker_push_gives_the_registry_what_skopeo_finds_there() {
         ok(&agent, &["rmi", name]);
     }
     ok(&agent, &["pull", &twin]);
-    assert_eq!(ok(&agent, &["run", "--rm", &twin, "echo", "hi"]), "hi\n");
+    assert_eq!(ok(&agent, &["run", "--rm", &twin, "echo", "hi"]), "hi");
     let error = fails(&agent, &["push", &registry.name("made/demo:nothing")]);
     assert!(error.contains("no such image"), "{error}");
     drop(registry);
@@ -333,7 +292,7 @@ fn docker_login_pull_and_push_work_over_tls_with_a_password() {
     import(&agent, &name);
     let login = |password: &str| {
         let arguments = ["login", "-u", USER, "--password-stdin", &address];
-        docker_with_input(&agent, &arguments, password)
+        with_input(docker::command(&agent, &arguments), password)
     };
 
     // A certificate of an authority that nobody knows, also on loopback.
@@ -361,7 +320,7 @@ fn docker_login_pull_and_push_work_over_tls_with_a_password() {
     ok(&agent, &["rmi", &name]);
     let told = ok(&agent, &["pull", &name]);
     assert!(told.contains(found["Digest"].as_str().unwrap()), "{told}");
-    assert_eq!(ok(&agent, &["run", "--rm", &name, "echo", "hi"]), "hi\n");
+    assert_eq!(ok(&agent, &["run", "--rm", &name, "echo", "hi"]), "hi");
 
     ok(&agent, &["logout", &address]);
     let error = fails(&agent, &["pull", &name]);
@@ -402,7 +361,7 @@ fn our_own_verbs_log_in_push_pull_and_run_what_is_missing() {
     let run = ["run", "--rm", &name, "echo", "hi"];
     let never = ["run", "--pull", "never", "--rm", &name, "echo", "hi"];
     assert!(!tenantry(&never, "").status.success());
-    assert_eq!(said(&tenantry(&run, "")), "hi\n");
+    assert_eq!(said(&tenantry(&run, "")), "hi");
     assert!(said(&tenantry(&["image", "pull", &name], "")).contains("Image is up to date"));
     said(&tenantry(&["logout", &address], ""));
     let output = tenantry(&["image", "pull", &name], "");
@@ -433,7 +392,7 @@ fn an_index_gives_the_platform_that_is_asked_for() {
     assert_eq!(env(&agent).trim(), "FOR=arm64");
     let error = fails(&agent, &["pull", "--platform", "linux/s390x", &name]);
     assert!(error.contains("linux/s390x; it has linux/amd64, linux/arm64"), "{error}");
-    let found = docker(&agent, &["manifest", "inspect", "--insecure", &name]);
+    let found = docker::output(&agent, &["manifest", "inspect", "--insecure", &name]);
     assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stderr));
     drop(registry);
     agent.finish();

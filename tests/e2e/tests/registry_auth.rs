@@ -7,8 +7,9 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use tenantry_e2e::agent::TestAgent;
+use tenantry_e2e::docker;
 use tenantry_e2e::hostile_registry::{HostileRegistry, MANIFEST, Parts, Reply, Request, digest};
-use tenantry_e2e::skip_unless_possible;
+use tenantry_e2e::skip_without_docker;
 
 /// The registry and its token service, which knows jane by `secret` and her `identity`.
 fn start(parts: Parts) -> HostileRegistry {
@@ -46,16 +47,6 @@ fn answer(parts: &Parts, request: &Request) -> Reply {
     }
 }
 
-macro_rules! skip_without_docker {
-    () => {
-        skip_unless_possible!();
-        if Command::new("docker").arg("--version").output().is_err() {
-            println!("SKIPPED: no docker client is installed");
-            return;
-        }
-    };
-}
-
 /// Docker's client and ours, with a configuration of the test's own.
 struct Clients<'a>(&'a TestAgent);
 
@@ -79,10 +70,7 @@ impl Clients<'_> {
     }
 
     fn docker(&self, arguments: &[&str], input: &str) -> Output {
-        let mut command = Command::new("docker");
-        let socket = self.0.docker_socket();
-        command.arg("-H").arg(format!("unix://{}", socket.display())).args(arguments);
-        self.run(command, input)
+        self.run(docker::command(self.0, arguments), input)
     }
 
     fn ours(&self, arguments: &[&str]) -> Output {

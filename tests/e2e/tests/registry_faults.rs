@@ -5,58 +5,18 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use tenantry_e2e::agent::TestAgent;
+use tenantry_e2e::docker::{self, ok};
 use tenantry_e2e::hostile_registry::{HostileRegistry, MANIFEST, Parts, Reply, Request, digest};
 use tenantry_e2e::registry::{self, Options, TestRegistry, write_archive};
 use tenantry_e2e::small_disk::SmallDisk;
-use tenantry_e2e::{image, skip_unless_possible, until};
-
-macro_rules! skip_without_docker {
-    () => {
-        skip_unless_possible!();
-        if Command::new("docker").arg("--version").output().is_err() {
-            println!("SKIPPED: no docker client is installed");
-            return;
-        }
-    };
-}
-
-macro_rules! skip_without_registry {
-    () => {
-        skip_unless_possible!();
-        if let Some(why) = registry::obstacle() {
-            println!("SKIPPED: {why}");
-            return;
-        }
-    };
-}
-
-fn docker(agent: &TestAgent, arguments: &[&str]) -> Output {
-    Command::new("docker")
-        .arg("-H")
-        .arg(format!("unix://{}", agent.docker_socket().display()))
-        .args(arguments)
-        .env("DOCKER_BUILDKIT", "0")
-        .env("DOCKER_CONFIG", agent.scratch.join("docker"))
-        .stdin(Stdio::null())
-        .output()
-        .expect("docker runs")
-}
-
-#[track_caller]
-fn ok(agent: &TestAgent, arguments: &[&str]) -> String {
-    let output = docker(agent, arguments);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "docker {}: {error}{}", arguments.join(" "), agent.log());
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
+use tenantry_e2e::{image, skip_without_docker, skip_without_registry, until};
 
 #[track_caller]
 fn fails(agent: &TestAgent, arguments: &[&str], expected: &[&str]) {
-    let output = docker(agent, arguments);
+    let output = docker::output(agent, arguments);
     let error = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(!output.status.success(), "docker {} succeeded", arguments.join(" "));
     for part in expected {
@@ -221,7 +181,7 @@ fn registries_are_reached_through_the_proxy_of_the_environment() {
 
     agent.spawn_with(&[("HTTPS_PROXY", &format!("http://jane:secret@{proxy}"))]).unwrap();
     ok(&agent, &["pull", &name]);
-    assert_eq!(ok(&agent, &["run", "--rm", &name, "echo", "hi"]), "hi\n");
+    assert_eq!(ok(&agent, &["run", "--rm", &name, "echo", "hi"]), "hi");
     ok(&agent, &["tag", &name, &format!("{host}/other:v1")]);
     ok(&agent, &["push", &format!("{host}/other:v1")]);
     let seen = heads.lock().unwrap().len();

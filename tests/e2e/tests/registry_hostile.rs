@@ -2,37 +2,27 @@
 //! the store, or a success after another try. And an agent that is killed while it pulls.
 
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tenantry_e2e::agent::TestAgent;
+use tenantry_e2e::docker;
 use tenantry_e2e::hostile_registry::{
     HostileRegistry, INDEX, MANIFEST, Parts, Reply, Request, digest, manifest,
 };
-use tenantry_e2e::{skip_unless_possible, until};
+use tenantry_e2e::{skip_without_docker, until};
 
 const OCTETS: &str = "application/octet-stream";
 const CONFIG: &str = "[registries]\npatience_s = 1\nattempts = 3\n";
 
-fn docker(agent: &TestAgent, arguments: &[&str]) -> Output {
-    Command::new("docker")
-        .arg("-H")
-        .arg(format!("unix://{}", agent.docker_socket().display()))
-        .args(arguments)
-        .env("DOCKER_CONFIG", agent.scratch.join("docker"))
-        .stdin(Stdio::null())
-        .output()
-        .expect("docker runs")
-}
-
 /// Pulls what must come, and removes it again.
 #[track_caller]
 fn succeeds(agent: &TestAgent, name: &str) {
-    let output = docker(agent, &["pull", name]);
+    let output = docker::output(agent, &["pull", name]);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name}: {error}{}", agent.log());
-    assert!(docker(agent, &["rmi", name]).status.success());
+    assert!(docker::output(agent, &["rmi", name]).status.success());
     assert_nothing_is_left(agent);
 }
 
@@ -40,7 +30,7 @@ fn succeeds(agent: &TestAgent, name: &str) {
 #[track_caller]
 fn fails(agent: &TestAgent, name: &str, expected: &str) {
     let since = Instant::now();
-    let output = docker(agent, &["pull", name]);
+    let output = docker::output(agent, &["pull", name]);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "{name} was pulled");
     assert!(error.contains(expected), "{name}: {error}");
@@ -58,16 +48,6 @@ fn assert_nothing_is_left(agent: &TestAgent) {
 fn stored(agent: &TestAgent, directory: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(agent.data_dir().join("images").join(directory)).unwrap();
     entries.map(|entry| entry.unwrap().path()).collect()
-}
-
-macro_rules! skip_without_docker {
-    () => {
-        skip_unless_possible!();
-        if Command::new("docker").arg("--version").output().is_err() {
-            println!("SKIPPED: no docker client is installed");
-            return;
-        }
-    };
 }
 
 fn agent_with(config: &str) -> TestAgent {
@@ -174,7 +154,8 @@ fn two_pulls_at_once_fetch_each_layer_once() {
     .unwrap();
     let names = [registry.name("one:v1"), registry.name("two:v1")];
     let told: Vec<String> = std::thread::scope(|scope| {
-        let pulls = names.each_ref().map(|name| scope.spawn(|| docker(&agent, &["pull", name])));
+        let pulls =
+            names.each_ref().map(|name| scope.spawn(|| docker::output(&agent, &["pull", name])));
         let told = pulls.map(|pull| pull.join().unwrap());
         told.map(|output| {
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -188,7 +169,7 @@ fn two_pulls_at_once_fetch_each_layer_once() {
     let with = |state: &str| told.iter().filter(|told| told.contains(state)).count();
     assert_eq!((with("Pull complete"), with("Waiting"), with("Already exists")), (1, 1, 1));
     for name in &names {
-        assert!(docker(&agent, &["rmi", name]).status.success());
+        assert!(docker::output(&agent, &["rmi", name]).status.success());
     }
     assert_nothing_is_left(&agent);
     agent.finish();
@@ -391,7 +372,7 @@ fn a_push_goes_in_chunks_where_asked_again_where_it_broke_and_ends_where_refused
     let push = |registry: &HostileRegistry, repository: &str| {
         let name = registry.name(&format!("{repository}:v1"));
         agent.ok(&["image", "import", &name, tar.to_str().unwrap()]);
-        let output = docker(&agent, &["push", &name]);
+        let output = docker::output(&agent, &["push", &name]);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.success(), error)
     };
@@ -429,7 +410,7 @@ fn a_push_goes_in_chunks_where_asked_again_where_it_broke_and_ends_where_refused
     }
     // What no registry took has no digest of theirs.
     let digests =
-        docker(&agent, &["images", "--digests", "--format", "{{.Repository}} {{.Digest}}"]);
+        docker::output(&agent, &["images", "--digests", "--format", "{{.Repository}} {{.Digest}}"]);
     let digests = String::from_utf8_lossy(&digests.stdout).into_owned();
     assert!(digests.lines().any(|line| line.ends_with("denied <none>")), "{digests}");
     agent.finish();
@@ -455,11 +436,7 @@ fn an_agent_that_is_killed_while_it_pulls_leaves_nothing_of_it() {
     succeeds(&agent, &registry.name("honest"));
     for (round, wait_ms) in [0, 5, 20, 50, 100].into_iter().enumerate() {
         let name = registry.name(if round % 2 == 0 { "slow" } else { "honest" });
-        let mut client = Command::new("docker")
-            .arg("-H")
-            .arg(format!("unix://{}", agent.docker_socket().display()))
-            .args(["pull", &name])
-            .stdin(Stdio::null())
+        let mut client = docker::command(&agent, &["pull", &name])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -472,14 +449,14 @@ fn an_agent_that_is_killed_while_it_pulls_leaves_nothing_of_it() {
         agent.spawn().unwrap();
         assert_eq!(stored(&agent, "tmp"), Vec::<PathBuf>::new(), "round {round}");
         // Whole, or not at all.
-        let images = docker(&agent, &["images", "-q"]).stdout;
+        let images = docker::output(&agent, &["images", "-q"]).stdout;
         let (blobs, layers) =
             (stored(&agent, "blobs/sha256").len(), stored(&agent, "layers").len());
         match images.is_empty() {
             true => assert_eq!((blobs, layers), (0, 0), "round {round}"),
             false => {
                 assert_eq!((blobs, layers), (3, 1), "round {round}");
-                assert!(docker(&agent, &["rmi", &name]).status.success());
+                assert!(docker::output(&agent, &["rmi", &name]).status.success());
             }
         }
         succeeds(&agent, &registry.name("honest"));
@@ -500,11 +477,7 @@ fn a_client_that_goes_away_ends_its_pull() {
             false => honest(&parts, request),
         })
         .unwrap();
-    let mut client = Command::new("docker")
-        .arg("-H")
-        .arg(format!("unix://{}", agent.docker_socket().display()))
-        .args(["pull", &registry.name("slow")])
-        .stdin(Stdio::null())
+    let mut client = docker::command(&agent, &["pull", &registry.name("slow")])
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
