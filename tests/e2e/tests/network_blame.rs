@@ -4,7 +4,7 @@
 use serde_json::Value;
 use tenantry_e2e::agent::{TestAgent, json};
 use tenantry_e2e::uplink::{FAR, Uplink};
-use tenantry_e2e::{patience, skip_unless_possible};
+use tenantry_e2e::{patience, skip_unless_possible, until};
 
 /// Seconds per second that `victim` waited for the network, by kind of culprit.
 fn wait(answer: &Value, victim: &str, kind: &str) -> f64 {
@@ -40,7 +40,8 @@ fn a_neighbour_that_fills_the_uplink_is_named() {
     let bulk = format!("workload stream --to {FAR}:9000 --seconds 1000");
     agent.run_detached("bulk", &[], &bulk.split(' ').collect::<Vec<_>>()).unwrap();
     std::thread::sleep(patience(5));
-    assert!(uplink.backlog_bytes() > 10_000, "no queue stands");
+    // One stream's queue runs empty for a moment when it lost something.
+    until("a queue stands", || uplink.backlog_bytes() > 10_000);
     let answer = json(&agent.ok(&["blame", "--json", "--window", "3s"]));
     let all: f64 = ["container", "self", "host", "quota", "unexplained"]
         .iter()
