@@ -80,8 +80,11 @@ const WORKLOADS: &[Workload] = &[
         &[
             "sh",
             "-c",
-            "mkdir /tmp/w; echo page > /tmp/w/index.html; \
-        httpd -p 127.0.0.1:8080 -h /tmp/w; wget -q -O - http://127.0.0.1:8080/; killall httpd",
+            // The page comes late, so that its reader waits for it each time.
+            "mkdir -p /tmp/w/cgi-bin; cd /tmp/w/cgi-bin; \
+        printf '%s\\n' '#!/bin/sh' 'echo Content-Type: text/plain' echo 'sleep 0.2' 'echo page' > page; \
+        chmod 755 page; httpd -p 127.0.0.1:8080 -h /tmp/w; \
+        wget -q -O - http://127.0.0.1:8080/cgi-bin/page; killall httpd",
         ],
     ),
     ours("counted", &["workload", "syscalls", "--getpid", "100", "--failing-openat", "10"]),
