@@ -361,7 +361,7 @@ fn our_own_verbs_log_in_push_pull_and_run_what_is_missing() {
     let run = ["run", "--rm", &name, "echo", "hi"];
     let never = ["run", "--pull", "never", "--rm", &name, "echo", "hi"];
     assert!(!tenantry(&never, "").status.success());
-    assert_eq!(said(&tenantry(&run, "")), "hi");
+    assert_eq!(said(&tenantry(&run, "")), "hi\n");
     assert!(said(&tenantry(&["image", "pull", &name], "")).contains("Image is up to date"));
     said(&tenantry(&["logout", &address], ""));
     let output = tenantry(&["image", "pull", &name], "");

@@ -103,9 +103,9 @@ impl TestProgram {
     }
 }
 
-/// To optimise the agent once more for its own unit tests takes minutes and finds nothing; the
-/// agent that tests start is the one that is shipped.
-const QUICKLY: &str = "profile.release.package.tenantry.opt-level=0";
+/// To optimise the agent once more for its own unit and doc tests takes minutes and finds nothing;
+/// the agent that tests start is the one that is shipped.
+pub const QUICKLY: &str = "profile.release.package.tenantry.opt-level=0";
 
 /// Builds the test programs of these packages; of the whole workspace if none is named.
 pub fn build_tests(only: &[String]) -> Result<Vec<TestProgram>> {

@@ -224,6 +224,7 @@ fn doc_tests() -> Result<Suite> {
     let mut command = supervise::dying_with_us(cargo::command().get_program());
     command
         .args(["test", "--release", "--workspace", "--doc", "--no-fail-fast"])
+        .args(["--config", cargo::QUICKLY])
         .args(["--", "--show-output"])
         .current_dir(cargo::workspace_root());
     run_libtest("doc tests", &mut command, false)
