@@ -38,7 +38,8 @@ CMD [\"/bin/cat\", \"stamp\"]
 ";
 
 pub fn run() -> Result<()> {
-    let agent = TestAgent::try_start()?;
+    // All slots but a few for ours.
+    let agent = TestAgent::try_start_with("max_containers = 250\n[foreign]\nmax = 5\n")?;
     let registry = TestRegistry::start(&agent.scratch.join("registry"), Options::default())?;
     // Of its own: what it built stays in its store as long as its cache does.
     let maker = TestAgent::try_start()?;
