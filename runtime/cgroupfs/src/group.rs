@@ -195,6 +195,12 @@ impl Group {
         self.set_frozen("0", 0, "thawed")
     }
 
+    /// Whether all of the group's tasks have stopped.
+    pub fn is_frozen(&self) -> Result<bool, Error> {
+        let (events, mut buffer) = (self.0.unified.join("cgroup.events"), Buffer::new());
+        Ok(parse::keyed(buffer.read(&events)?, "frozen") == Some(1))
+    }
+
     fn set_frozen(&self, value: &str, wanted: u64, state: &'static str) -> Result<(), Error> {
         self.check_path("freeze or thaw")?;
         let path = self.0.unified.join("cgroup.freeze");

@@ -29,6 +29,8 @@ pub struct ChildEnd(OwnedFd);
 pub enum FromChild {
     Failed(Failure),
     Terminal(Pty),
+    /// It has come as far as it goes by itself. The shim's own children do not say it.
+    Ready,
     /// Its program runs, or it died.
     Closed,
 }
@@ -44,6 +46,9 @@ pub struct Pty {
 /// The whole packet that carries a [`Pty`]; a failure begins with a brace.
 const TERMINAL: &[u8] = b"T";
 
+/// The whole packet of a child that is ready.
+const READY: &[u8] = b"Y";
+
 pub fn pair() -> Result<(ShimEnd, ChildEnd)> {
     let (shim, child) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
@@ -51,6 +56,11 @@ pub fn pair() -> Result<(ShimEnd, ChildEnd)> {
 }
 
 impl ShimEnd {
+    /// Of a socket that was connected to a child's gate.
+    pub fn over(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
     /// Lets the child pass the point where it waits.
     pub fn go(&self) -> Result<()> {
         rustix::net::send(&self.0, b"G", SendFlags::NOSIGNAL).map(drop)
@@ -90,6 +100,9 @@ impl ShimEnd {
 }
 
 fn parse(packet: &[u8], descriptors: Vec<OwnedFd>) -> FromChild {
+    if packet == READY {
+        return FromChild::Ready;
+    }
     if packet == TERMINAL
         && let Ok([master, slave]) = <[OwnedFd; 2]>::try_from(descriptors)
     {
@@ -113,6 +126,15 @@ impl AsFd for ChildEnd {
 }
 
 impl ChildEnd {
+    /// Of a socket that was accepted, or of the one that listens.
+    pub fn over(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    pub fn say_ready(&self) -> Result<()> {
+        rustix::net::send(&self.0, READY, SendFlags::NOSIGNAL).map(drop)
+    }
+
     /// Waits for [`ShimEnd::go`]. A shim that died takes its child along: PIPE.
     pub fn wait_for_go(&self) -> Result<()> {
         let mut packet = [0; 1];

@@ -172,6 +172,7 @@ impl Container {
         let execution = &mut self.executions[index];
         let failed = match execution.channel.as_ref()?.receive()? {
             FromChild::Failed(failure) => failure,
+            FromChild::Ready => return None,
             FromChild::Terminal(pty) => {
                 return Some((execution.connection, ExecNews::Terminal(pty.master)));
             }

@@ -268,7 +268,9 @@ pub fn finish(
     Err(program.execute(&vectors))
 }
 
-fn enter_root(rootfs: OwnedFd) -> Result<(), Failure> {
+/// Makes `rootfs`, a detached mount, the root. The working directory is where it is to be
+/// attached, in the caller's own mount namespace, in which nothing is shared.
+pub fn enter_root(rootfs: OwnedFd) -> Result<(), Failure> {
     move_mount(rootfs.as_fd(), "", CWD, ".", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(at("move_mount", "rootfs"))?;
     rustix::process::fchdir(&rootfs).map_err(at("fchdir", "rootfs"))?;
@@ -278,7 +280,8 @@ fn enter_root(rootfs: OwnedFd) -> Result<(), Failure> {
     rustix::process::chdir("/").map_err(at("chdir", "/"))
 }
 
-fn enter_directory(path: &str) -> Result<(), Failure> {
+/// Creates the working directory where it is missing, as Docker and runc do.
+pub fn enter_directory(path: &str) -> Result<(), Failure> {
     match rustix::process::chdir(path) {
         Err(Errno::NOENT) => {
             crate::in_root::create_directory(path).map_err(at("mkdir", path))?;

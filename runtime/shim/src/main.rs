@@ -5,42 +5,19 @@
 //! ```
 //!
 //! Everything runs on one thread, always: that is what makes it sound to go on in
-//! Rust after `clone3`. No module starts a thread or an async runtime. The only
-//! `unsafe` code is in `sys`.
-
-mod cgroup;
-mod channel;
-mod connection;
-mod container;
-mod detach;
-mod exec;
-mod exit_file;
-mod failure;
-mod hold;
-mod in_root;
-mod launch;
-mod lifecycle;
-mod log_file;
-mod mounts;
-mod overlay;
-mod plan;
-mod privileges;
-mod program;
-mod serve;
-mod sys;
-mod terminal;
+//! Rust after `clone3`. No module of the library starts a thread or an async runtime.
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use rustix::io::Errno;
+use tenantry_shim::container::Container;
+use tenantry_shim::failure::{at, failure};
+use tenantry_shim::launch::{self, Inherited};
 use tenantry_shim::protocol::Failure;
+use tenantry_shim::serve::Shim;
 use tenantry_shim::spec::{LaunchSpec, fd};
-
-use crate::container::Container;
-use crate::failure::{at, failure};
-use crate::launch::Inherited;
-use crate::serve::Shim;
+use tenantry_shim::{detach, sys};
 
 fn main() -> ExitCode {
     // Both before anything else is open. Without a listener there is nobody to

@@ -8,7 +8,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, makedev};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, makedev};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -18,9 +18,9 @@ use tenantry_shim::protocol::Failure;
 use tenantry_shim::spec::Propagation;
 
 use crate::failure::{at, failure};
-use crate::in_root;
 use crate::plan::Step;
 use crate::sys::{self, MountChange};
+use crate::{copy_up, in_root};
 
 /// Detached mounts, one place per step.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ pub fn create_filesystems(steps: &[Step], detached: &mut Detached) -> Result<(),
 }
 
 fn create_filesystem(
-    kind: &'static str,
+    kind: &str,
     options: &[(impl AsRef<str>, impl AsRef<str>)],
     attributes: MountAttrFlags,
 ) -> Result<OwnedFd, Failure> {
@@ -90,8 +90,11 @@ pub fn attach(steps: &[Step], detached: Detached) -> Result<(), Failure> {
     let mut empty_directory = None;
     for (step, mount) in steps.iter().zip(detached.0) {
         match (step, mount) {
-            (Step::Filesystem { target, .. }, Some(mount)) => {
+            (Step::Filesystem { target, copy_up, .. }, Some(mount)) => {
                 let place = in_root::create_directory(target).map_err(at("mkdir", target))?;
+                if *copy_up {
+                    copy_up::copy(&place, &mount).map_err(at("copy", target))?;
+                }
                 move_to(&mount, &place).map_err(at("move_mount", target))?;
             }
             (Step::Tree { target, .. }, Some(tree)) => attach_tree(&tree, target)?,
@@ -103,6 +106,21 @@ pub fn attach(steps: &[Step], detached: Detached) -> Result<(), Failure> {
             }
             (Step::Device { path, major, minor }, _) => create_device(path, *major, *minor)?,
             (Step::Restrict { path, attributes }, _) => restrict(path, *attributes)?,
+            (Step::Node { path, kind, major, minor, mode, uid, gid }, _) => {
+                let device = makedev(*major, *minor);
+                create_node(path, *kind, device, *mode)?;
+                own_node(path, *mode, *uid, *gid)?;
+            }
+            (Step::Link { path, to }, _) => match rustix::fs::symlink(to.as_str(), path.as_str()) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(failure("symlink", path, errno)),
+            },
+            (Step::Write { path, text }, _) => write_setting(path, text)?,
+            (Step::Propagate { path, propagation }, _) => {
+                let place = in_root::open_target(path).map_err(at("open", path))?;
+                let change = MountChange { propagation: *propagation, ..MountChange::default() };
+                sys::change_mount(place.as_fd(), change).map_err(at("mount_setattr", path))?;
+            }
             (Step::Mask { path }, _) => mask(path, &mut empty_directory)?,
             (Step::ReadOnly { path }, _) => make_read_only(path)?,
             (Step::Filesystem { target, .. } | Step::Tree { target, .. }, None) => {
@@ -146,6 +164,52 @@ fn create_device(path: &str, major: u32, minor: u32) -> Result<(), Failure> {
     let mode = Mode::from_raw_mode(0o666);
     rustix::fs::mknodat(CWD, path, FileType::CharacterDevice, mode, makedev(major, minor))
         .map_err(at("mknod", path))?;
+    mount_node(path)
+}
+
+/// Its directory is created where it is missing.
+fn create_node(path: &str, kind: FileType, device: u64, mode: u32) -> Result<(), Failure> {
+    let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let directory = if directory.is_empty() { "/" } else { directory };
+    let directory = in_root::create_directory(directory).map_err(at("mkdir", path))?;
+    let is_device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
+    match rustix::fs::mknodat(&directory, name, kind, Mode::from_raw_mode(mode), device) {
+        Ok(()) if is_device => mount_node(path),
+        Ok(()) => Ok(()),
+        Err(Errno::EXIST) => {
+            let there = in_root::open_target(path).map_err(at("open", path))?;
+            let stat = rustix::fs::fstat(&there).map_err(at("fstat", path))?;
+            if FileType::from_raw_mode(stat.st_mode) != kind || stat.st_rdev != device {
+                return Err(failure("mknod", path, Errno::EXIST));
+            }
+            if is_device { mount_node(path) } else { Ok(()) }
+        }
+        Err(errno) => Err(failure("mknod", path, errno)),
+    }
+}
+
+fn own_node(path: &str, mode: u32, uid: u32, gid: u32) -> Result<(), Failure> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::fs::chownat(CWD, path, Some(uid), Some(gid), flags).map_err(at("chown", path))?;
+    rustix::fs::chmod(path, Mode::from_raw_mode(mode)).map_err(at("chmod", path))
+}
+
+/// Not by a plain `open`: what an image has at `/proc` must not be written to.
+fn write_setting(path: &str, text: &str) -> Result<(), Failure> {
+    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+    let file = in_root::open(path, OFlags::WRONLY).map_err(at("open", path))?;
+    let system = rustix::fs::fstatfs(&file).map_err(at("fstatfs", path))?;
+    if system.f_type != PROC_SUPER_MAGIC {
+        return Err(failure("open", path, Errno::NODEV));
+    }
+    rustix::io::write(&file, text.as_bytes())
+        .map(drop)
+        .map_err(at("write", format_args!("{text} to {path}")))
+}
+
+/// A mount of the node itself stays usable where the file system around it is `nodev`.
+fn mount_node(path: &str) -> Result<(), Failure> {
     let node = in_root::open_target(path).map_err(at("open", path))?;
     let own = copy_of(&node, false).map_err(at("open_tree", path))?;
     move_to(&own, &node).map_err(at("move_mount", path))

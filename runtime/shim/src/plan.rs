@@ -9,8 +9,10 @@
 //! of one file each. A container that may `mknod` gains nothing by it, with or
 //! without a device cgroup.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FileType;
 use rustix::mount::MountAttrFlags as Attr;
 use tenantry_shim::spec::{
     Bind, CgroupPlacement, LaunchSpec, NetworkNamespace, Propagation, Tmpfs,
@@ -21,7 +23,7 @@ const PROC: Attr =
 const PROC_READ_ONLY: Attr = PROC.union(Attr::MOUNT_ATTR_RDONLY);
 
 /// Name, minor number; all are of the `mem` major but `tty`.
-const DEVICES: [(&str, u32, u32); 6] = [
+pub const DEVICES: [(&str, u32, u32); 6] = [
     ("/dev/null", 1, 3),
     ("/dev/zero", 1, 5),
     ("/dev/full", 1, 7),
@@ -30,7 +32,7 @@ const DEVICES: [(&str, u32, u32); 6] = [
     ("/dev/tty", 5, 0),
 ];
 
-const LINKS: [(&str, &str); 6] = [
+pub const LINKS: [(&str, &str); 6] = [
     ("/dev/fd", "/proc/self/fd"),
     ("/dev/stdin", "/proc/self/fd/0"),
     ("/dev/stdout", "/proc/self/fd/1"),
@@ -43,10 +45,12 @@ const LINKS: [(&str, &str); 6] = [
 pub enum Step {
     /// A new file system, created in the child's namespaces before `pivot_root`.
     Filesystem {
-        kind: &'static str,
+        kind: Cow<'static, str>,
         options: Vec<(String, String)>,
         target: String,
         attributes: Attr,
+        /// What is in the directory that it covers is copied into it.
+        copy_up: bool,
     },
     /// A copy of a host mount, taken by the shim before the child exists: the
     /// child's user may not be able to walk there.
@@ -75,6 +79,32 @@ pub enum Step {
     Restrict {
         path: &'static str,
         attributes: Attr,
+    },
+    /// A device node like [`Step::Device`], with an owner and a mode. One that is there
+    /// already must be the same device.
+    Node {
+        path: String,
+        kind: FileType,
+        major: u32,
+        minor: u32,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
+    /// A symbolic link like [`Step::Symlink`], unless something is there already.
+    Link {
+        path: String,
+        to: String,
+    },
+    /// A kernel's setting below `/proc/sys`.
+    Write {
+        path: String,
+        text: String,
+    },
+    /// `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED` or `MS_UNBINDABLE` for the mount at `path`.
+    Propagate {
+        path: &'static str,
+        propagation: u64,
     },
     /// Nothing if `path` does not exist.
     Mask {
@@ -107,7 +137,7 @@ pub fn plan(spec: &LaunchSpec) -> Vec<Step> {
     steps
 }
 
-fn filesystem(
+pub fn filesystem(
     kind: &'static str,
     options: &[(&str, &str)],
     target: &str,
@@ -115,7 +145,13 @@ fn filesystem(
 ) -> Step {
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     let options = options.iter().map(owned).collect();
-    Step::Filesystem { kind, options, target: target.to_owned(), attributes }
+    Step::Filesystem {
+        kind: kind.into(),
+        options,
+        target: target.to_owned(),
+        attributes,
+        copy_up: false,
+    }
 }
 
 fn depth(target: &Path) -> usize {
@@ -127,7 +163,8 @@ fn tmpfs_step(tmpfs: &Tmpfs) -> Step {
     attributes.set(Attr::MOUNT_ATTR_NOEXEC, !tmpfs.exec);
     attributes.set(Attr::MOUNT_ATTR_RDONLY, tmpfs.read_only);
     let target = tmpfs.target.to_string_lossy().into_owned();
-    Step::Filesystem { kind: "tmpfs", options: tmpfs.options.clone(), target, attributes }
+    let options = tmpfs.options.clone();
+    Step::Filesystem { kind: "tmpfs".into(), options, target, attributes, copy_up: false }
 }
 
 fn device_steps(user_namespace: bool) -> Vec<Step> {
@@ -177,7 +214,7 @@ fn sysfs_step(spec: &LaunchSpec) -> Step {
 
 /// The container's own cgroups, each a read-only mount of its own directory: the
 /// host's hierarchies, and the super blocks that they share, stay as they are.
-fn cgroup_steps(placement: &CgroupPlacement) -> Vec<Step> {
+pub fn cgroup_steps(placement: &CgroupPlacement) -> Vec<Step> {
     let view = |source: &Path, target: String| Step::Tree {
         source: source.to_owned(),
         target,
@@ -285,6 +322,10 @@ mod tests {
             Step::Symlink { path, to } => format!("symlink {path} {to}"),
             Step::Device { path, major, minor } => format!("device {path} {major}:{minor}"),
             Step::Restrict { path, attributes } => format!("restrict {path} {}", flags(attributes)),
+            Step::Node { path, major, minor, .. } => format!("node {path} {major}:{minor}"),
+            Step::Link { path, to } => format!("link {path} {to}"),
+            Step::Write { path, text } => format!("write {text} to {path}"),
+            Step::Propagate { path, propagation } => format!("propagate {path} {propagation:#x}"),
             Step::Mask { path } => format!("mask {path}"),
             Step::ReadOnly { path } => format!("read-only {path}"),
         };

@@ -16,22 +16,64 @@ use tenantry_shim::spec::Process;
 use crate::failure::at;
 use crate::sys;
 
+/// The five sets of `capabilities(7)`, one bit per capability number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sets {
+    pub bounding: u64,
+    pub permitted: u64,
+    pub effective: u64,
+    pub inheritable: u64,
+    pub ambient: u64,
+}
+
+/// What a process keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept<'a> {
+    pub uid: u32,
+    pub gid: u32,
+    pub additional_gids: &'a [u32],
+    pub umask: u32,
+    pub sets: Sets,
+    pub no_new_privileges: bool,
+    /// A user who is not root keeps the permitted set. Else that is lost with the user id.
+    pub over_user: bool,
+}
+
 /// Gives up everything that `process` does not name.
 pub fn assume(process: &Process, seccomp: Option<&[u8]>) -> Result<(), Failure> {
-    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let keep = process.capabilities;
+    let sets = Sets { bounding: keep, permitted: keep, effective: keep, ..Sets::default() };
+    let kept = Kept {
+        uid: process.uid,
+        gid: process.gid,
+        additional_gids: &process.additional_gids,
+        umask: 0o022,
+        sets,
+        no_new_privileges: process.no_new_privileges,
+        over_user: false,
+    };
+    reduce_to(&kept, seccomp)
+}
+
+/// Gives up everything that `kept` does not name.
+pub fn reduce_to(kept: &Kept<'_>, seccomp: Option<&[u8]>) -> Result<(), Failure> {
+    rustix::process::umask(Mode::from_raw_mode(kept.umask));
     match sys::new_session_keyring() {
         // A kernel without keyrings has none to inherit.
         Ok(()) | Err(Errno::NOSYS) => {}
         Err(errno) => return Err(at("keyctl", "session keyring")(errno)),
     }
-    let early = seccomp.filter(|_| !process.no_new_privileges);
+    let early = seccomp.filter(|_| !kept.no_new_privileges);
     if let Some(program) = early {
         sys::install_seccomp(program).map_err(at("seccomp", "filter"))?;
     }
-    drop_from_bounding_set(process.capabilities)?;
-    become_user(process)?;
-    reduce_capabilities(process.capabilities)?;
-    if process.no_new_privileges {
+    drop_from_bounding_set(kept.sets.bounding)?;
+    if kept.over_user {
+        rustix::thread::set_keep_capabilities(true).map_err(at("prctl", "keep capabilities"))?;
+    }
+    become_user(kept)?;
+    reduce_capabilities(kept.sets)?;
+    if kept.no_new_privileges {
         rustix::thread::set_no_new_privs(true).map_err(at("prctl", "no_new_privs"))?;
         if let Some(program) = seccomp {
             sys::install_seccomp(program).map_err(at("seccomp", "filter"))?;
@@ -58,13 +100,13 @@ fn drop_from_bounding_set(keep: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-fn become_user(process: &Process) -> Result<(), Failure> {
-    let groups: Vec<Gid> = process.additional_gids.iter().map(|gid| Gid::from_raw(*gid)).collect();
-    rustix::thread::set_thread_groups(&groups).map_err(at("setgroups", process.gid))?;
-    let gid = Gid::from_raw(process.gid);
-    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(at("setresgid", process.gid))?;
-    let uid = Uid::from_raw(process.uid);
-    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(at("setresuid", process.uid))
+fn become_user(kept: &Kept<'_>) -> Result<(), Failure> {
+    let groups: Vec<Gid> = kept.additional_gids.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    rustix::thread::set_thread_groups(&groups).map_err(at("setgroups", kept.gid))?;
+    let gid = Gid::from_raw(kept.gid);
+    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(at("setresgid", kept.gid))?;
+    let uid = Uid::from_raw(kept.uid);
+    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(at("setresuid", kept.uid))
 }
 
 /// Becomes root of the user namespace that was just entered.
@@ -76,12 +118,30 @@ pub fn become_mapped_root() -> Result<(), Failure> {
     rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(at("setresuid", "user namespace"))
 }
 
-fn reduce_capabilities(keep: u64) -> Result<(), Failure> {
+fn reduce_capabilities(wanted: Sets) -> Result<(), Failure> {
     // Fails before 4.3 only.
     let _ = rustix::thread::clear_ambient_capability_set();
     let held = rustix::thread::capabilities(None).map_err(at("capget", "self"))?;
-    let kept = CapabilitySet::from_bits_retain(keep & held.permitted.bits());
-    let sets =
-        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-    rustix::thread::set_capabilities(None, sets).map_err(at("capset", format_args!("{keep:#x}")))
+    let held = held.permitted.bits();
+    let permitted = wanted.permitted & held;
+    let inheritable = wanted.inheritable & held;
+    let sets = CapabilitySets {
+        effective: CapabilitySet::from_bits_retain(wanted.effective & permitted),
+        permitted: CapabilitySet::from_bits_retain(permitted),
+        inheritable: CapabilitySet::from_bits_retain(inheritable),
+    };
+    rustix::thread::set_capabilities(None, sets)
+        .map_err(at("capset", format_args!("{:#x}", wanted.permitted)))?;
+    // Only what is both permitted and inheritable can be ambient.
+    let ambient = wanted.ambient & permitted & inheritable;
+    for number in 0..u64::BITS {
+        let bit = 1_u64 << number;
+        if ambient & bit == 0 {
+            continue;
+        }
+        let one = CapabilitySet::from_bits_retain(bit);
+        rustix::thread::configure_capability_in_ambient_set(one, true)
+            .map_err(at("prctl", format_args!("ambient capability {number}")))?;
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@
 
 use std::ffi::CString;
 
+use rustix::fs::Access;
 use rustix::io::Errno;
 use tenantry_shim::protocol::Failure;
 use tenantry_shim::spec::Process;
@@ -54,6 +55,20 @@ impl Program {
     /// What `execute` needs memory for.
     pub fn vectors(&self) -> ExecVectors<'_> {
         ExecVectors::new(&self.arguments, &self.environment)
+    }
+
+    /// Whether there is anything to execute, before the gate is waited at: who creates a
+    /// container is to hear of a missing program, not who starts it.
+    pub fn look(&self) -> Result<(), Failure> {
+        let mut worst = Errno::NOENT;
+        for candidate in &self.candidates {
+            match rustix::fs::access(candidate.as_c_str(), Access::EXEC_OK) {
+                Ok(()) => return Ok(()),
+                Err(Errno::ACCESS) => worst = Errno::ACCESS,
+                Err(_) => {}
+            }
+        }
+        Err(failure("execve", &self.name, worst))
     }
 
     /// Returns only if no candidate could be executed. A candidate that exists

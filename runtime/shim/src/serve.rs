@@ -134,6 +134,7 @@ impl Shim {
         loop {
             match container.channel.receive() {
                 Some(FromChild::Terminal(pty)) => container.take_terminal(pty),
+                Some(FromChild::Ready) => {}
                 Some(FromChild::Failed(failure)) => {
                     self.failure = Some(failure);
                     return self.happen(Event::ChildFailed);

@@ -1,8 +1,9 @@
 //! The system calls that rustix does not cover, each behind a safe function.
 //!
 //! Owns all `unsafe` of the shim. Must not decide anything: every function is one
-//! call and its error. Everything here relies on one fact that `main` upholds: the
-//! shim is single-threaded from birth to death, and so is each child it clones.
+//! call and its error. Everything here relies on one fact that both `main`s uphold (the
+//! shim's and the OCI runtime's): the program is single-threaded from birth to death, and
+//! so is each child it clones.
 
 use std::ffi::{CStr, CString};
 use std::mem::size_of;
@@ -14,6 +15,9 @@ use rustix::thread::UnshareFlags;
 
 /// libc's constant of this name is an `int`, which it does not fit.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// `MOUNT_ATTR__ATIME`.
+const ACCESS_TIMES: u64 = 0x70;
 
 /// Attributes to set on a mount that this process created.
 #[derive(Clone, Copy, Debug, Default)]
@@ -79,9 +83,11 @@ pub fn unshare(namespaces: UnshareFlags) -> Result<()> {
 
 /// `mount_setattr` on the mount that `mount` refers to.
 pub fn change_mount(mount: BorrowedFd<'_>, change: MountChange<'_>) -> Result<()> {
+    // How access times are kept is one field of several bits: cleared before it is set.
+    let times = if change.set & ACCESS_TIMES != 0 { ACCESS_TIMES } else { 0 };
     let mut attributes = libc::mount_attr {
         attr_set: change.set,
-        attr_clr: 0,
+        attr_clr: times,
         propagation: change.propagation,
         userns_fd: 0,
     };
