@@ -48,7 +48,7 @@ pub struct Programs {
 }
 
 /// What runs containers: always built, since tests and demo start them.
-const PRODUCT: &[&str] = &["tenantry", "tenantry-shim", "tenantry-workload"];
+const PRODUCT: &[&str] = &["tenantry", "tenantry-oci", "tenantry-shim", "tenantry-workload"];
 
 /// Builds the product's programs and those of the packages in `more`.
 pub fn build_programs(more: &[&str]) -> Result<Programs> {

@@ -28,6 +28,17 @@ const ROOMS: &[(&str, &[&str])] = &[
         "tenantry-container",
         &["tenantry-cgroupfs", "tenantry-image", "tenantry-network", "tenantry-shim"],
     ),
+    // The runtime for others: their bundles, our shim's steps.
+    (
+        "tenantry-oci",
+        &[
+            "tenantry-cgroupfs",
+            "tenantry-container",
+            "tenantry-image",
+            "tenantry-network",
+            "tenantry-shim",
+        ],
+    ),
     // The controller's brain: values in, values out. It knows no kernel and no runtime.
     ("tenantry-control", &[]),
     // Rules over audit events: values in, values out.
@@ -184,6 +195,61 @@ fn outside_crates_stay_in_their_rooms() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The shim's library has, beside what it and the agent say to each other, the steps by
+/// which a process becomes a container. They are sound in programs of one thread only.
+#[test]
+fn only_programs_of_one_thread_name_the_steps_of_a_birth() {
+    const CONTRACT: [&str; 3] = ["log", "protocol", "spec"];
+    let mut wrong = Vec::new();
+    for folder in ["agent", "runtime/container", "runtime/network", "runtime/image", "tests"] {
+        rust_files(&root().join(folder), &mut |path, text| {
+            for (at, name) in text.match_indices(concat!("tenantry_", "shim::")) {
+                let rest = &text[at + name.len()..];
+                let named = names_after(rest);
+                let foreign = named.iter().find(|name| !CONTRACT.contains(&name.as_str()));
+                if let Some(foreign) = foreign {
+                    wrong.push(format!("{} names {foreign}", path.display()));
+                }
+            }
+        });
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The first names of a path, or of each in a list: `spec::X` or `{log::A, spec::{B, C}}`.
+fn names_after(path: &str) -> Vec<String> {
+    let word = |text: &str| {
+        let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+        text[..end].to_owned()
+    };
+    let Some(list) = path.strip_prefix('{') else { return vec![word(path)] };
+    let (mut depth, mut start, mut names) = (0, 0, Vec::new());
+    for (at, c) in list.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            ',' | '}' if depth == 0 => {
+                names.push(word(list[start..at].trim_start()));
+                start = at + 1;
+                if c == '}' {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    names.retain(|name| !name.is_empty());
+    names
+}
+
+#[test]
+fn the_names_of_a_list_are_its_first_ones() {
+    let check = |path: &str, expected: &[&str]| assert_eq!(names_after(path), expected, "{path}");
+    check("spec::Process;", &["spec"]);
+    check("{log::A, spec::{B, C}};", &["log", "spec"]);
+    check("{\n    protocol::{A, B},\n    sys,\n};", &["protocol", "sys"]);
 }
 
 #[test]
