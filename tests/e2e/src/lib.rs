@@ -24,7 +24,7 @@ pub mod witness;
 
 use std::path::PathBuf;
 
-/// Where `tenantry`, `tenantry-shim` and `tenantry-workload` lie:
+/// Where `tenantry`, `tenantry-runtime`, `tenantry-shim` and `tenantry-workload` lie:
 /// `TENANTRY_BIN_DIR`, or beside or one above the running program.
 pub fn programs() -> PathBuf {
     if let Some(directory) = std::env::var_os("TENANTRY_BIN_DIR") {

@@ -63,6 +63,7 @@ const HOST_TEST: &[Package] = &[
     // Other runtimes, whose containers are metered too.
     wants("docker.io", Probe::Program("dockerd")),
     wants("podman", Probe::Program("podman")),
+    wants("runc", Probe::Program("runc")),
     wants("skopeo", Probe::Program("skopeo")),
     // The real registry, and who may use it.
     wants("docker-registry", Probe::Program("docker-registry")),
