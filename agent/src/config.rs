@@ -64,6 +64,8 @@ pub struct RawConfig {
 pub struct RawNetwork {
     pub bridge: Option<String>,
     pub subnet: Option<String>,
+    /// Name servers for what no container is called; without it those of `/etc/resolv.conf`.
+    pub dns: Option<Vec<IpAddr>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -176,6 +178,8 @@ pub struct Config {
     pub bridge: String,
     /// `None`: the first private network that this host does not use yet.
     pub subnet: Option<Ipv4Subnet>,
+    /// Asked for names that no container has; empty: the host's own.
+    pub name_servers: Vec<SocketAddr>,
     pub syscall_latency: bool,
     pub ring_bytes: u32,
     pub destinations: usize,
@@ -306,6 +310,14 @@ impl RawConfig {
                 })
             })
             .transpose()?;
+        let name_servers = self.network.dns.unwrap_or_default();
+        check(
+            name_servers.len() <= 3,
+            "network.dns",
+            || format!("{} addresses", name_servers.len()),
+            || "at most 3".into(),
+        )?;
+        let name_servers = name_servers.into_iter().map(|ip| SocketAddr::new(ip, 53)).collect();
         let foreign = self.foreign.validate(max_containers)?;
         let audit_max_bytes = self.audit.max_bytes.unwrap_or(64 << 20);
         check(
@@ -362,6 +374,7 @@ impl RawConfig {
             max_containers,
             bridge,
             subnet,
+            name_servers,
             syscall_latency: self.meters.syscall_latency.unwrap_or(true),
             ring_bytes,
             destinations,

@@ -102,6 +102,8 @@ pub struct AgentReport {
     pub collect_seconds: Vec<(&'static str, f64)>,
     /// Collections that had to leave something out since the agent started, by stage.
     pub collect_errors: Vec<(&'static str, u64)>,
+    /// Questions to containers' name servers, by what came of them.
+    pub name_queries: Vec<(&'static str, u64)>,
     /// Disk requests whose completion no program was run for, since the programs were loaded.
     pub unseen_completions: Option<u64>,
     /// Containers' packets that left a device's queue which nobody saw them enter.

@@ -144,7 +144,11 @@ pub async fn run(docker: &Docker, flags: RunFlags) -> anyhow::Result<ExitCode> {
     pull(docker, flags.pull, &flags.image).await?;
     let body = create_body(flags)?;
     let options = name.map(|name| query::CreateContainerOptionsBuilder::new().name(&name).build());
-    let id = docker.create_container(options, body).await?.id;
+    let created = docker.create_container(options, body).await?;
+    for warning in &created.warnings {
+        eprintln!("WARNING: {warning}");
+    }
+    let id = created.id;
     if detach {
         start(docker, &id).await?;
         println!("{id}");

@@ -225,6 +225,10 @@ impl Collector {
             limit_changes: self.limit_history.counts(),
             collect_seconds,
             collect_errors: self.errors.all(),
+            name_queries: {
+                let counts = self.engine.networks().name_counts();
+                counts.into_iter().map(|(outcome, count)| (outcome.as_str(), count)).collect()
+            },
             wholes_left_out: None,
             foreign_refused: self.registry.foreign().map(|foreign| foreign.refused()),
             unseen_completions: counted(self.meters.unseen_completions(), &self.errors.maps),

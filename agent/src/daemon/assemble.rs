@@ -320,7 +320,9 @@ async fn open_networks(config: &Config) -> Result<Networks, Refusal> {
     let table = config.bridge.replace('-', "_");
     let bridge = config.bridge.clone();
     let default = NetworkConfig { bridge, subnet, table, shape: Shape::default() };
-    Networks::open(NetworksConfig { default, dir, max: NetworksConfig::DEFAULT_MAX })
+    let max = NetworksConfig::DEFAULT_MAX;
+    let name_servers = config.name_servers.clone();
+    Networks::open(NetworksConfig { default, dir, max, name_servers })
         .await
         .map_err(Refusal::failed("network"))
 }

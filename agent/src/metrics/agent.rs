@@ -124,6 +124,11 @@ pub(super) fn encode(f: &mut Families, report: &HostReport) -> Result<(), Error>
         "Times that a stage of a collection had to leave something out",
         agent.collect_errors.iter().map(|(stage, errors)| ([("stage", *stage)], *errors)),
     )?;
+    f.counter(
+        "tenantry_name_server_queries_total",
+        "Questions of containers to the agent's name servers, by what came of them",
+        agent.name_queries.iter().map(|(outcome, count)| ([("outcome", *outcome)], *count)),
+    )?;
 
     f.gauge_of_host(
         "process_resident_memory_bytes",

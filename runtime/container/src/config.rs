@@ -112,8 +112,22 @@ pub struct NetworkWish {
 
 /// The default network's name.
 pub const DEFAULT_NETWORK: &str = "bridge";
+const NAME_SERVER_PORT: u16 = 53;
 
 impl ContainerConfig {
+    /// Whether it gets a name server of ours: it is on a network where containers have names.
+    pub fn has_names(&self) -> bool {
+        let is_named = |wish: &NetworkWish| wish.network != DEFAULT_NETWORK;
+        self.wishes().iter().any(is_named) && !self.is_name_server()
+    }
+
+    /// It says beforehand (`EXPOSE 53`, `-p 53:53`) that port 53 is its own: beside a name
+    /// server of ours its program would find the port in use.
+    pub fn is_name_server(&self) -> bool {
+        let mut ports = self.exposed.iter().chain(self.ports.iter().map(|wish| &wish.port));
+        ports.any(|port| port.number == NAME_SERVER_PORT)
+    }
+
     /// What is to be published, exposed ports that were not named last.
     pub fn published(&self) -> Vec<PortWish> {
         let named = |port: &Port| self.ports.iter().any(|wish| wish.port == *port);
@@ -445,6 +459,23 @@ mod tests {
         }
         check(|r| r.config.volumes = vec![volume("/")], "mount target");
         check(|r| r.config.volumes = vec![volume("/a"), volume("/a/")], "mount target");
+    }
+
+    #[test]
+    fn a_name_server_is_for_who_is_on_a_network_that_a_user_made_and_is_none_itself() {
+        let on = |network: &str| {
+            let wish = NetworkWish { network: network.into(), ..NetworkWish::default() };
+            ContainerConfig { networks: Some(vec![wish]), ..ContainerConfig::default() }
+        };
+        assert!(on("web").has_names() && !on(DEFAULT_NETWORK).has_names());
+        assert!(!ContainerConfig::default().has_names());
+        let none = ContainerConfig { network: NetworkMode::None, ..on("web") };
+        assert!(!none.has_names());
+        let exposed = vec!["80/tcp".parse().unwrap(), "53/udp".parse().unwrap()];
+        assert!(!ContainerConfig { exposed, ..on("web") }.has_names());
+        let port = "53".parse().unwrap();
+        let ports = vec![PortWish { port, host_address: None, host_ports: None }];
+        assert!(!ContainerConfig { ports, ..on("web") }.has_names());
     }
 
     #[test]

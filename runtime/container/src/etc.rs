@@ -56,6 +56,20 @@ pub fn render_resolv_conf(host: &str, shares_host_network: bool) -> String {
     rendered
 }
 
+/// That of a container on a network where containers have names: its own name server, and
+/// what the host says besides.
+pub fn render_own_resolv_conf(host: &str, resolver: Ipv4Addr) -> String {
+    let is_server = |line: &&str| line.split_whitespace().next() == Some("nameserver");
+    let rest = host.lines().filter(|line| !is_server(line));
+    let mut rendered = format!("nameserver {resolver}\n");
+    rest.for_each(|line| rendered.extend([line, "\n"]));
+    if !rendered.contains("ndots:") {
+        // A name without a dot is a container's before it is a host's of the search list.
+        rendered.push_str("options ndots:0\n");
+    }
+    rendered
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +93,16 @@ mod tests {
         let hosts = "127.0.0.1\tlocalhost\n10.0.0.2\ta\n10.0.0.22\tb\n";
         let without = without_address(hosts, Ipv4Addr::new(10, 0, 0, 2));
         assert_eq!(without, "127.0.0.1\tlocalhost\n10.0.0.22\tb\n");
+    }
+
+    #[test]
+    fn an_own_name_server_takes_the_place_of_the_hosts() {
+        let check = |host: &str, expected: &str| {
+            assert_eq!(render_own_resolv_conf(host, Ipv4Addr::new(127, 0, 0, 11)), expected);
+        };
+        check("", "nameserver 127.0.0.11\noptions ndots:0\n");
+        let host = "search a b\nnameserver 10.0.0.2\noptions ndots:2\n";
+        check(host, "nameserver 127.0.0.11\nsearch a b\noptions ndots:2\n");
     }
 
     #[test]

@@ -52,8 +52,8 @@ impl Step {
 /// What the order depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StartFacts {
-    /// Whether the container gets an address on the bridge.
-    pub bridged: bool,
+    /// Whether the container has a network namespace of its own, which is empty at first.
+    pub own_network: bool,
     /// Whether any cgroup limit is set.
     pub limited: bool,
 }
@@ -67,7 +67,7 @@ pub fn plan(facts: StartFacts) -> Vec<Stage> {
     }
     let mut stages =
         vec![vec![Step::PrepareRootfs, Step::CreateCgroup], vec![Step::RegisterIdentity], spawn];
-    if facts.bridged {
+    if facts.own_network {
         stages.push(vec![Step::SetupNetwork]);
     }
     stages.push(vec![Step::PersistState]);
@@ -211,9 +211,9 @@ mod tests {
     proptest! {
         #[test]
         fn whichever_step_fails_the_world_is_as_before(
-            bridged: bool, limited: bool, index in 0usize..8, half in 0usize..3,
+            own_network: bool, limited: bool, index in 0usize..8, half in 0usize..3,
         ) {
-            let stages = plan(StartFacts { bridged, limited });
+            let stages = plan(StartFacts { own_network, limited });
             let steps: Vec<Step> = stages.iter().flatten().copied().collect();
             let fails = steps[index % steps.len()];
             let world = Fake { fails: Some(fails), half, ..Fake::default() };
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_whole_plan_makes_everything_and_times_each_step() {
-        let stages = plan(StartFacts { bridged: true, limited: true });
+        let stages = plan(StartFacts { own_network: true, limited: true });
         let world = Fake::default();
         let timings = block_on(execute(&stages, &world)).unwrap();
         assert_eq!(world.things().len(), 8);
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_plan_has_only_the_steps_that_are_needed() {
-        let stages = plan(StartFacts { bridged: false, limited: false });
+        let stages = plan(StartFacts { own_network: false, limited: false });
         let steps: Vec<Step> = stages.into_iter().flatten().collect();
         assert!(!steps.contains(&Step::SetupNetwork) && !steps.contains(&Step::WriteLimits));
         assert_eq!(steps.last(), Some(&Step::OpenGate));

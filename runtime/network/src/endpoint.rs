@@ -130,6 +130,12 @@ fn set_up_inside(endpoint: &Endpoint, inside: &Namespace) -> Result<()> {
     Ok(())
 }
 
+/// For a namespace that gets no connection. The thread ends up in it and must end after it.
+pub(crate) fn raise_loopback(inside: &Namespace) -> Result<()> {
+    inside.enter()?;
+    link::set_loopback_up(&mut Netlink::open()?)
+}
+
 /// What is not near goes through this connection from now on; the route before it went with
 /// its link. The thread ends up in the container's namespace and must end after it.
 pub(crate) fn take_default_route(gateway: Ipv4Addr, inside: &Namespace) -> Result<()> {

@@ -1,5 +1,5 @@
 //! The containers' networks: a bridge each, a veth pair for each container on it, IPv4
-//! addresses, masquerade, bandwidth both ways, published ports, link counters.
+//! addresses, masquerade, bandwidth both ways, published ports, names, link counters.
 //!
 //! Owns everything on the host that carries its alias (`tenantry <bridge> …`),
 //! an nftables table for each network, and `ip_forward` while it is open. It touches no rule,
@@ -26,6 +26,7 @@ mod firewall;
 mod forwarding;
 mod ipam;
 mod link;
+mod names;
 mod namespace;
 mod netlink;
 mod network;
@@ -44,6 +45,7 @@ pub use counters::LinkCounters;
 pub use endpoint::{Endpoint, Place};
 pub use error::{Error, Result};
 pub use ipam::Ipam;
+pub use names::{Named, Outcome, RESOLVER};
 pub use network::Network;
 pub use networks::{
     Attachment, CreateNetwork, Driver, NetworkAction, NetworkEvent, NetworkRecord, Networks,

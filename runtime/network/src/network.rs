@@ -408,7 +408,7 @@ impl Drop for Fresh {
 }
 
 /// Not from a pool: the thread moves into a container's namespace, and ends there.
-async fn in_thread_of_its_own<T: Send + 'static>(
+pub(crate) async fn in_thread_of_its_own<T: Send + 'static>(
     name: &'static str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {

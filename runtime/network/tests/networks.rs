@@ -11,7 +11,7 @@ use tenantry_network::{
 };
 
 fn networks_config(dir: &Path, max: usize) -> NetworksConfig {
-    NetworksConfig { default: config(), dir: dir.to_owned(), max }
+    NetworksConfig { default: config(), dir: dir.to_owned(), max, name_servers: vec![] }
 }
 
 async fn open(dir: &Path) -> Networks {

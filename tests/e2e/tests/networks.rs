@@ -167,6 +167,24 @@ fn containers_of_one_network_reach_each_other_and_those_of_others_do_not() {
 }
 
 #[test]
+fn on_no_network_there_is_still_the_container_itself() {
+    skip_without_docker!();
+    let agent = TestAgent::start();
+    serve(&agent, "off", &[]);
+    serve(&agent, "none", &["--network", "none"]);
+    ok(&agent, &["network", "disconnect", "bridge", "off"]);
+    for name in ["off", "none"] {
+        let addresses = ok(&agent, &["exec", name, "ip", "-o", "addr"]);
+        assert!(addresses.contains("127.0.0.1/8") && !addresses.contains("eth0"), "{addresses}");
+        assert!(reaches(&agent, name, "127.0.0.1"), "{name}");
+    }
+    ok(&agent, &["restart", "-t", "0", "off"]);
+    until("it serves", || ok(&agent, &["exec", "off", "netstat", "-ltn"]).contains(":80 "));
+    assert!(reaches(&agent, "off", "127.0.0.1"), "after its next start");
+    agent.finish();
+}
+
+#[test]
 fn bandwidth_is_limited_on_a_network_that_a_user_made() {
     skip_without_docker!();
     let agent = TestAgent::start();
@@ -233,6 +251,10 @@ fn wrong_requests_are_refused_in_dockers_words_and_leave_nothing() {
     ok(&agent, &["create", "--name", "late", "--network", "tiny", IMAGE, "true"]);
     ok(&agent, &["network", "rm", "tiny"]);
     check(&["start", "late"], "network tiny not found");
+    // Taken off it, it starts, with nothing but itself to talk to.
+    ok(&agent, &["network", "disconnect", "tiny", "late"]);
+    check(&["network", "disconnect", "tiny", "late"], "network tiny not found");
+    ok(&agent, &["start", "late"]);
     agent.finish();
 }
 

@@ -196,3 +196,28 @@ fn the_next_agent_goes_on_and_a_container_that_changes_networks_keeps_its_ports(
     ok(&agent, &["network", "rm", "one", "two"]);
     agent.finish();
 }
+
+#[test]
+fn ports_that_lead_nowhere_are_warned_of_and_not_taken() {
+    skip_without_docker!();
+    let agent = TestAgent::start();
+    ok(&agent, &["network", "create", "--internal", "vault"]);
+    let port = free_port();
+    let publish = format!("{port}:80");
+    let run = ["run", "-d", "--name", "box", "--network", "vault", "-p", &publish];
+    let output = docker::output(&agent, &[&run[..], &[IMAGE, "sleep", "1000"]].concat());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("WARNING: Published ports"), "{said}");
+    TcpListener::bind(("0.0.0.0", port)).expect("the port is free");
+    // Another network leads out: from then on the port leads in.
+    ok(&agent, &["network", "create", "front"]);
+    ok(&agent, &["network", "connect", "front", "box"]);
+    TcpListener::bind(("0.0.0.0", port)).expect_err("the port is the container's");
+    let own = ["run", "--rm", "--network", "host", "-p", &publish, IMAGE, "true"];
+    let output = agent.output(&own);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("WARNING: Published ports are discarded when using host"), "{said}");
+    agent.clear().expect("containers go");
+    ok(&agent, &["network", "rm", "vault", "front"]);
+    agent.finish();
+}

@@ -43,9 +43,13 @@ pub async fn create(
     let name = query.name.filter(|name| !name.is_empty());
     let name = name.map(|name| name.trim_start_matches('/').to_owned());
     let request = request_of(name, body)?;
+    let is_internal = |network: &str| {
+        app.engine.networks().find(network).is_ok_and(|network| network.shape.internal)
+    };
+    let warnings = networking::warnings(&request.config, is_internal);
     let id = app.engine.create(request).await?;
     app.introduce(&*app.engine.get(&id)?);
-    let answer = Json(json!({ "Id": id, "Warnings": [] }));
+    let answer = Json(json!({ "Id": id, "Warnings": warnings }));
     Ok((StatusCode::CREATED, answer).into_response())
 }
 

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use bollard::models::{EndpointSettings, NetworkingConfig};
 use serde_json::{Map, Value, json};
-use tenantry_container::{NetworkMode, NetworkWish, Record, Snapshot};
+use tenantry_container::{ContainerConfig, NetworkMode, NetworkWish, Record, Snapshot};
 use tenantry_network::Endpoint;
 
 use super::ports;
@@ -72,6 +72,24 @@ pub fn wish(network: &str, settings: EndpointSettings) -> ApiResult<NetworkWish>
     };
     let aliases = settings.aliases.unwrap_or_default();
     Ok(NetworkWish { network: network.into(), address: address.map(parse).transpose()?, aliases })
+}
+
+/// What is asked for and cannot be had where the container is to be. The first sentence is
+/// Docker's; where it says nothing, people look for a fault of theirs.
+pub fn warnings(config: &ContainerConfig, is_internal: impl Fn(&str) -> bool) -> Vec<String> {
+    if config.published().is_empty() {
+        return Vec::new();
+    }
+    let no_way_out = || config.wishes().iter().all(|wish| is_internal(&wish.network));
+    let warning = match config.network {
+        NetworkMode::Host => "Published ports are discarded when using host network mode",
+        NetworkMode::None => "Published ports are discarded: the container is on no network",
+        NetworkMode::Bridge if no_way_out() => {
+            "Published ports are discarded while all networks of the container are internal"
+        }
+        NetworkMode::Bridge => return Vec::new(),
+    };
+    vec![warning.to_owned()]
 }
 
 /// `HostConfig.NetworkMode`.
@@ -159,6 +177,8 @@ pub fn settings(container: &Snapshot) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use tenantry_network::PortWish;
+
     use super::*;
 
     fn parse(mode: &str, config: Value) -> ApiResult<(NetworkMode, Option<Vec<NetworkWish>>)> {
@@ -189,6 +209,27 @@ mod tests {
         }
         assert_eq!(parse("none", json!({})).unwrap(), (NetworkMode::None, None));
         assert_eq!(parse("host", json!({})).unwrap(), (NetworkMode::Host, None));
+    }
+
+    #[test]
+    fn ports_that_lead_nowhere_are_warned_of() {
+        let port = PortWish { port: "80".parse().unwrap(), host_address: None, host_ports: None };
+        let on = |network: NetworkMode, names: &[&str]| {
+            let wish = |name: &&str| NetworkWish { network: (*name).into(), ..Default::default() };
+            ContainerConfig {
+                network,
+                networks: Some(names.iter().map(wish).collect()),
+                ports: vec![port.clone()],
+                ..ContainerConfig::default()
+            }
+        };
+        let said = |config: ContainerConfig| warnings(&config, |name| name == "vault").concat();
+        assert!(said(on(NetworkMode::Host, &[])).contains("host network mode"));
+        assert!(said(on(NetworkMode::None, &[])).contains("on no network"));
+        assert!(said(on(NetworkMode::Bridge, &["vault"])).contains("are internal"));
+        assert_eq!(said(on(NetworkMode::Bridge, &["vault", "web"])), "");
+        let without = ContainerConfig { ports: vec![], ..on(NetworkMode::Host, &[]) };
+        assert_eq!(said(without), "");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use bollard::models::{
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tenantry_container::Snapshot;
+use tenantry_container::{Error as EngineError, Snapshot};
 use tenantry_network::{CreateNetwork, Driver, Endpoint, NetworkEvent, NetworkRecord};
 
 use super::super::Shared;
@@ -131,9 +131,16 @@ pub async fn disconnect(
     body: Result<Json<NetworkDisconnectRequest>, JsonRejection>,
 ) -> ApiResult<StatusCode> {
     let Json(body) = body.map_err(|e| ApiError::new(e.status(), e.body_text()))?;
-    let network = app.engine.networks().find(&id)?;
-    app.engine.disconnect_network(&body.container, &network.name).await?;
-    Ok(StatusCode::OK)
+    let found = app.engine.networks().find(&id);
+    // One that was removed is still a wish of containers that rest.
+    let name = found.as_ref().map_or(id.as_str(), |network| network.name.as_str());
+    let taken_off = app.engine.disconnect_network(&body.container, name).await;
+    match (taken_off, found) {
+        (Ok(()), _) => Ok(StatusCode::OK),
+        // Neither is there such a network, nor was the container to be on it.
+        (Err(EngineError::Forbidden(_)), Err(unknown)) => Err(unknown.into()),
+        (Err(error), _) => Err(error.into()),
+    }
 }
 
 fn request_of(body: NetworkCreateRequest) -> ApiResult<CreateNetwork> {

@@ -140,6 +140,7 @@ fn agent() -> AgentReport {
         ],
         stream_lost: 0,
         collect_seconds: vec![("links", 0.0005), ("maps", 0.0021), ("cgroups", 0.0012)],
+        name_queries: vec![("answered", 31), ("forwarded", 7), ("failed", 1)],
         collect_errors: vec![("cgroups", 0), ("maps", 0), ("links", 1)],
         governor: Some(GovernorReport {
             budget_ratio: 0.02,

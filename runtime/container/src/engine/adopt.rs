@@ -18,7 +18,7 @@ use super::{
     Shared, blocking,
     cell::{Cell, Running},
     ended::{self, Verdict},
-    launch,
+    launch, naming,
     remove::RUBBISH,
     start, unix_ns, volumes, way_back, world,
 };
@@ -49,6 +49,8 @@ pub(super) async fn open(shared: &Arc<Shared>) -> Result<(), Error> {
         shared.registry().insert(&name, cell.clone());
     }
     futures_util::future::join_all(cells.iter().map(|cell| settle(shared, cell))).await;
+    futures_util::future::join_all(cells.iter().map(|cell| naming::serve_again(shared, cell)))
+        .await;
     let cleaner = shared.clone();
     blocking("clear rubbish", move || {
         clear_rubbish(&cleaner);
@@ -184,6 +186,7 @@ fn adopt(
     for endpoint in endpoint.iter().chain(&further) {
         shared.networks.adopt(endpoint);
     }
+    naming::introduce(shared, &cell.snapshot().record, endpoint.iter().chain(&further));
     if let Err(why) = shared.identity.register(&cell.id, &cgroup) {
         tracing::error!(container_id = cell.id, why, "adopted without an identity");
     }

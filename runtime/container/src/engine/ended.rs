@@ -197,6 +197,7 @@ pub(super) async fn clean_up(shared: &Arc<Shared>, cell: &Arc<Cell>, running: Ru
     let begun = Instant::now();
     shared.identity.unregister(&cell.id, &running.live.cgroup);
     let network = async {
+        shared.networks.stop_names(&cell.id);
         for endpoint in running.live.endpoints() {
             world::disconnect(shared, &cell.id, endpoint).await;
         }

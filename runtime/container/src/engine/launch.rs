@@ -123,16 +123,19 @@ pub(super) fn prepare(record: &Record, dir: &Path) -> Result<(), Error> {
         }
         _ => {}
     }
-    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let shares = record.config.network == NetworkMode::Host;
-    let contents = [
-        etc::HOSTS.to_owned(),
-        format!("{}\n", record.hostname),
-        etc::render_resolv_conf(&host, shares),
-    ];
+    let contents = [etc::HOSTS.to_owned(), format!("{}\n", record.hostname), resolv_conf(record)];
     for (path, content) in files(dir).iter().zip(contents) {
         let written = fs::write(path, content);
         written.map_err(|e| Error::failed(format!("write {}", path.display()), e))?;
     }
     Ok(())
+}
+
+/// By the networks that it is on now.
+pub(super) fn resolv_conf(record: &Record) -> String {
+    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    match record.config.has_names() {
+        true => etc::render_own_resolv_conf(&host, tenantry_network::RESOLVER),
+        false => etc::render_resolv_conf(&host, record.config.network == NetworkMode::Host),
+    }
 }

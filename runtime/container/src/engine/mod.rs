@@ -18,6 +18,7 @@ mod files;
 mod launch;
 mod limits;
 mod look;
+mod naming;
 mod networking;
 mod recorded;
 mod registry;

@@ -15,13 +15,13 @@ use tenantry_network::{Attachment, Bandwidth, Endpoint, Error as NetworkError, P
 use super::{
     Engine, Shared, blocking,
     cell::{Cell, Running},
-    detached, launch, start, world,
+    detached, launch, naming, start, world,
 };
 use crate::{
     config::{self, ContainerConfig, NetworkMode, NetworkWish},
     error::Error,
     etc,
-    record::{self, RunFile},
+    record::{self, Record, RunFile},
 };
 
 impl Engine {
@@ -132,10 +132,13 @@ async fn connect_further(
         )));
     }
     config::check_network_count(wishes.len() + 1)?;
+    wishes.push(wish.clone());
+    let mut changed = record.clone();
+    changed.config.networks = Some(wishes.clone());
     if let Some(running) = running {
-        plug_in(shared, cell, &running, &wish).await?;
+        plug_in(shared, cell, &running, &wish, &changed).await?;
+        naming::resolve_anew(cell, &record, &changed);
     }
-    wishes.push(wish);
     cell.update(|inner| inner.record.config.networks = Some(wishes));
     start::persist_later(cell);
     Ok(())
@@ -147,6 +150,7 @@ async fn plug_in(
     cell: &Arc<Cell>,
     running: &Running,
     wish: &NetworkWish,
+    changed: &Record,
 ) -> Result<(), Error> {
     let live = &running.live;
     let is_used = |index: &usize| {
@@ -161,9 +165,12 @@ async fn plug_in(
     let mut endpoints: Vec<Endpoint> = live.endpoints().cloned().collect();
     endpoints.push(made.clone());
     let mut kept = match published {
-        Ok(()) => persist(shared, cell, &endpoints).await,
+        Ok(()) => naming::name(shared, changed, pid, std::slice::from_ref(&made)).await,
         Err(error) => Err(error),
     };
+    if kept.is_ok() {
+        kept = persist(shared, cell, &endpoints).await;
+    }
     if endpoints.len() == 1 && kept.is_ok() {
         kept = limit_first(shared, cell, &made).await;
     }
@@ -195,10 +202,13 @@ async fn disconnect(shared: &Arc<Shared>, cell: &Arc<Cell>, reference: &str) -> 
             "container {name} is not connected to network {network}"
         )));
     };
+    wishes.remove(index);
     if let Some(running) = running {
         unplug(shared, cell, &running, &network).await?;
+        let mut changed = record.clone();
+        changed.config.networks = Some(wishes.clone());
+        naming::resolve_anew(cell, &record, &changed);
     }
-    wishes.remove(index);
     cell.update(|inner| {
         inner.record.config.networks = Some(wishes);
         if index == 0 {

@@ -11,6 +11,7 @@ use super::{
     world::{StartWorld, Started},
 };
 use crate::{
+    config::NetworkMode,
     error::Error,
     events::Action,
     plan::{self, StartFacts},
@@ -134,7 +135,7 @@ pub(super) fn facts(cell: &Cell) -> StartFacts {
     let inner = cell.lock();
     let record = &inner.record;
     StartFacts {
-        bridged: !record.config.wishes().is_empty(),
+        own_network: record.config.network != NetworkMode::Host,
         limited: record.limits.resources != tenantry_cgroupfs::Resources::default(),
     }
 }

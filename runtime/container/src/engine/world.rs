@@ -18,7 +18,7 @@ use tenantry_shim::protocol::{Reply, Request};
 use super::{
     Shared, blocking,
     cell::{Cell, Running},
-    launch, limits, networking, start, unix_ns, volumes,
+    launch, limits, naming, networking, start, unix_ns, volumes,
 };
 use crate::{
     error::Error,
@@ -185,7 +185,12 @@ impl StartWorld {
     async fn setup_network(&self) -> Result<(), Error> {
         let begun = Instant::now();
         let pid = self.pid()? as u32;
-        for (index, wish) in self.record.config.wishes().iter().enumerate() {
+        let wishes = self.record.config.wishes();
+        if wishes.is_empty() {
+            let raised = self.shared.networks.raise_loopback(pid).await;
+            return raised.map_err(|e| Error::failed("set up the loopback interface", e));
+        }
+        for (index, wish) in wishes.iter().enumerate() {
             // A fixed address is a wish; the last one is only what is best kept.
             let kept = self.record.address.filter(|_| index == 0 && wish.address.is_none());
             let gone_through = self.made().endpoints.iter().any(|made| made.default_route);
@@ -205,6 +210,7 @@ impl StartWorld {
         let mut endpoints = self.made().endpoints.clone();
         networking::publish(&self.shared, &self.record.config, &mut endpoints).await?;
         self.made().endpoints.clone_from(&endpoints);
+        naming::name(&self.shared, &self.record, pid, &endpoints).await?;
         if let Some(first) = endpoints.first()
             && self.record.limits.bandwidth != Bandwidth::default()
         {
@@ -315,6 +321,7 @@ impl World for StartWorld {
                 let _ = fs::remove_file(socket_path(&self.shared, &self.cell));
             }
             Step::SetupNetwork => {
+                self.shared.networks.stop_names(&self.record.id);
                 let endpoints = std::mem::take(&mut self.made().endpoints);
                 for endpoint in &endpoints {
                     disconnect(&self.shared, &self.record.id, endpoint).await;

@@ -167,7 +167,8 @@ fn network_config(tag: &str, number: u32) -> NetworkConfig {
 
 fn networks_config(default: &NetworkConfig, dir: &Path) -> NetworksConfig {
     let dir = dir.join("networks");
-    NetworksConfig { default: default.clone(), dir, max: NetworksConfig::DEFAULT_MAX }
+    let (default, max) = (default.clone(), NetworksConfig::DEFAULT_MAX);
+    NetworksConfig { default, dir, max, name_servers: vec![] }
 }
 
 /// busybox under its usual names, a user, a group.

@@ -12,7 +12,7 @@ mod record;
 mod store;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -25,9 +25,11 @@ use self::store::{Predefined, Store};
 use crate::bandwidth::{Applied, Bandwidth};
 use crate::config::{NetworkConfig, Shape};
 use crate::counters::LinkCounters;
-use crate::endpoint::{Endpoint, Place, lock};
+use crate::endpoint::{self, Endpoint, Place, lock};
 use crate::error::{Error, Result};
-use crate::network::{Network, blocking};
+use crate::names::{Named, Names, Outcome};
+use crate::namespace::Namespace;
+use crate::network::{Network, blocking, in_thread_of_its_own};
 use crate::ports::{PortWish, Published, Reservations};
 use crate::subnet::Ipv4Subnet;
 use crate::survey;
@@ -42,6 +44,8 @@ pub struct NetworksConfig {
     pub dir: PathBuf,
     /// How many networks users may make.
     pub max: usize,
+    /// Who is asked for names that no container has; empty: the host's own.
+    pub name_servers: Vec<SocketAddr>,
 }
 
 impl NetworksConfig {
@@ -105,6 +109,7 @@ pub struct Networks {
     store: Store,
     max: usize,
     ports: Reservations,
+    names: Names,
     /// By id.
     all: Mutex<BTreeMap<String, Known>>,
     events: broadcast::Sender<NetworkEvent>,
@@ -165,6 +170,7 @@ impl Networks {
             store,
             max: config.max,
             ports: Reservations::default(),
+            names: Names::new(config.name_servers),
             all: Mutex::new(all),
             events: broadcast::channel(CHANNEL_EVENTS).0,
             changing: tokio::sync::Mutex::default(),
@@ -300,6 +306,15 @@ impl Networks {
         Ok(endpoint)
     }
 
+    /// A container that is on no network talks to itself all the same.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: no such process; [`Error::Netlink`].
+    pub async fn raise_loopback(&self, pid: u32) -> Result<()> {
+        let work = move || endpoint::raise_loopback(&Namespace::of_process(pid)?);
+        in_thread_of_its_own("network-loopback", work).await
+    }
+
     /// Ports of the host lead to this endpoint from now on; all or none.
     ///
     /// # Errors
@@ -320,6 +335,39 @@ impl Networks {
         Ok(())
     }
 
+    /// Others on this network find the container by these names from now on, if it is one that
+    /// a user made: on the default one nobody has a name. Said again, it is called otherwise.
+    pub fn introduce(&self, container: &str, endpoint: &Endpoint, names: Vec<String>) {
+        let (address, network_name) = (endpoint.address, endpoint.network_name.clone());
+        let named = Networks::has_names(endpoint).then_some(Named { address, names, network_name });
+        let leads_out = self.of(endpoint).is_ok_and(|network| !network.config().shape.internal);
+        self.names.join(container, &endpoint.network, leads_out, named);
+    }
+
+    /// Whether containers have names on the endpoint's network.
+    pub fn has_names(endpoint: &Endpoint) -> bool {
+        !record::RESERVED.contains(&endpoint.network_name.as_str())
+    }
+
+    /// Opens the container's name server at [`crate::RESOLVER`] in the namespace of `pid`; one
+    /// that is open already stays.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: no such process, or somebody has the port.
+    pub async fn serve_names(&self, container: &str, pid: u32) -> Result<()> {
+        self.names.serve(container, pid).await
+    }
+
+    /// Before its namespace can end.
+    pub fn stop_names(&self, container: &str) {
+        self.names.stop(container);
+    }
+
+    /// How many questions the name servers had, by what came of them.
+    pub fn name_counts(&self) -> Vec<(Outcome, u64)> {
+        self.names.counts().into()
+    }
+
     /// They lead nowhere before they may be somebody else's.
     async fn unpublish(&self, network: &Arc<Network>, endpoint: &Endpoint) {
         if endpoint.published.is_empty() {
@@ -336,6 +384,7 @@ impl Networks {
 
     /// Of a container that ended: see [`Network::disconnect`].
     pub async fn disconnect(&self, container: &str, endpoint: &Endpoint) -> Result<()> {
+        self.names.leave(container, &endpoint.network, endpoint.address);
         let network = self.of(endpoint)?;
         self.unpublish(&network, endpoint).await;
         network.disconnect(endpoint).await?;
@@ -345,6 +394,7 @@ impl Networks {
 
     /// Of a container that runs on: see [`Network::unplug`].
     pub async fn unplug(&self, container: &str, endpoint: &Endpoint) -> Result<()> {
+        self.names.leave(container, &endpoint.network, endpoint.address);
         let network = self.of(endpoint)?;
         self.unpublish(&network, endpoint).await;
         network.unplug(endpoint).await?;
