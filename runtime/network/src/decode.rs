@@ -85,7 +85,7 @@ impl<'a> Attributes<'a> {
         self.get(wanted).filter(|v| v.len() >= 4).map(|v| u32_at(v, 0))
     }
 
-    fn address(&self, wanted: u16) -> Option<Ipv4Addr> {
+    pub fn address(&self, wanted: u16) -> Option<Ipv4Addr> {
         let octets: [u8; 4] = self.get(wanted)?.try_into().ok()?;
         Some(octets.into())
     }

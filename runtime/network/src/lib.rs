@@ -18,6 +18,7 @@
 mod bandwidth;
 mod bridge;
 mod config;
+mod conntrack;
 mod counters;
 mod decode;
 mod endpoint;

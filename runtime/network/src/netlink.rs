@@ -23,7 +23,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use crate::decode::{Attributes, u16_at, u32_at};
 use crate::error::{Error, Result};
 
-const HEADER_BYTES: usize = 16;
+pub(crate) const HEADER_BYTES: usize = 16;
 /// The kernel fills at most 32 KiB of a dump per receive.
 const BUFFER_BYTES: usize = 64 * 1024;
 /// The answer is queued before `send` returns; this bounds only a kernel's fault.
@@ -193,14 +193,14 @@ impl Netlink {
     }
 }
 
-struct Header {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
+pub(crate) struct Header {
+    pub kind: u16,
+    pub flags: u16,
+    pub sequence: u32,
 }
 
 /// Header, payload, and what follows. `None` at the end, or where a length lies.
-fn split_message(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
+pub(crate) fn split_message(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
     if bytes.len() < HEADER_BYTES {
         return None;
     }

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::bandwidth::{self, Applied, Bandwidth};
 use crate::bridge::{self, Bridge};
 use crate::config::NetworkConfig;
+use crate::conntrack::{self, Change};
 use crate::counters::LinkCounters;
 use crate::endpoint::{self, Endpoint, Place, Plan, lock};
 use crate::error::{Error, Result};
@@ -24,7 +25,7 @@ use crate::ipam::Ipam;
 use crate::link;
 use crate::namespace::{Namespace, NamespaceId};
 use crate::netlink::Netlink;
-use crate::ports::Published;
+use crate::ports::{Protocol, Published};
 use crate::{firewall, forwarding, rules, standing};
 
 /// A veth dies with its namespace some milliseconds after the last process;
@@ -132,6 +133,13 @@ impl Network {
         script += &rules::render_publish(table, address, published);
         firewall::apply("publish ports in", table, &script)?;
         *has_ports = true;
+        drop(has_ports);
+        if published.iter().any(|one| one.port.protocol == Protocol::Udp) {
+            // They lead there already: what fails from here on undoes nothing.
+            let known = link::list_addresses(&mut lock(&self.inner.quick)).unwrap_or_default();
+            let local: Vec<Ipv4Addr> = known.iter().map(|known| known.address).collect();
+            forget_streams(Change::Publish { local: &local }, address, published);
+        }
         Ok(())
     }
 
@@ -140,9 +148,11 @@ impl Network {
         let table = &self.inner.config.table;
         let script = rules::render_unpublish(table, address, published);
         match firewall::apply("take ports out of", table, &script) {
-            Err(error) if firewall::has_table(table)? => Err(error),
-            _ => Ok(()),
+            Err(error) if firewall::has_table(table)? => return Err(error),
+            _ => {}
         }
+        forget_streams(Change::Unpublish, address, published);
+        Ok(())
     }
 
     /// How many containers have an address here.
@@ -374,6 +384,15 @@ impl Inner {
         if let Err(e) = outcome {
             tracing::warn!(interface = name, error = %e, "link of an ended container is left");
         }
+    }
+}
+
+/// What cannot be forgotten ends by itself when its sender pauses.
+fn forget_streams(change: Change<'_>, container: Ipv4Addr, published: &[Published]) {
+    match conntrack::forget(change, container, published) {
+        Ok(0) => {}
+        Ok(streams) => tracing::debug!(%container, streams, "streams of datagrams forgotten"),
+        Err(error) => tracing::warn!(%container, %error, "streams of datagrams may go astray"),
     }
 }
 

@@ -221,3 +221,31 @@ fn ports_that_lead_nowhere_are_warned_of_and_not_taken() {
     ok(&agent, &["network", "rm", "vault", "front"]);
     agent.finish();
 }
+
+#[test]
+fn a_stream_of_datagrams_finds_the_container_that_has_the_port_now() {
+    skip_without_docker!();
+    let agent = TestAgent::start();
+    // One socket, so one stream to the kernel, which says something all the time.
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let port = free_port();
+    let to = format!("127.0.0.1:{port}");
+    let arrives = |name: &str| {
+        // Nobody may be there: the host says so by an error of the next sending.
+        let _ = socket.send_to(b"hello", &to);
+        ok(&agent, &["logs", name]).contains("\"received_datagrams\":3")
+    };
+    let _ = socket.send_to(b"nobody is there yet", &to);
+    let publish = format!("{port}:9000/udp");
+    let sink = ["-p", &publish, IMAGE, "workload", "sink", "9000", "--count", "3"];
+    ok(&agent, &[&["run", "-d", "--name", "first"][..], &sink].concat());
+    until("they arrive", || arrives("first"));
+    ok(&agent, &["wait", "first"]);
+    // The next one has another address; the stream goes on as before.
+    let other = agent.run_detached("beside", &[], &["sleep", "1000"]);
+    other.expect("it takes the next address");
+    let _ = socket.send_to(b"nobody is there now", &to);
+    ok(&agent, &[&["run", "-d", "--name", "second"][..], &sink].concat());
+    until("they arrive", || arrives("second"));
+    agent.finish();
+}
