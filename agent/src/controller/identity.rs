@@ -108,7 +108,8 @@ impl Identity {
             address: match record.config.network {
                 NetworkMode::Bridge => endpoint.map(|own| own.address.into()),
                 NetworkMode::Host => Some(Ipv4Addr::LOCALHOST.into()),
-                NetworkMode::None => None,
+                // What it sends has the lender's address, and is not its alone.
+                NetworkMode::None | NetworkMode::Shared => None,
             },
             cgroup: format!("{parent}/{}", record.id),
             wishes: wishes(&record.limits),

@@ -56,6 +56,8 @@ pub struct ContainerConfig {
     pub network: NetworkMode,
     /// Which networks it is on if its mode is [`NetworkMode::Bridge`]; `None`: the default one.
     pub networks: Option<Vec<NetworkWish>>,
+    /// Whose network it has if its mode is [`NetworkMode::Shared`]; an id in a record.
+    pub network_of: Option<String>,
     /// Published where it has a way out of its own: see [`ContainerConfig::published`].
     pub ports: Vec<PortWish>,
     /// What its program is known to listen on; the image's come to them.
@@ -94,6 +96,8 @@ pub enum NetworkMode {
     Host,
     /// Only `lo`.
     None,
+    /// Another container's, while that one runs. Bandwidth limits are refused.
+    Shared,
 }
 
 /// One of the networks that a container is, or is to be, on.
@@ -142,7 +146,7 @@ impl ContainerConfig {
             || vec![NetworkWish { network: DEFAULT_NETWORK.to_owned(), ..NetworkWish::default() }];
         match self.network {
             NetworkMode::Bridge => self.networks.clone().unwrap_or_else(default),
-            NetworkMode::Host | NetworkMode::None => Vec::new(),
+            NetworkMode::Host | NetworkMode::None | NetworkMode::Shared => Vec::new(),
         }
     }
 }
@@ -260,6 +264,7 @@ pub fn check(request: &CreateRequest) -> Result<(), Error> {
         }
     }
     check_network_count(config.wishes().len())?;
+    check_shared_network(config)?;
     let ports = config.ports.len().max(config.exposed.len());
     if ports > MOST_PORTS {
         return Err(Error::invalid("ports", ports, format!("at most {MOST_PORTS}")));
@@ -298,6 +303,29 @@ pub(crate) fn check_mounts(config: &ContainerConfig) -> Result<(), Error> {
     }
     let mode = config.tmpfs.iter().filter_map(|tmpfs| tmpfs.mode).find(|mode| *mode > 0o7777);
     mode.map_or(Ok(()), |mode| Err(Error::invalid("tmpfs mode", mode, "0 to 07777 (octal)")))
+}
+
+/// Who has another's network has what that one has: Docker's rule.
+fn check_shared_network(config: &ContainerConfig) -> Result<(), Error> {
+    if config.network != NetworkMode::Shared {
+        let allowed = "nothing, but for network mode shared";
+        let of = config.network_of.as_ref();
+        return of.map_or(Ok(()), |of| Err(Error::invalid("network_of", of, allowed)));
+    }
+    if config.network_of.as_ref().is_none_or(String::is_empty) {
+        return Err(Error::invalid("network", "container:", "container: and a name or an id"));
+    }
+    let asked = [
+        ("hostname", config.hostname.is_some()),
+        ("ports", !config.ports.is_empty() || config.publish_all),
+        ("exposed ports", !config.exposed.is_empty()),
+        ("user namespace", config.user_namespace),
+    ];
+    let allowed = "none of its own, with the network of another container (container:NAME)";
+    match asked.into_iter().find(|(_, asked)| *asked) {
+        Some((field, _)) => Err(Error::invalid(field, "one of its own", allowed)),
+        None => Ok(()),
+    }
 }
 
 pub(crate) fn check_network_count(count: usize) -> Result<(), Error> {
@@ -454,6 +482,20 @@ mod tests {
             },
             "binds.source",
         );
+        check(|r| r.config.network_of = Some("web".into()), "network_of");
+        check(|r| r.config.network = NetworkMode::Shared, "network");
+        fn sharing(r: &mut CreateRequest) -> &mut ContainerConfig {
+            r.config.network = NetworkMode::Shared;
+            r.config.network_of = Some("web".into());
+            &mut r.config
+        }
+        let mut request = CreateRequest { image: "demo".into(), ..CreateRequest::default() };
+        sharing(&mut request);
+        super::check(&request).expect("it may have another's network");
+        check(|r| sharing(r).hostname = Some("a".into()), "hostname");
+        check(|r| sharing(r).publish_all = true, "ports");
+        check(|r| sharing(r).exposed = vec!["80".parse().unwrap()], "exposed ports");
+        check(|r| sharing(r).user_namespace = true, "user namespace");
         fn volume(target: &str) -> VolumeRequest {
             VolumeRequest { target: target.into(), ..VolumeRequest::default() }
         }

@@ -28,7 +28,7 @@ pub fn detach() -> Result<()> {
     // A shim that dies takes the container's output along. Only SIGKILL may.
     sys::block_signals(true);
     sys::reset_signal_dispositions();
-    sys::close_range(fd::STDIN.unsigned_abs() + 1, u32::MAX)?;
+    sys::close_range(fd::NETWORK.unsigned_abs() + 1, u32::MAX)?;
     sys::close_on_exec_from(fd::SPEC.unsigned_abs())?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     rustix::stdio::dup2_stdin(&null)?;

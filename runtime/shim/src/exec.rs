@@ -54,7 +54,7 @@ impl Home {
             | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
             | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
             | ThreadNameSpaceType::CONTROL_GROUP;
-        if spec.network == NetworkNamespace::New {
+        if spec.network != NetworkNamespace::Host {
             namespaces |= ThreadNameSpaceType::NETWORK;
         }
         if spec.user_namespace.is_some() {

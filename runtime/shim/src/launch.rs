@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use tenantry_shim::protocol::Failure;
 use tenantry_shim::spec::{IdMapping, LaunchSpec, NetworkNamespace, Process};
 
@@ -52,6 +52,9 @@ pub struct Outputs<End> {
 pub struct Inherited {
     pub stdin: Option<OwnedFd>,
     pub seccomp: Option<OwnedFd>,
+    /// The network namespace of another container. The shim keeps it no longer than the birth
+    /// takes: that one may end before this one.
+    pub network: Option<OwnedFd>,
 }
 
 struct ChildInput<'a> {
@@ -204,6 +207,10 @@ fn become_container(
     let process = &spec.process;
     sys::block_signals(false);
     let _ = rustix::process::setsid();
+    if let Some(network) = &input.inherited.network {
+        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(at("setns", "network namespace"))?;
+    }
     overlay::make_private()?;
     let rootfs = if spec.user_namespace.is_some() {
         let rootfs = channel.receive_rootfs().map_err(at("recvmsg", "rootfs"))?;

@@ -16,7 +16,7 @@ use tenantry_shim::failure::{at, failure};
 use tenantry_shim::launch::{self, Inherited};
 use tenantry_shim::protocol::Failure;
 use tenantry_shim::serve::Shim;
-use tenantry_shim::spec::{LaunchSpec, fd};
+use tenantry_shim::spec::{LaunchSpec, NetworkNamespace, fd};
 use tenantry_shim::{detach, sys};
 
 fn main() -> ExitCode {
@@ -44,9 +44,12 @@ fn launch() -> Result<Container, Failure> {
     drop((file, text));
     let seccomp = sys::take_descriptor(fd::SECCOMP);
     let stdin = sys::take_descriptor(fd::STDIN);
+    let network = sys::take_descriptor(fd::NETWORK);
+    let is_given = spec.network == NetworkNamespace::Given;
     let inherited = Inherited {
         seccomp: wanted(spec.seccomp, seccomp, "seccomp program")?,
         stdin: wanted(spec.stdin, stdin, "stdin")?,
+        network: wanted(is_given, network, "network namespace")?,
     };
     Container::launch(spec, inherited)
 }

@@ -200,7 +200,7 @@ fn device_steps(user_namespace: bool) -> Vec<Step> {
 /// A new sysfs shows the network namespace that it is mounted in, and may only be
 /// mounted by who owns that one: root of a user namespace does not own the host's.
 fn sysfs_step(spec: &LaunchSpec) -> Step {
-    if spec.user_namespace.is_some() && spec.network == NetworkNamespace::Host {
+    if spec.user_namespace.is_some() && spec.network != NetworkNamespace::New {
         return Step::Tree {
             source: PathBuf::from("/sys"),
             target: "/sys".to_owned(),

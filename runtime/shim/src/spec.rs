@@ -22,6 +22,8 @@ pub mod fd {
     pub const SECCOMP: i32 = 5;
     /// The container's standard input, if the spec says so; else `/dev/null`.
     pub const STDIN: i32 = 6;
+    /// A network namespace, if the spec says so.
+    pub const NETWORK: i32 = 7;
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -131,6 +133,8 @@ pub enum NetworkNamespace {
     New,
     /// The agent's own.
     Host,
+    /// That of [`fd::NETWORK`]: another container's. Not together with a user namespace.
+    Given,
 }
 
 /// Ids 0..size inside are `host_base..host_base+size` outside, users and groups alike.

@@ -185,6 +185,66 @@ fn on_no_network_there_is_still_the_container_itself() {
 }
 
 #[test]
+fn a_container_has_the_network_of_another_one() {
+    skip_without_docker!();
+    let agent = TestAgent::start();
+    ok(&agent, &["network", "create", "front"]);
+    serve(&agent, "web", &["--network", "front"]);
+    let sharing = |name: &'static str, flags: &[&'static str]| {
+        let run = ["run", "-d", "--name", name, "--network", "container:web"];
+        [&run[..], flags, &[IMAGE, "sleep", "1000"]].concat()
+    };
+    ok(&agent, &sharing("side", &[]));
+    assert!(reaches(&agent, "side", "127.0.0.1"), "{}", agent.log());
+    let namespace = |name: &str| {
+        let path = format!("/proc/{}/ns/net", agent.pid_of(name));
+        std::fs::read_link(path).expect("it runs")
+    };
+    assert_eq!(namespace("side"), namespace("web"));
+    for file in ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"] {
+        let read = |name: &str| ok(&agent, &["exec", name, "cat", file]);
+        assert_eq!(read("side"), read("web"), "{file}");
+    }
+    assert_eq!(ok(&agent, &["exec", "side", "hostname"]), ok(&agent, &["exec", "web", "hostname"]));
+    let address = address_on(&agent, "web", "front");
+    assert!(ok(&agent, &["exec", "side", "ip", "-o", "addr"]).contains(&address));
+    let id = ok(&agent, &["inspect", "--format", "{{.Id}}", "web"]);
+    let mode = ok(&agent, &["inspect", "--format", "{{.HostConfig.NetworkMode}}", "side"]);
+    assert_eq!(mode, format!("container:{id}"));
+    // The interface's bytes are shown once, at whose it is.
+    let metrics = agent.metrics();
+    let received =
+        |name: &str| metrics.sum("container_network_receive_bytes_total", &[("name", name)]);
+    assert!(received("web").is_some() && received("side").is_none());
+
+    let check = |arguments: &[&str], words: &str| {
+        let refused = fails(&agent, arguments);
+        assert!(refused.contains(words), "docker {}: {refused}", arguments.join(" "));
+    };
+    check(&sharing("wrong", &["-p", "80"]), "ports");
+    check(&sharing("wrong", &["--hostname", "own"]), "hostname");
+    check(&sharing("wrong", &["--label", "tenantry.egress=1mbit"]), "bandwidth");
+    check(&["network", "connect", "bridge", "side"], "cannot be connected to any other network");
+    let nobody = ["create", "--network", "container:nobody", IMAGE, "true"];
+    check(&nobody, "a container that exists");
+    assert_eq!(ok(&agent, &["ps", "-a", "-q"]).lines().count(), 2);
+
+    // When the lender ends, who borrowed goes on; nobody can borrow any more.
+    ok(&agent, &["stop", "-t", "0", "web"]);
+    assert_eq!(agent.state("side"), "running");
+    check(&sharing("late", &[]), "cannot join network of a non running container");
+    ok(&agent, &["start", "web"]);
+    assert_ne!(namespace("side"), namespace("web"), "the former one until it starts again");
+    ok(&agent, &["restart", "-t", "0", "side"]);
+    ok(&agent, &["start", "late"]);
+    assert_eq!(namespace("side"), namespace("web"));
+    assert_eq!(namespace("late"), namespace("web"));
+    ok(&agent, &["rm", "-f", "late", "side", "web"]);
+    ok(&agent, &["network", "rm", "front"]);
+    agent.finish();
+}
+
+#[test]
 fn bandwidth_is_limited_on_a_network_that_a_user_made() {
     skip_without_docker!();
     let agent = TestAgent::start();

@@ -90,6 +90,7 @@ pub fn request_of(name: Option<String>, body: ContainerCreateBody) -> ApiResult<
         auto_remove: host.auto_remove.unwrap_or(false),
         network,
         networks,
+        network_of: networking::lender(host.network_mode.as_deref()),
         ports: ports::wishes(host.port_bindings.as_ref())?,
         exposed: ports::exposed(body.exposed_ports.as_deref().unwrap_or_default())?,
         publish_all: host.publish_all_ports.unwrap_or(false),
@@ -299,7 +300,6 @@ mod tests {
         for (host, field) in [
             (json!({ "Privileged": true }), "Privileged"),
             (json!({ "PortBindings": { "80/sctp": [] } }), "PortBindings"),
-            (json!({ "NetworkMode": "container:web" }), "NetworkMode"),
             (json!({ "SecurityOpt": ["label=x"] }), "SecurityOpt"),
             (json!({ "Memory": 8, "MemorySwap": 4 }), "MemorySwap"),
         ] {

@@ -12,6 +12,8 @@ use super::ports;
 use crate::api::error::{ApiError, ApiResult};
 
 const DEFAULT: &str = "bridge";
+/// Before the name or id of a container whose network is shared.
+const LENDER: &str = "container:";
 
 /// The mode, and the networks where they are not left to us. The first is the one that the
 /// mode names; clients that say `default` mean the default network.
@@ -25,10 +27,7 @@ pub fn wishes(
     let first = match known_name(mode.unwrap_or_default()).as_str() {
         "none" => return Ok((NetworkMode::None, None)),
         "host" => return Ok((NetworkMode::Host, None)),
-        other if other.starts_with("container:") => {
-            let what = "the network namespace of another container";
-            return Err(ApiError::unsupported("HostConfig.NetworkMode", what));
-        }
+        other if other.starts_with(LENDER) => return Ok((NetworkMode::Shared, None)),
         name => name.to_owned(),
     };
     let settings = named.remove(&first).unwrap_or_default();
@@ -39,6 +38,11 @@ pub fn wishes(
         wishes.push(wish(&name, settings)?);
     }
     Ok((NetworkMode::Bridge, Some(wishes)))
+}
+
+/// Whose network it is to have, where the mode says so.
+pub fn lender(mode: Option<&str>) -> Option<String> {
+    mode?.strip_prefix(LENDER).map(str::to_owned)
 }
 
 fn known_name(name: &str) -> String {
@@ -87,7 +91,8 @@ pub fn warnings(config: &ContainerConfig, is_internal: impl Fn(&str) -> bool) ->
         NetworkMode::Bridge if no_way_out() => {
             "Published ports are discarded while all networks of the container are internal"
         }
-        NetworkMode::Bridge => return Vec::new(),
+        // With another's network a wish for ports is refused.
+        NetworkMode::Bridge | NetworkMode::Shared => return Vec::new(),
     };
     vec![warning.to_owned()]
 }
@@ -97,6 +102,9 @@ pub fn mode(record: &Record) -> String {
     match record.config.network {
         NetworkMode::Host => "host".to_owned(),
         NetworkMode::None => "none".to_owned(),
+        NetworkMode::Shared => {
+            format!("{LENDER}{}", record.config.network_of.as_deref().unwrap_or_default())
+        }
         NetworkMode::Bridge => {
             let first = record.config.wishes().into_iter().next();
             first.map_or(DEFAULT.to_owned(), |wish| wish.network)
@@ -209,6 +217,9 @@ mod tests {
         }
         assert_eq!(parse("none", json!({})).unwrap(), (NetworkMode::None, None));
         assert_eq!(parse("host", json!({})).unwrap(), (NetworkMode::Host, None));
+        assert_eq!(parse("container:x", json!({})).unwrap(), (NetworkMode::Shared, None));
+        assert_eq!(lender(Some("container:x")).as_deref(), Some("x"));
+        assert_eq!((lender(Some("web")), lender(None)), (None, None));
     }
 
     #[test]
@@ -244,6 +255,5 @@ mod tests {
                 parse("web", json!({ "EndpointsConfig": { "web": settings } })).unwrap_err();
             assert!(error.message.contains(field), "{}", error.message);
         }
-        assert!(parse("container:x", json!({})).unwrap_err().message.contains("NetworkMode"));
     }
 }

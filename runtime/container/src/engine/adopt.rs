@@ -18,7 +18,7 @@ use super::{
     Shared, blocking,
     cell::{Cell, Running},
     ended::{self, Verdict},
-    launch, naming,
+    launch, lending, naming,
     remove::RUBBISH,
     start, unix_ns, volumes, way_back, world,
 };
@@ -279,9 +279,14 @@ fn revive(shared: &Arc<Shared>, cell: &Arc<Cell>) {
             ended::restart_after(shared, cell, after);
         }
         (RestartDecision::Restart { .. }, _) => {
-            let (shared, cell) = (shared.clone(), cell.clone());
+            let (shared, cell, config) = (shared.clone(), cell.clone(), record.config.clone());
             tokio::spawn(async move {
+                lending::wait_for_lender(&shared, &config).await;
                 let _op = cell.op.lock().await;
+                // Somebody else was quicker.
+                if cell.lock().running.is_some() || cell.snapshot().removed {
+                    return;
+                }
                 match start::run(&shared, &cell).await {
                     Ok(()) => shared.tell(&cell, Action::Restart, &[]),
                     Err(error) => cell.update(|inner| {

@@ -10,7 +10,9 @@ use tenantry_image::Held;
 use tenantry_network::Port;
 use tenantry_shim::spec::Process;
 
-use super::{Engine, EngineConfig, Shared, blocking, cell::Cell, detached, unix_ns, volumes};
+use super::{
+    Engine, EngineConfig, Shared, blocking, cell::Cell, detached, lending, unix_ns, volumes,
+};
 use crate::{
     capabilities,
     config::{self, CreateRequest},
@@ -86,6 +88,10 @@ fn resolve<'a>(
             wish.network = found.name;
         }
     }
+    let lender = config.network_of.as_deref().map(|of| lending::find(shared, of)).transpose()?;
+    if let Some(lender) = &lender {
+        config.network_of = Some(lender.id.clone());
+    }
     let change = patch.validate(shared.host_cpus)?;
     let limits = Limits::default().with(&patch, &change);
     let capabilities = capabilities::resolve(&config.cap_add, &config.cap_drop, shared.bounding)?;
@@ -102,9 +108,15 @@ fn resolve<'a>(
     config.exposed.extend(config.ports.iter().map(|wish| wish.port));
     config.exposed.sort();
     config.exposed.dedup();
+    if lender.is_some() {
+        // What can be published there is the lender's to say.
+        config.exposed.clear();
+    }
     let of_image = image.config.config().as_ref().and_then(|config| config.volumes().clone());
     volumes::resolve(shared, &mut config, &of_image.unwrap_or_default())?;
-    let hostname = config.hostname.clone().unwrap_or_else(|| id[..12].to_owned());
+    let of_lender = lender.as_ref().map(|lender| lender.lock().record.hostname.clone());
+    let hostname = of_lender.or_else(|| config.hostname.clone());
+    let hostname = hostname.unwrap_or_else(|| id[..12].to_owned());
     let resolved = resolve_process(&image.config, &config, &hostname)?;
     let passwd = user::read_from_layers(&image.layers, "etc/passwd")?;
     let group = user::read_from_layers(&image.layers, "etc/group")?;

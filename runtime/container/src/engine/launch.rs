@@ -30,16 +30,18 @@ pub(super) fn files(dir: &Path) -> [PathBuf; 3] {
     ["hosts", "hostname", "resolv.conf"].map(|name| dir.join(name))
 }
 
-/// Everything the shim is told, complete and literal.
+/// Everything the shim is told, complete and literal. `lender`: the directory of who lends it
+/// the network, and what is said of that in `/etc`.
 pub(super) fn spec(
     config: &EngineConfig,
     record: &Record,
     dir: &Path,
+    lender: Option<&Path>,
     group: &Group,
     volumes: Vec<PathBuf>,
 ) -> LaunchSpec {
     let strings = |list: &[&str]| list.iter().map(ToString::to_string).collect();
-    let [hosts, hostname, resolv] = files(dir);
+    let [hosts, hostname, resolv] = files(lender.unwrap_or(dir));
     let etc = [(hosts, "/etc/hosts"), (hostname, "/etc/hostname"), (resolv, "/etc/resolv.conf")];
     let own = etc.map(|(source, target)| Bind {
         source,
@@ -84,6 +86,7 @@ pub(super) fn spec(
         },
         network: match record.config.network {
             NetworkMode::Host => NetworkNamespace::Host,
+            NetworkMode::Shared => NetworkNamespace::Given,
             NetworkMode::Bridge | NetworkMode::None => NetworkNamespace::New,
         },
         user_namespace: record.config.user_namespace.then(|| create::id_mapping(config)),
@@ -122,6 +125,9 @@ pub(super) fn prepare(record: &Record, dir: &Path) -> Result<(), Error> {
             return Err(Error::failed(format!("remove {}", exit_file.display()), error));
         }
         _ => {}
+    }
+    if record.config.network == NetworkMode::Shared {
+        return Ok(());
     }
     let contents = [etc::HOSTS.to_owned(), format!("{}\n", record.hostname), resolv_conf(record)];
     for (path, content) in files(dir).iter().zip(contents) {

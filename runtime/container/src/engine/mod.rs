@@ -16,6 +16,7 @@ mod ended;
 mod exec;
 mod files;
 mod launch;
+mod lending;
 mod limits;
 mod look;
 mod naming;

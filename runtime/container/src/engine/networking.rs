@@ -118,6 +118,11 @@ async fn connect_further(
     // By its name now: `default` was one more word for it.
     config::check_wish(&wish)?;
     let name = &record.name;
+    if record.config.network == NetworkMode::Shared {
+        let why = "container sharing network namespace with another container or host cannot be \
+                   connected to any other network";
+        return Err(Error::Forbidden(why.to_owned()));
+    }
     if record.config.network != NetworkMode::Bridge {
         return Err(Error::Forbidden(format!(
             "container {name} has no network namespace of its own to be connected: it was made \

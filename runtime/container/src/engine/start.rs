@@ -135,7 +135,7 @@ pub(super) fn facts(cell: &Cell) -> StartFacts {
     let inner = cell.lock();
     let record = &inner.record;
     StartFacts {
-        own_network: record.config.network != NetworkMode::Host,
+        own_network: matches!(record.config.network, NetworkMode::Bridge | NetworkMode::None),
         limited: record.limits.resources != tenantry_cgroupfs::Resources::default(),
     }
 }

@@ -18,7 +18,7 @@ use tenantry_shim::protocol::{Reply, Request};
 use super::{
     Shared, blocking,
     cell::{Cell, Running},
-    launch, limits, naming, networking, start, unix_ns, volumes,
+    launch, lending, limits, naming, networking, start, unix_ns, volumes,
 };
 use crate::{
     error::Error,
@@ -134,10 +134,12 @@ impl StartWorld {
 
     async fn spawn_shim(&self) -> Result<(), Error> {
         let begun = Instant::now();
+        let loan = lending::borrow(&self.shared, &self.record.config)?;
         let spec = launch::spec(
             &self.shared.config,
             &self.record,
             &self.cell.dir,
+            loan.as_ref().map(|loan| loan.dir.as_path()),
             &self.group,
             volumes::sources(&self.shared, &self.record),
         );
@@ -159,6 +161,7 @@ impl StartWorld {
                     listener: UnixListener::bind(&socket).map_err(bind)?,
                     seccomp: seccomp.map(|program| program.reopen()).transpose()?,
                     stdin,
+                    network: loan.map(|loan| loan.namespace),
                 };
                 spawn::spawn(&program, &name, birth).map_err(failed("execute the shim".into()))
             })

@@ -39,6 +39,7 @@ pub struct Birth {
     pub listener: UnixListener,
     pub seccomp: Option<OwnedFd>,
     pub stdin: Option<OwnedFd>,
+    pub network: Option<OwnedFd>,
 }
 
 /// A shim that lives, or whose end has not been seen yet.
@@ -77,6 +78,9 @@ pub fn spawn(program: &ShimProgram, name: &str, birth: Birth) -> io::Result<i32>
     }
     if let Some(stdin) = &birth.stdin {
         placed.push((raise(stdin)?, fd::STDIN));
+    }
+    if let Some(network) = &birth.network {
+        placed.push((raise(network)?, fd::NETWORK));
     }
     let mut actions = PosixSpawnFileActions::init()?;
     for (source, target) in &placed {

@@ -1,0 +1,187 @@
+//! What happens between containers and networks: connections, published ports, names.
+//!
+//! Owns the order: what leads to a container is there last and gone first.
+
+use std::sync::Arc;
+
+use super::{Attachment, Known, NetworkAction, Networks, Up, record};
+use crate::bandwidth::{Applied, Bandwidth};
+use crate::endpoint::{self, Endpoint};
+use crate::error::{Error, Result};
+use crate::names::{Named, Outcome};
+use crate::namespace::Namespace;
+use crate::network::{Network, blocking, in_thread_of_its_own};
+use crate::ports::{PortWish, Published};
+
+impl Networks {
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NotUp`], and as [`Network::connect`].
+    pub async fn connect(&self, wish: &Attachment<'_>) -> Result<Endpoint> {
+        let Known { record, up } = self.known(wish.network)?;
+        let network = match up {
+            Up::Open(network) => network,
+            Up::Failed(why) => return Err(Error::NotUp { name: record.name, why }),
+            Up::HasNoBridge => {
+                return Err(Error::Predefined { name: record.name, verb: "connected to" });
+            }
+        };
+        let place = wish.place.clone();
+        let made = network.connect_at(wish.container, wish.pid, wish.address, place).await?;
+        let (id, name) = (record.id.clone(), record.name.clone());
+        let endpoint = Endpoint { network: id, network_name: name, ..made };
+        self.tell(&record, NetworkAction::Connect, Some(wish.container));
+        Ok(endpoint)
+    }
+
+    /// A container that is on no network talks to itself all the same.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: no such process; [`Error::Netlink`].
+    pub async fn raise_loopback(&self, pid: u32) -> Result<()> {
+        let work = move || endpoint::raise_loopback(&Namespace::of_process(pid)?);
+        in_thread_of_its_own("network-loopback", work).await
+    }
+
+    /// Ports of the host lead to this endpoint from now on; all or none.
+    ///
+    /// # Errors
+    /// [`Error::PortTaken`], [`Error::Bind`], [`Error::Firewall`].
+    pub async fn publish(&self, endpoint: &mut Endpoint, wishes: &[PortWish]) -> Result<()> {
+        if wishes.is_empty() {
+            return Ok(());
+        }
+        let network = self.of(endpoint)?;
+        let published = self.ports.reserve(wishes)?;
+        let (address, of_it) = (endpoint.address, published.clone());
+        let led = blocking("publish ports", move || network.publish(address, &of_it)).await;
+        if let Err(error) = led {
+            self.ports.release(&published);
+            return Err(error);
+        }
+        endpoint.published.extend(published);
+        Ok(())
+    }
+
+    /// Others on this network find the container by these names from now on, if it is one that
+    /// a user made: on the default one nobody has a name. Said again, it is called otherwise.
+    pub fn introduce(&self, container: &str, endpoint: &Endpoint, names: Vec<String>) {
+        let (address, network_name) = (endpoint.address, endpoint.network_name.clone());
+        let named = Networks::has_names(endpoint).then_some(Named { address, names, network_name });
+        let leads_out = self.of(endpoint).is_ok_and(|network| !network.config().shape.internal);
+        self.names.join(container, &endpoint.network, leads_out, named);
+    }
+
+    /// Whether containers have names on the endpoint's network.
+    pub fn has_names(endpoint: &Endpoint) -> bool {
+        !record::RESERVED.contains(&endpoint.network_name.as_str())
+    }
+
+    /// Opens the container's name server at [`crate::RESOLVER`] in the namespace of `pid`; one
+    /// that is open already stays.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: no such process, or somebody has the port.
+    pub async fn serve_names(&self, container: &str, pid: u32) -> Result<()> {
+        self.names.serve(container, pid).await
+    }
+
+    /// Before its namespace can end.
+    pub fn stop_names(&self, container: &str) {
+        self.names.stop(container);
+    }
+
+    /// How many questions the name servers had, by what came of them.
+    pub fn name_counts(&self) -> Vec<(Outcome, u64)> {
+        self.names.counts().into()
+    }
+
+    /// They lead nowhere before they may be somebody else's.
+    async fn unpublish(&self, network: &Arc<Network>, endpoint: &Endpoint) {
+        if endpoint.published.is_empty() {
+            return;
+        }
+        let (network, address) = (Arc::clone(network), endpoint.address);
+        let published: Vec<Published> = endpoint.published.clone();
+        let work = move || network.unpublish(address, &published);
+        if let Err(error) = blocking("unpublish ports", work).await {
+            tracing::error!(%address, %error, "published ports are left in the table");
+        }
+        self.ports.release(&endpoint.published);
+    }
+
+    /// Of a container that ended: see [`Network::disconnect`].
+    pub async fn disconnect(&self, container: &str, endpoint: &Endpoint) -> Result<()> {
+        self.names.leave(container, &endpoint.network, endpoint.address);
+        let network = self.of(endpoint)?;
+        self.unpublish(&network, endpoint).await;
+        network.disconnect(endpoint).await?;
+        self.tell_of(endpoint, NetworkAction::Disconnect, container);
+        Ok(())
+    }
+
+    /// Of a container that runs on: see [`Network::unplug`].
+    pub async fn unplug(&self, container: &str, endpoint: &Endpoint) -> Result<()> {
+        self.names.leave(container, &endpoint.network, endpoint.address);
+        let network = self.of(endpoint)?;
+        self.unpublish(&network, endpoint).await;
+        network.unplug(endpoint).await?;
+        self.tell_of(endpoint, NetworkAction::Disconnect, container);
+        Ok(())
+    }
+
+    /// The network that an endpoint is on.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NotUp`].
+    pub fn of(&self, endpoint: &Endpoint) -> Result<Arc<Network>> {
+        if endpoint.network.is_empty() {
+            return Ok(Arc::clone(&self.default));
+        }
+        let all = self.all();
+        let not_found = || Error::NotFound { reference: endpoint.network_name.clone() };
+        let known = all.get(&endpoint.network).ok_or_else(not_found)?;
+        match &known.up {
+            Up::Open(network) => Ok(Arc::clone(network)),
+            Up::HasNoBridge => Err(not_found()),
+            Up::Failed(why) => {
+                Err(Error::NotUp { name: known.record.name.clone(), why: why.clone() })
+            }
+        }
+    }
+
+    /// See [`Network::adopt`]. Blocking where ports are published: the table is a new one.
+    pub fn adopt(&self, endpoint: &Endpoint) {
+        match self.of(endpoint) {
+            Ok(network) => {
+                network.adopt(endpoint);
+                let published = &endpoint.published;
+                if published.is_empty() {
+                    return;
+                }
+                self.ports.adopt(published);
+                if let Err(error) = network.publish(endpoint.address, published) {
+                    let address = endpoint.address;
+                    tracing::error!(%address, %error, "published ports lead nowhere");
+                }
+            }
+            Err(error) => {
+                let interface = &endpoint.host_interface;
+                tracing::warn!(interface, %error, "adopted an endpoint without its network");
+            }
+        }
+    }
+
+    /// See [`Network::take_default_route`].
+    pub async fn take_default_route(&self, endpoint: &Endpoint, pid: u32) -> Result<()> {
+        self.of(endpoint)?.take_default_route(endpoint, pid).await
+    }
+
+    /// See [`Network::set_bandwidth`].
+    pub async fn set_bandwidth(
+        &self,
+        endpoint: &Endpoint,
+        bandwidth: &Bandwidth,
+    ) -> Result<Vec<Applied>> {
+        self.of(endpoint)?.set_bandwidth(endpoint, bandwidth).await
+    }
+}
