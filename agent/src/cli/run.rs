@@ -57,7 +57,7 @@ pub struct RunFlags {
     workdir: Option<String>,
     #[arg(long)]
     entrypoint: Option<String>,
-    /// bridge, none, host, or one that was made with `network create`.
+    /// bridge, none, host, container:NAME, or one that was made with `network create`.
     #[arg(long, visible_alias = "net", default_value = "bridge")]
     network: String,
     /// This address on its network and no other.

@@ -147,9 +147,10 @@ impl Network {
     pub(crate) fn unpublish(&self, address: Ipv4Addr, published: &[Published]) -> Result<()> {
         let table = &self.inner.config.table;
         let script = rules::render_unpublish(table, address, published);
-        match firewall::apply("take ports out of", table, &script) {
-            Err(error) if firewall::has_table(table)? => return Err(error),
-            _ => {}
+        if let Err(error) = firewall::apply("take ports out of", table, &script)
+            && firewall::has_table(table)?
+        {
+            return Err(error);
         }
         forget_streams(Change::Unpublish, address, published);
         Ok(())

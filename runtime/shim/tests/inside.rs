@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use support::{DEFAULT_CAPABILITIES, Lab, null, skipped};
+use support::{DEFAULT_CAPABILITIES, Lab, new_network, null, skipped};
 use tenantry_shim::protocol::Reply;
 use tenantry_shim::spec::{Bind, IdMapping, NetworkNamespace};
 
@@ -64,6 +64,37 @@ fn the_host_network_is_shared_on_request() {
         assert!(stdout.contains("\nok\n"), "{stdout}");
         lab.assert_nothing_left();
     }
+}
+
+#[test]
+fn a_network_that_is_given_is_entered() {
+    if skipped() {
+        return;
+    }
+    let network = new_network();
+    let inode = fs::File::from(network.try_clone().expect("a copy"));
+    let inode = inode.metadata().expect("nsfs tells").ino();
+    let output = output_of("readlink /proc/self/ns/net; ls /sys/class/net", |lab| {
+        lab.spec.network = NetworkNamespace::Given;
+        lab.network = Some(network);
+    });
+    assert_eq!(output, format!("net:[{inode}]\nlo\n"));
+}
+
+#[test]
+fn a_network_that_is_promised_and_not_given_is_said_so() {
+    if skipped() {
+        return;
+    }
+    let mut lab = Lab::shell("true");
+    lab.spec.network = NetworkNamespace::Given;
+    let mut shim = lab.spawn();
+    let mut client = shim.connect();
+    client.send(&tenantry_shim::protocol::Request::Watch);
+    let Reply::Failed(failure) = client.receive() else { panic!("it began") };
+    assert_eq!(failure.object, "network namespace");
+    shim.wait();
+    lab.assert_nothing_left();
 }
 
 #[test]

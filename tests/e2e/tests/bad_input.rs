@@ -29,6 +29,8 @@ fn a_wrong_wish_is_refused_by_name_and_with_what_is_allowed() {
     check(&["run", "--memory", "1k", IMAGE, "true"], &["memory", "6m"]);
     check(&["run", "--restart", "sometimes", IMAGE, "true"], &["--restart", "unless-stopped"]);
     check(&["run", "--network", "mesh", IMAGE, "true"], &["network mesh not found"]);
+    check(&["run", "--network", "container:nobody", IMAGE, "true"], &["container:nobody"]);
+    check(&["run", "--network", "container:", IMAGE, "true"], &["network", "a name or an id"]);
     check(&["run", "--cap-add", "CAP_FLY", IMAGE, "true"], &["CAP_FLY"]);
     check(&["run", "--user", "nobody-here", IMAGE, "true"], &["nobody-here"]);
     check(&["run", "--io-read", "/dev/null:1m", IMAGE, "true"], &["/dev/null", "block device"]);

@@ -211,6 +211,9 @@ fn a_container_has_the_network_of_another_one() {
     let id = ok(&agent, &["inspect", "--format", "{{.Id}}", "web"]);
     let mode = ok(&agent, &["inspect", "--format", "{{.HostConfig.NetworkMode}}", "side"]);
     assert_eq!(mode, format!("container:{id}"));
+    // What is borrowed is lent on.
+    let third = ["run", "--rm", "--network", "container:side", IMAGE, "ip", "-o", "addr"];
+    assert!(ok(&agent, &third).contains(&address));
     // The interface's bytes are shown once, at whose it is.
     let metrics = agent.metrics();
     let received =

@@ -133,12 +133,16 @@ pub fn endpoints(container: &Snapshot) -> Value {
 fn endpoint(record: &Record, wish: &NetworkWish, made: Option<&Endpoint>) -> Value {
     let ipam = wish.address.map(|address| json!({ "IPv4Address": address.to_string() }));
     let text = |of: fn(&Endpoint) -> String| made.map(of).unwrap_or_default();
-    // A container's own name and the beginning of its id are known to its neighbours, too.
-    let own = [record.name.clone(), record.id[..12].to_owned()];
-    let names: Vec<String> = match wish.network.as_str() {
-        DEFAULT | "host" | "none" => Vec::new(),
-        _ => own.into_iter().chain(wish.aliases.iter().cloned()).collect(),
-    };
+    // Its name, the beginning of its id and its hostname are known to its neighbours, too.
+    let own = [record.name.clone(), record.id[..12].to_owned(), record.hostname.clone()];
+    let mut names: Vec<String> = Vec::new();
+    if !matches!(wish.network.as_str(), DEFAULT | "host" | "none") {
+        for name in own.iter().chain(&wish.aliases) {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+    }
     json!({
         "IPAMConfig": ipam,
         "Links": null,

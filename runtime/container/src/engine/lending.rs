@@ -29,13 +29,22 @@ pub(super) struct Loan {
     pub namespace: OwnedFd,
 }
 
+/// Whose network it is: who has only borrowed it has lent it on.
+///
 /// # Errors
 /// [`Error::Invalid`]: not `NotFound`, which clients take for a missing image.
 pub(super) fn find(shared: &Shared, reference: &str) -> Result<Arc<Cell>, Error> {
-    shared.find(reference).map_err(|_| {
+    let unknown = |_| {
         let value = format!("container:{reference}");
         Error::invalid("network", value, "container: and a container that exists")
-    })
+    };
+    let cell = shared.find(reference).map_err(unknown)?;
+    let lender = cell.lock().record.config.network_of.clone();
+    match lender {
+        // In a record it is never one who has borrowed.
+        Some(lender) => shared.find(&lender).map_err(unknown),
+        None => Ok(cell),
+    }
 }
 
 /// `None` for who has a network of its own, or the host's.

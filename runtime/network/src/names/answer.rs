@@ -14,6 +14,8 @@ const EDNS_BYTES: u16 = 1232;
 /// A container that starts again may have another address: asked again soon enough.
 const TTL_S: u32 = 30;
 const HEADER_BYTES: usize = 12;
+/// In the third byte.
+const RESPONSE: u8 = 0x80;
 
 /// What is known here.
 pub(crate) trait Known {
@@ -103,9 +105,13 @@ fn own_edns() -> Edns {
     edns
 }
 
-/// Nothing but a code, for this question; `None` if it has not even an id.
+/// Nothing but a code, for this question; `None` if it has not even an id, or is an answer.
 pub(crate) fn error(question: &[u8], code: ResponseCode) -> Option<Vec<u8>> {
-    let id = u16::from_be_bytes(question.get(..HEADER_BYTES)?.get(..2)?.try_into().ok()?);
+    let header = question.get(..HEADER_BYTES)?;
+    if header[2] & RESPONSE != 0 {
+        return None;
+    }
+    let id = u16::from_be_bytes([header[0], header[1]]);
     let mut answer = Message::error_msg(id, OpCode::Query, code);
     answer.metadata.recursion_available = true;
     if let Ok(asked) = Message::from_vec(question) {
@@ -231,6 +237,8 @@ mod tests {
             ResponseCode::FormErr
         );
         assert_eq!(judge(&[0, 7], &Fake, false), Verdict::Malformed(None));
+        let torn = [0, 7, 0x81, 0, 0, 9, 0, 0, 0, 0, 0, 0];
+        assert_eq!(judge(&torn, &Fake, false), Verdict::Malformed(None));
         let answer = Message::response(7, OpCode::Query).to_vec().unwrap();
         assert_eq!(judge(&answer, &Fake, false), Verdict::Malformed(None));
     }

@@ -88,7 +88,7 @@ impl Directory {
 
     fn around(&self, container: &str) -> impl Iterator<Item = &Named> {
         let networks = self.on.get(container).into_iter().flatten();
-        networks.filter_map(|known| self.named.get(&known.network)).flatten()
+        networks.filter_map(move |known| self.named.get(&known.network)).flatten()
     }
 }
 

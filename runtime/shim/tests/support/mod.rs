@@ -54,6 +54,7 @@ pub struct Lab {
     pub spec: LaunchSpec,
     pub seccomp: Option<Vec<u8>>,
     pub stdin: Option<OwnedFd>,
+    pub network: Option<OwnedFd>,
 }
 
 /// A spawned shim. Its drop kills the shim, and thereby a container at its gate.
@@ -64,6 +65,17 @@ pub struct Shim {
 
 pub struct Client {
     stream: BufReader<UnixStream>,
+}
+
+/// A network namespace with nobody in it: it is there as long as this is.
+pub fn new_network() -> OwnedFd {
+    let maker = std::thread::spawn(|| {
+        // SAFETY: unshare takes no pointer, and this thread alone is moved; it ends here.
+        let moved = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        assert_eq!(moved, 0, "unshare: {}", std::io::Error::last_os_error());
+        OwnedFd::from(fs::File::open("/proc/thread-self/ns/net").expect("a namespace"))
+    });
+    maker.join().expect("a namespace is made")
 }
 
 impl Lab {
@@ -106,7 +118,7 @@ impl Lab {
             log_path: path("log"),
             exit_path: path("exit"),
         };
-        Self { id, directory, spec, seccomp: None, stdin: None }
+        Self { id, directory, spec, seccomp: None, stdin: None, network: None }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -125,6 +137,9 @@ impl Lab {
         }
         if let Some(stdin) = self.stdin.take() {
             descriptors.push((stdin, 6));
+        }
+        if let Some(network) = self.network.take() {
+            descriptors.push((network, 7));
         }
         let mut command = Command::new(shim_program());
         command.arg(&self.id).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());

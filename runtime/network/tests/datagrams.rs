@@ -1,0 +1,70 @@
+//! Published ports and the kernel's memory of streams: one socket of the host, which never
+//! pauses, and containers that come and go behind one port.
+
+mod support;
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use support::{Container, config, on_a_host};
+use tenantry_network::{Attachment, Endpoint, Networks, NetworksConfig, Place, PortWish};
+
+const HOST_PORT: u16 = 8053;
+const OWN_PORT: u16 = 9000;
+
+async fn connect(networks: &Networks, id: &str, container: &Container) -> Endpoint {
+    let (pid, network, place) = (container.pid, "bridge", Place::default());
+    let wish = Attachment { container: id, pid, network, address: None, place };
+    networks.connect(&wish).await.unwrap()
+}
+
+async fn publish(networks: &Networks, endpoint: &mut Endpoint) {
+    let port = format!("{OWN_PORT}/udp").parse().unwrap();
+    let wish = PortWish { port, host_address: None, host_ports: Some((HOST_PORT, HOST_PORT)) };
+    networks.publish(endpoint, &[wish]).await.unwrap();
+}
+
+fn send(socket: &UdpSocket) {
+    // Where nobody is, an earlier datagram's refusal is told.
+    let _ = socket.send_to(b"hello", (Ipv4Addr::LOCALHOST, HOST_PORT));
+}
+
+/// Whether the socket's next datagram comes to this container.
+fn reaches(socket: &UdpSocket, container: &Container) -> bool {
+    let (ready, bound) = channel();
+    let arrived = container.start(move || {
+        let own = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, OWN_PORT)).unwrap();
+        own.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        ready.send(()).unwrap();
+        own.recv_from(&mut [0; 16]).is_ok()
+    });
+    bound.recv().unwrap();
+    send(socket);
+    arrived.recv().unwrap()
+}
+
+#[test]
+fn a_stream_goes_to_whoever_has_the_port_now() {
+    on_a_host(async || {
+        let dir = tempfile::tempdir().unwrap();
+        let (default, dir) = (config(), dir.path().to_owned());
+        let config = NetworksConfig { default, dir, max: 8, name_servers: vec![] };
+        let networks = Networks::open(config).await.unwrap();
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        send(&socket);
+        let (one, two) = (Container::new(), Container::new());
+        let mut of_one = connect(&networks, "one", &one).await;
+        // It has another address than the first.
+        let mut of_two = connect(&networks, "two", &two).await;
+        publish(&networks, &mut of_one).await;
+        assert!(reaches(&socket, &one), "though it began before the port was there");
+        networks.disconnect("one", &of_one).await.unwrap();
+        send(&socket);
+        publish(&networks, &mut of_two).await;
+        assert!(reaches(&socket, &two), "though it went elsewhere before");
+        networks.disconnect("two", &of_two).await.unwrap();
+        drop((one, two));
+        networks.close().await.unwrap();
+    });
+}
