@@ -102,6 +102,7 @@ fn network_status(error: &tenantry_network::Error) -> StatusCode {
         | Error::Predefined { .. }
         | Error::Overlap { .. }
         | Error::AddressTaken { .. }
+        | Error::NoIpv6 { .. }
         | Error::Closed { .. }
         | Error::ForeignLink { .. }
         | Error::NoFreeSubnet { .. }

@@ -44,12 +44,16 @@ pub struct LsFlags {
 
 #[derive(Debug, Args)]
 pub struct CreateFlags {
-    /// Such as 10.5.0.0/16. Default: one that overlaps nothing of this host.
+    /// Such as 10.5.0.0/16, and fd00:5::/64 with --ipv6. Default: one that overlaps nothing of
+    /// this host.
     #[arg(long, value_name = "SUBNET")]
-    subnet: Option<String>,
+    subnet: Vec<String>,
     /// The host's own address on it. Default: the subnet's first.
     #[arg(long, value_name = "ADDRESS")]
-    gateway: Option<String>,
+    gateway: Vec<String>,
+    /// IPv6 addresses besides.
+    #[arg(long)]
+    ipv6: bool,
     /// The part of the subnet that addresses are given out from.
     #[arg(long, value_name = "SUBNET")]
     ip_range: Option<String>,
@@ -75,6 +79,9 @@ pub struct ConnectFlags {
     /// This address and no other.
     #[arg(long, value_name = "ADDRESS")]
     ip: Option<String>,
+    /// This IPv6 address and no other.
+    #[arg(long, value_name = "ADDRESS")]
+    ip6: Option<String>,
     /// What others on this network may call it besides its name.
     #[arg(long)]
     alias: Vec<String>,
@@ -110,7 +117,7 @@ pub async fn network(docker: &Docker, verb: NetworkVerb) -> anyhow::Result<()> {
             Ok(())
         }
         NetworkVerb::Connect(flags) => {
-            let endpoint_config = Some(endpoint(flags.ip, flags.alias));
+            let endpoint_config = Some(endpoint(flags.ip, flags.ip6, flags.alias));
             let request = NetworkConnectRequest { container: flags.container, endpoint_config };
             Ok(docker.connect_network(&flags.network, request).await?)
         }
@@ -130,12 +137,14 @@ pub async fn network(docker: &Docker, verb: NetworkVerb) -> anyhow::Result<()> {
 }
 
 /// What `run` and `network connect` say of a container on one network.
-pub fn endpoint(address: Option<String>, aliases: Vec<String>) -> EndpointSettings {
-    let ipv4_address = address;
-    let ipam = ipv4_address.is_some();
+pub fn endpoint(
+    ipv4_address: Option<String>,
+    ipv6_address: Option<String>,
+    aliases: Vec<String>,
+) -> EndpointSettings {
+    let ipam = EndpointIpamConfig { ipv4_address, ipv6_address, ..EndpointIpamConfig::default() };
     EndpointSettings {
-        ipam_config: ipam
-            .then(|| EndpointIpamConfig { ipv4_address, ..EndpointIpamConfig::default() }),
+        ipam_config: (ipam != EndpointIpamConfig::default()).then_some(ipam),
         aliases: (!aliases.is_empty()).then_some(aliases),
         ..EndpointSettings::default()
     }
@@ -174,16 +183,14 @@ async fn ls(docker: &Docker, flags: LsFlags) -> anyhow::Result<()> {
 }
 
 async fn create(docker: &Docker, flags: CreateFlags) -> anyhow::Result<()> {
-    let pool = IpamConfig {
-        subnet: flags.subnet,
-        ip_range: flags.ip_range,
-        gateway: flags.gateway,
-        ..IpamConfig::default()
+    let ipam = Ipam {
+        config: Some(pools(flags.subnet, flags.gateway, flags.ip_range)?),
+        ..Ipam::default()
     };
-    let ipam = Ipam { config: Some(vec![pool]), ..Ipam::default() };
     let request = NetworkCreateRequest {
         name: flags.name,
         internal: Some(flags.internal),
+        enable_ipv6: Some(flags.ipv6),
         ipam: Some(ipam),
         labels: Some(pairs(&flags.label)),
         options: Some(pairs(&flags.opt)),
@@ -191,6 +198,29 @@ async fn create(docker: &Docker, flags: CreateFlags) -> anyhow::Result<()> {
     };
     println!("{}", docker.create_network(request).await?.id);
     Ok(())
+}
+
+/// One of each family.
+fn pools(
+    subnets: Vec<String>,
+    gateways: Vec<String>,
+    ip_range: Option<String>,
+) -> anyhow::Result<Vec<IpamConfig>> {
+    let (mut four, mut six) = (IpamConfig::default(), IpamConfig::default());
+    four.ip_range = ip_range;
+    for (texts, of) in [
+        (subnets, (|pool| &mut pool.subnet) as fn(&mut IpamConfig) -> &mut Option<String>),
+        (gateways, |pool| &mut pool.gateway),
+    ] {
+        for text in texts {
+            let pool = if text.contains(':') { &mut six } else { &mut four };
+            if let Some(first) = of(pool).replace(text) {
+                anyhow::bail!("{first} is followed by another of its kind: one of each family");
+            }
+        }
+    }
+    let pools = [four, six].into_iter().filter(|pool| *pool != IpamConfig::default());
+    Ok(pools.collect())
 }
 
 async fn inspect(docker: &Docker, flags: NamesFlags) -> anyhow::Result<()> {
@@ -235,9 +265,23 @@ mod tests {
 
     #[test]
     fn an_endpoint_says_only_what_was_asked_for() {
-        assert_eq!(endpoint(None, vec![]), EndpointSettings::default());
-        let asked = endpoint(Some("10.0.0.9".into()), vec!["db".into()]);
+        assert_eq!(endpoint(None, None, vec![]), EndpointSettings::default());
+        let asked = endpoint(Some("10.0.0.9".into()), None, vec!["db".into()]);
         assert_eq!(asked.ipam_config.unwrap().ipv4_address.as_deref(), Some("10.0.0.9"));
         assert_eq!(asked.aliases.unwrap(), ["db"]);
+    }
+
+    #[test]
+    fn subnets_and_gateways_find_each_other_by_their_family() {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let made =
+            pools(texts(&["fd00:5::/64", "10.5.0.0/16"]), texts(&["fd00:5::9"]), None).unwrap();
+        assert_eq!(made[0].subnet.as_deref(), Some("10.5.0.0/16"));
+        assert_eq!(
+            (made[0].gateway.as_deref(), made[1].gateway.as_deref()),
+            (None, Some("fd00:5::9"))
+        );
+        assert!(pools(vec![], vec![], None).unwrap().is_empty());
+        assert!(pools(texts(&["10.5.0.0/16", "10.6.0.0/16"]), vec![], None).is_err());
     }
 }

@@ -63,6 +63,9 @@ pub struct RunFlags {
     /// This address on its network and no other.
     #[arg(long, value_name = "ADDRESS")]
     ip: Option<String>,
+    /// This IPv6 address and no other.
+    #[arg(long, value_name = "ADDRESS")]
+    ip6: Option<String>,
     /// What others on its network may call it besides its name.
     #[arg(long, value_name = "NAME")]
     network_alias: Vec<String>,
@@ -249,11 +252,12 @@ fn create_body(flags: RunFlags) -> anyhow::Result<ContainerCreateBody> {
             labels.insert(label.to_owned(), rate.clone());
         }
     }
-    let networking_config = (flags.ip.is_some() || !flags.network_alias.is_empty()).then(|| {
-        let endpoint = network::endpoint(flags.ip, flags.network_alias);
-        let endpoints = HashMap::from([(flags.network.clone(), endpoint)]);
-        NetworkingConfig { endpoints_config: Some(endpoints) }
-    });
+    let networking_config =
+        (flags.ip.is_some() || flags.ip6.is_some() || !flags.network_alias.is_empty()).then(|| {
+            let endpoint = network::endpoint(flags.ip, flags.ip6, flags.network_alias);
+            let endpoints = HashMap::from([(flags.network.clone(), endpoint)]);
+            NetworkingConfig { endpoints_config: Some(endpoints) }
+        });
     let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
     let port_bindings = Some(ports::bindings(&flags.publish)?);
     Ok(ContainerCreateBody {

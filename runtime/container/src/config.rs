@@ -3,7 +3,10 @@
 //! Owns the typed request that API and CLI fill and that records keep. Pure: the
 //! only judge of values, it touches neither image nor host.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -109,6 +112,9 @@ pub struct NetworkWish {
     /// This one and no other; `None`: any.
     #[serde(default)]
     pub address: Option<Ipv4Addr>,
+    /// As `address`, on a network with IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// What others on this network may call it besides its name.
     #[serde(default)]
     pub aliases: Vec<String>,
@@ -341,7 +347,7 @@ pub(crate) fn check_wish(wish: &NetworkWish) -> Result<(), Error> {
         let allowed = "bridge, or a network that was made with `network create`";
         return Err(Error::invalid("network", &wish.network, allowed));
     }
-    if wish.network == DEFAULT_NETWORK && wish.address.is_some() {
+    if wish.network == DEFAULT_NETWORK && (wish.address.is_some() || wish.address6.is_some()) {
         let why = "user specified IP address is supported on user defined networks only";
         return Err(Error::Forbidden(why.to_owned()));
     }
@@ -525,8 +531,9 @@ mod tests {
         let plain = NetworkWish { network: DEFAULT_NETWORK.into(), ..NetworkWish::default() };
         assert!(check_wish(&plain).is_ok());
         let address = NetworkWish { address: "10.0.0.9".parse().ok(), ..plain.clone() };
+        let six = NetworkWish { address6: "fd00:5::9".parse().ok(), ..plain.clone() };
         let alias = NetworkWish { aliases: vec!["db".into()], ..plain };
-        for wish in [address, alias] {
+        for wish in [address, six, alias] {
             assert!(matches!(check_wish(&wish), Err(Error::Forbidden(_))), "{wish:?}");
             assert!(check_wish(&NetworkWish { network: "web".into(), ..wish }).is_ok());
         }

@@ -14,16 +14,19 @@ pub const HOSTS: &str = "127.0.0.1\tlocalhost\n\
                          ff02::2\tip6-allrouters\n";
 
 /// Appended once the address is known, before the program runs.
-pub fn render_hosts_line(address: Ipv4Addr, hostname: &str) -> String {
+pub fn render_hosts_line(address: IpAddr, hostname: &str) -> String {
     match hostname.split_once('.') {
         Some((first, _)) => format!("{address}\t{hostname} {first}\n"),
         None => format!("{address}\t{hostname}\n"),
     }
 }
 
-/// The file without the lines of an address that is gone.
-pub fn without_address(hosts: &str, address: Ipv4Addr) -> String {
-    let is_of = |line: &str| line.split_whitespace().next() == Some(address.to_string().as_str());
+/// The file without the lines of addresses that are gone.
+pub fn without_addresses(hosts: &str, gone: impl IntoIterator<Item = IpAddr>) -> String {
+    let gone: Vec<String> = gone.into_iter().map(|address| address.to_string()).collect();
+    let is_of = |line: &&str| {
+        line.split_whitespace().next().is_some_and(|first| gone.iter().any(|one| one == first))
+    };
     hosts.lines().filter(|line| !is_of(line)).map(|line| format!("{line}\n")).collect()
 }
 
@@ -90,8 +93,9 @@ mod tests {
 
     #[test]
     fn the_lines_of_an_address_are_taken_out_and_no_others() {
-        let hosts = "127.0.0.1\tlocalhost\n10.0.0.2\ta\n10.0.0.22\tb\n";
-        let without = without_address(hosts, Ipv4Addr::new(10, 0, 0, 2));
+        let hosts = "127.0.0.1\tlocalhost\n10.0.0.2\ta\nfd00:5::2\ta\n10.0.0.22\tb\n";
+        let gone = ["10.0.0.2", "fd00:5::2"].map(|text| text.parse::<IpAddr>().unwrap());
+        let without = without_addresses(hosts, gone);
         assert_eq!(without, "127.0.0.1\tlocalhost\n10.0.0.22\tb\n");
     }
 
@@ -107,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_host_with_a_domain_has_its_short_name_too() {
-        let address = Ipv4Addr::new(10, 213, 0, 2);
+        let address = Ipv4Addr::new(10, 213, 0, 2).into();
         assert_eq!(render_hosts_line(address, "a.b.c"), "10.213.0.2\ta.b.c a\n");
         assert_eq!(render_hosts_line(address, "a"), "10.213.0.2\ta\n");
     }

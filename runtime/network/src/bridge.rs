@@ -3,12 +3,20 @@
 //! Owns what is once per network on the host: the bridge with the gateway's
 //! address, and removing every link that carries our alias.
 
+use std::net::Ipv6Addr;
+
 use crate::config::NetworkConfig;
 use crate::decode::Link;
 use crate::error::{Error, Result};
 use crate::forwarding;
 use crate::link;
 use crate::netlink::Netlink;
+
+/// Of the bridge, as Docker's have it.
+const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+const LINK_LOCAL_PREFIX: u8 = 64;
+/// In the alias of a bridge with IPv6.
+const IP6_FORWARD: &str = "ip6_forward=";
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bridge {
@@ -20,8 +28,16 @@ pub(crate) struct Bridge {
 }
 
 /// In the bridge's alias: survives the agent.
-fn render_alias(config: &NetworkConfig, ip_forward_before: bool) -> String {
+fn render_alias(
+    config: &NetworkConfig,
+    ip_forward_before: bool,
+    ip6_forward_before: Option<bool>,
+) -> String {
     let what = format!("bridge ip_forward={}", u8::from(ip_forward_before));
+    let what = match ip6_forward_before {
+        Some(before) => format!("{what} {IP6_FORWARD}{}", u8::from(before)),
+        None => what,
+    };
     match &config.shape.apart_from {
         Some(default) => link::alias(&config.bridge, &format!("{what} beside {default}")),
         None => link::alias(&config.bridge, &what),
@@ -33,6 +49,17 @@ fn parse_ip_forward(alias: &str, bridge: &str) -> Option<bool> {
     match rest.split(' ').next() {
         Some("0") => Some(false),
         Some("1") => Some(true),
+        _ => None,
+    }
+}
+
+/// What the switch for IPv6 was before: of a bridge that has IPv6, whoever's network it is.
+fn parse_ip6_forward(alias: &str) -> Option<bool> {
+    let mut words = alias.strip_prefix("tenantry ")?.split(' ').skip(1);
+    (words.next() == Some("bridge")).then_some(())?;
+    match words.find_map(|word| word.strip_prefix(IP6_FORWARD))? {
+        "0" => Some(false),
+        "1" => Some(true),
         _ => None,
     }
 }
@@ -85,7 +112,8 @@ fn finish(netlink: &mut Netlink, config: &NetworkConfig, before: Option<bool>) -
         Some(value) => value,
         None => {
             let value = forwarding::read_ip_forward()?;
-            link::set_alias(netlink, name, &render_alias(config, value))?;
+            let six = config.shape.six.map(|_| forwarding::read_ip6_forward()).transpose()?;
+            link::set_alias(netlink, name, &render_alias(config, value, six))?;
             value
         }
     };
@@ -96,8 +124,34 @@ fn finish(netlink: &mut Netlink, config: &NetworkConfig, before: Option<bool>) -
         link::silence_ipv6(netlink, name)?;
         link::add_address(netlink, index, gateway, config.subnet.prefix())?;
     }
+    if let Some(six) = &config.shape.six {
+        // The kernel asks for the neighbour of a packet that it forwards from such an address
+        // alone; without one nobody is found who has not spoken before.
+        link::add_address6(netlink, index, LINK_LOCAL, LINK_LOCAL_PREFIX)?;
+        link::add_address6(netlink, index, six.gateway(), six.subnet.prefix())?;
+    }
     link::set_up(netlink, name)?;
     Ok(Bridge { index, ip_forward_before, created: false })
+}
+
+/// What the host's switch for forwarded IPv6 is to be when this bridge has gone: `None`, as it
+/// is. The last of several bridges with IPv6 puts it back; one that goes before hands on what it
+/// knows.
+pub(crate) fn leave_ip6_forward(netlink: &mut Netlink, bridge: &str) -> Result<Option<bool>> {
+    let own = link::find(netlink, bridge)?.and_then(|link| link.alias);
+    let Some(before) = own.as_deref().and_then(parse_ip6_forward) else { return Ok(None) };
+    let is_other = |link: &Link| {
+        link.name != bridge && link.alias.as_deref().is_some_and(|a| parse_ip6_forward(a).is_some())
+    };
+    let Some(other) = link::list(netlink, None)?.into_iter().find(is_other) else {
+        return Ok(Some(before));
+    };
+    if !before {
+        let alias = other.alias.unwrap_or_default();
+        let off = alias.replace(&format!("{IP6_FORWARD}1"), &format!("{IP6_FORWARD}0"));
+        link::set_alias(netlink, &other.name, &off)?;
+    }
+    Ok(None)
 }
 
 /// The ifbs of veths that went away while no agent looked.
@@ -144,9 +198,17 @@ mod tests {
         let beside = Shape { apart_from: Some("tenantry0".into()), ..Shape::default() };
         let other = NetworkConfig { shape: beside, ..config.clone() };
         for value in [false, true] {
-            assert_eq!(parse_ip_forward(&render_alias(&config, value), "br0"), Some(value));
-            assert_eq!(parse_ip_forward(&render_alias(&other, value), "br0"), Some(value));
+            for (config, six) in [(&config, None), (&other, Some(false)), (&other, Some(true))] {
+                let alias = render_alias(config, value, six);
+                assert_eq!(parse_ip_forward(&alias, "br0"), Some(value));
+                assert_eq!(parse_ip6_forward(&alias), six, "{alias}");
+            }
         }
+        assert_eq!(
+            parse_ip6_forward("tenantry br0 ip6_forward=1"),
+            None,
+            "a container of that name"
+        );
         assert_eq!(parse_ip_forward("tenantry br0 web-1", "br0"), None);
         assert_eq!(parse_ip_forward("tenantry br1 bridge ip_forward=1", "br0"), None);
     }

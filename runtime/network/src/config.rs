@@ -2,13 +2,14 @@
 //!
 //! Pure: whether the host has room for it is `bridge`'s and `networks`' question.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::link;
 use crate::subnet::Ipv4Subnet;
+use crate::subnet6::Ipv6Subnet;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkConfig {
@@ -31,10 +32,28 @@ pub struct Shape {
     pub range: Option<Ipv4Subnet>,
     /// Nothing is forwarded out of it and nothing into it.
     pub internal: bool,
+    /// IPv6 addresses besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub six: Option<Six>,
     /// The default network's bridge. Set for every other network: nothing new comes into
     /// those from other links but what a published port lets in. `None`: it is the default
     /// network, into which everything is forwarded that finds its way.
     pub apart_from: Option<String>,
+}
+
+/// What a network has of IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Six {
+    pub subnet: Ipv6Subnet,
+    /// The bridge's own address; `None`: the subnet's first.
+    pub gateway: Option<Ipv6Addr>,
+}
+
+impl Six {
+    pub fn gateway(&self) -> Ipv6Addr {
+        self.gateway.unwrap_or_else(|| self.subnet.gateway())
+    }
 }
 
 impl NetworkConfig {
@@ -71,6 +90,20 @@ impl NetworkConfig {
         {
             return invalid("ip_range", &range, &format!("a part of {}", self.subnet));
         }
+        if let Some(six) = &self.shape.six {
+            let is_local = ["fe80::/10", "ff00::/8", "::/8"].iter().any(|space| {
+                space.parse::<Ipv6Subnet>().is_ok_and(|space| space.overlaps(&six.subnet))
+            });
+            if is_local || !(16..=126).contains(&six.subnet.prefix()) {
+                let allowed = "a subnet with a prefix of 16 to 126, such as fd00:5::/64";
+                return invalid("subnet", &six.subnet, allowed);
+            }
+            let gateway = six.gateway();
+            if !six.subnet.is_host(gateway) {
+                let allowed = format!("an address of a host in {}", six.subnet);
+                return invalid("gateway", &gateway, &allowed);
+            }
+        }
         Ok(())
     }
 }
@@ -105,6 +138,23 @@ mod tests {
         }
         for subnet in ["0.0.0.0/0", "10.0.0.0/31", "10.0.0.4/32"] {
             check(NetworkConfig { subnet: subnet.parse().unwrap(), ..good() }, "subnet");
+        }
+    }
+
+    #[test]
+    fn of_ipv6_a_subnet_for_hosts_is_taken_and_its_gateway_lies_in_it() {
+        let with = |subnet: &str, gateway: Option<&str>| {
+            let gateway = gateway.map(|text| text.parse().unwrap());
+            let six = Some(Six { subnet: subnet.parse().unwrap(), gateway });
+            NetworkConfig { shape: Shape { six, ..Shape::default() }, ..good() }
+        };
+        assert!(with("fd00:5::/64", None).validate().is_ok());
+        assert!(with("2001:db8::/80", Some("2001:db8::9")).validate().is_ok());
+        for subnet in ["fe80::/64", "ff02::/64", "::/64", "fd00::/8", "fd00::/127"] {
+            check(with(subnet, None), "subnet");
+        }
+        for gateway in ["fd00:5::", "fd00:6::1"] {
+            check(with("fd00:5::/64", Some(gateway)), "gateway");
         }
     }
 

@@ -7,12 +7,12 @@
 //!
 //! Owns the conversation with the kernel (ctnetlink). All entries are read and those of our
 //! ports chosen here: the kernels that we know do not agree on what may be chosen there. It
-//! touches no entry but of a published port.
+//! touches no entry but of a published port, and none of IPv6.
 //!
 //! Layouts: `linux/netfilter/nfnetlink_conntrack.h`.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
@@ -81,7 +81,8 @@ pub(crate) fn forget(
     container: Ipv4Addr,
     published: &[Published],
 ) -> Result<usize> {
-    let of_datagrams = |one: &&Published| one.port.protocol == Protocol::Udp;
+    let of_datagrams =
+        |one: &&Published| one.port.protocol == Protocol::Udp && one.host_address.is_ipv4();
     let published: Vec<Published> = published.iter().filter(of_datagrams).copied().collect();
     if published.is_empty() {
         return Ok(0);
@@ -101,7 +102,7 @@ fn is_stale(stream: &Stream, change: Change<'_>, container: Ipv4Addr, one: &Publ
     let leads_there = stream.led_to == SocketAddrV4::new(container, one.port.number);
     let to = *stream.to.ip();
     let is_for_it = stream.to.port() == one.host_port
-        && (one.host_address.is_unspecified() || one.host_address == to);
+        && (one.host_address.is_unspecified() || one.host_address == IpAddr::V4(to));
     match change {
         // A stream to somebody else's port of the same number only passes through.
         Change::Publish { local } => {
@@ -312,7 +313,7 @@ mod tests {
         let publish = Change::Publish { local: &[HOST] };
         let check = |change: Change<'_>, address: Ipv4Addr, to, led_to, expected: bool| {
             let port = "53/udp".parse().unwrap();
-            let one = Published { port, host_address: address, host_port: 8053 };
+            let one = Published { port, host_address: address.into(), host_port: 8053 };
             let stream = decode(&shown(UDP, to, led_to)).unwrap();
             let words = format!("{change:?} {address} {stream:?}");
             assert_eq!(is_stale(&stream, change, CONTAINER, &one), expected, "{words}");

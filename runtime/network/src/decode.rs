@@ -4,7 +4,7 @@
 //! over all others, so that a newer kernel's additions cannot make it fail.
 //! Layouts: `linux/if_link.h`, `if_addr.h`, `rtnetlink.h`, `pkt_sched.h`.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::counters::LinkCounters;
 use crate::subnet::Ipv4Subnet;
@@ -32,6 +32,7 @@ const TCA_ACT_KIND: u16 = 1;
 const TCA_ACT_OPTIONS: u16 = 2;
 const TCA_MIRRED_PARMS: u16 = 2;
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 /// The kernel's packet scheduler counts time in 64 ns ticks.
 pub(crate) const NS_PER_TICK: u64 = 64;
 
@@ -87,6 +88,11 @@ impl<'a> Attributes<'a> {
 
     pub fn address(&self, wanted: u16) -> Option<Ipv4Addr> {
         let octets: [u8; 4] = self.get(wanted)?.try_into().ok()?;
+        Some(octets.into())
+    }
+
+    pub fn address6(&self, wanted: u16) -> Option<Ipv6Addr> {
+        let octets: [u8; 16] = self.get(wanted)?.try_into().ok()?;
         Some(octets.into())
     }
 }
@@ -145,6 +151,24 @@ pub(crate) fn address(payload: &[u8]) -> Option<Address> {
     // On a point-to-point link IFA_ADDRESS is the peer's; IFA_LOCAL is ours.
     let address = attributes.address(IFA_LOCAL).or_else(|| attributes.address(IFA_ADDRESS))?;
     (payload[0] == AF_INET).then(|| Address {
+        index: u32_at(payload, 4),
+        address,
+        prefix: payload[1],
+    })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Address6 {
+    pub index: u32,
+    pub address: Ipv6Addr,
+    pub prefix: u8,
+}
+
+/// As [`address`]; IPv6 only.
+pub(crate) fn address6(payload: &[u8]) -> Option<Address6> {
+    let attributes = Attributes(payload.get(8..)?);
+    let address = attributes.address6(IFA_LOCAL).or_else(|| attributes.address6(IFA_ADDRESS))?;
+    (payload[0] == AF_INET6).then(|| Address6 {
         index: u32_at(payload, 4),
         address,
         prefix: payload[1],
@@ -275,6 +299,15 @@ mod tests {
     }
 
     #[test]
+    fn an_address_is_read_by_the_reader_of_its_family_alone() {
+        let six: Ipv6Addr = "fd00:5::1".parse().unwrap();
+        let mut payload = vec![AF_INET6, 64, 0, 0, 7, 0, 0, 0];
+        payload.extend(attribute(IFA_ADDRESS, &six.octets()));
+        assert_eq!(address6(&payload), Some(Address6 { index: 7, address: six, prefix: 64 }));
+        assert_eq!(address(&payload), None);
+    }
+
+    #[test]
     fn a_rate_beyond_32_bits_is_read_from_its_own_attribute() {
         let mut parameters = [0u8; 36];
         parameters[8..12].copy_from_slice(&u32::MAX.to_ne_bytes());
@@ -321,6 +354,7 @@ mod tests {
         fn no_bytes_make_the_decoders_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = link(&bytes);
             let _ = address(&bytes);
+            let _ = address6(&bytes);
             let _ = route_destination(&bytes);
             let _ = qdisc(&bytes);
             let _ = redirect_target(&bytes);

@@ -3,7 +3,7 @@
 //! Owns the order of the steps and their undo. The thread that runs [`attach`]
 //! ends up in the container's namespace and must end after it.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,34 @@ pub struct Endpoint {
     /// Ports of the host that lead here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub published: Vec<Published>,
+    /// On a network with IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub six: Option<EndpointSix>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointSix {
+    pub address: Ipv6Addr,
+    pub prefix: u8,
+    pub gateway: Ipv6Addr,
+}
+
+/// Where what is sent to a published port is led.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub four: Ipv4Addr,
+    pub six: Option<Ipv6Addr>,
+}
+
+impl Endpoint {
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let six = self.six.map(|six| IpAddr::V6(six.address));
+        [IpAddr::V4(self.address)].into_iter().chain(six)
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        Target { four: self.address, six: self.six.map(|six| six.address) }
+    }
 }
 
 fn first_interface() -> String {
@@ -122,12 +150,23 @@ fn set_up_inside(endpoint: &Endpoint, inside: &Namespace) -> Result<()> {
     link::silence_ipv6(netlink, name)?;
     let found = link::find(netlink, name)?.ok_or_else(|| Error::Gone(name.clone()))?;
     link::add_address(netlink, found.index, endpoint.address, endpoint.prefix)?;
+    if let Some(six) = &endpoint.six {
+        link::add_address6(netlink, found.index, six.address, six.prefix)?;
+    }
     link::set_up(netlink, name)?;
     if endpoint.default_route {
         // Only an address on a link that is up makes the gateway reachable.
-        link::add_default_route(netlink, endpoint.gateway)?;
+        add_default_routes(netlink, endpoint)?;
     }
     Ok(())
+}
+
+fn add_default_routes(netlink: &mut Netlink, endpoint: &Endpoint) -> Result<()> {
+    link::add_default_route(netlink, endpoint.gateway)?;
+    match &endpoint.six {
+        Some(six) => link::add_default_route6(netlink, six.gateway),
+        None => Ok(()),
+    }
 }
 
 /// For a namespace that gets no connection. The thread ends up in it and must end after it.
@@ -138,9 +177,9 @@ pub(crate) fn raise_loopback(inside: &Namespace) -> Result<()> {
 
 /// What is not near goes through this connection from now on; the route before it went with
 /// its link. The thread ends up in the container's namespace and must end after it.
-pub(crate) fn take_default_route(gateway: Ipv4Addr, inside: &Namespace) -> Result<()> {
+pub(crate) fn take_default_route(endpoint: &Endpoint, inside: &Namespace) -> Result<()> {
     inside.enter()?;
-    link::add_default_route(&mut Netlink::open()?, gateway)
+    add_default_routes(&mut Netlink::open()?, endpoint)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Everything that can go wrong with the network, in one enum.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::ports::Port;
 use crate::subnet::Ipv4Subnet;
@@ -42,23 +42,24 @@ pub enum Error {
     #[error("{field} = {value}: allowed is {allowed}")]
     Invalid { field: &'static str, value: String, allowed: String },
     #[error("no free address in {subnet}: all {capacity} are taken")]
-    Exhausted { subnet: Ipv4Subnet, capacity: u64 },
+    Exhausted { subnet: String, capacity: u64 },
     #[error("address {address} is taken")]
-    AddressTaken { address: Ipv4Addr },
+    AddressTaken { address: IpAddr },
     #[error("address {address} is not one a container in {subnet} can have")]
-    AddressOutside { address: Ipv4Addr, subnet: Ipv4Subnet },
+    AddressOutside { address: IpAddr, subnet: String },
+    #[error("network {network} has no IPv6, and {wanted} needs it")]
+    NoIpv6 { network: String, wanted: String },
     /// None of the candidate subnets is free on this host; the configuration
     /// must name one.
     #[error("every candidate subnet ({candidates}) overlaps an address or route of this host")]
     NoFreeSubnet { candidates: String },
     /// By another container, or another wish of this one.
-    #[error("Bind for {address}:{port} failed: port is already allocated")]
-    PortTaken { address: Ipv4Addr, port: u16 },
+    #[error("Bind for {at} failed: port is already allocated")]
+    PortTaken { at: SocketAddr },
     /// Port 0: any was wanted.
-    #[error("failed to bind host port {address}:{port} for {inside}: {}", bind_says(.source))]
+    #[error("failed to bind host port {at} for {inside}: {}", bind_says(.source))]
     Bind {
-        address: Ipv4Addr,
-        port: u16,
+        at: SocketAddr,
         inside: Port,
         #[source]
         source: io::Error,
@@ -79,7 +80,7 @@ pub enum Error {
     #[error("{name} is a pre-defined network and cannot be {verb}")]
     Predefined { name: String, verb: &'static str },
     #[error("Pool overlaps with other one on this address space: {subnet} and {other}")]
-    Overlap { subnet: Ipv4Subnet, other: String },
+    Overlap { subnet: String, other: String },
     #[error("there are {max} networks of users, as many as there may be; remove one")]
     TooMany { max: usize },
     /// It is known, but could not be made again on this host when the agent started.

@@ -4,7 +4,8 @@
 //! priority of its TOS field, and does so before, so that whatever a veth's own filters say is
 //! lost. A container's packets have its address there still; masquerade comes after.
 //!
-//! Owns exactly one table of family `ip` for each network; replaced and removed as a whole, in
+//! Owns exactly one table of family `ip` for each network, and where it has IPv6 one of family
+//! `ip6`; replaced and removed as a whole, in
 //! one transaction. No other table is read or written. An `accept` here does not
 //! overrule a `drop` in somebody else's table: nftables asks every base chain.
 //! Runs the `nft` program (5 ms): no crate speaks NAT over netlink.
@@ -27,8 +28,8 @@ pub(crate) fn install(config: &NetworkConfig) -> Result<()> {
 }
 
 /// Blocking; no error if the table is gone already.
-pub(crate) fn remove(table: &str) -> Result<()> {
-    apply("remove", table, &rules::render_remove(table))
+pub(crate) fn remove(config: &NetworkConfig) -> Result<()> {
+    apply("remove", &config.table, &rules::render_remove(config))
 }
 
 /// Blocking; an address that is there already is as good.

@@ -31,3 +31,40 @@ pub(crate) fn write_ip_forward(on: bool) -> Result<()> {
     }
     fs::write(PATH, if on { "1" } else { "0" }).map_err(|e| Error::io("write", PATH, e))
 }
+
+const PATH6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+
+pub(crate) fn read_ip6_forward() -> Result<bool> {
+    let text = fs::read_to_string(PATH6).map_err(|e| Error::io("read", PATH6, e))?;
+    Ok(text.trim() != "0")
+}
+
+/// As [`write_ip_forward`]. A host that forwards does not listen to routers' advertisements any
+/// more, unless its interfaces say `accept_ra` 2: that is the operator's to know, so it is told.
+pub(crate) fn write_ip6_forward(on: bool) -> Result<()> {
+    if read_ip6_forward()? == on {
+        return Ok(());
+    }
+    if on {
+        for interface in listeners_to_routers() {
+            tracing::warn!(
+                interface,
+                "IPv6 is forwarded from now on: what routers advertise is no longer heard here; \
+                 accept_ra = 2 keeps it"
+            );
+        }
+    }
+    fs::write(PATH6, if on { "1" } else { "0" }).map_err(|e| Error::io("write", PATH6, e))
+}
+
+/// Interfaces whose `accept_ra` is 1, and that have a link to hear something on.
+fn listeners_to_routers() -> Vec<String> {
+    let Ok(interfaces) = fs::read_dir("/sys/class/net") else { return Vec::new() };
+    let names = interfaces.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let listens = |name: &String| {
+        let path = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
+        let is_device = std::path::Path::new("/sys/class/net").join(name).join("device").exists();
+        is_device && fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
+    };
+    names.filter(listens).collect()
+}

@@ -80,10 +80,9 @@ impl Ipam {
                 return Ok(address.into());
             }
         }
-        let address = self
-            .released
-            .pop_front()
-            .ok_or(Error::Exhausted { subnet: self.subnet, capacity: self.capacity() })?;
+        let (subnet, capacity) = (self.subnet.to_string(), self.capacity());
+        let exhausted = Error::Exhausted { subnet, capacity };
+        let address = self.released.pop_front().ok_or(exhausted)?;
         self.taken.insert(address);
         Ok(address.into())
     }
@@ -97,10 +96,11 @@ impl Ipam {
         self.check_open()?;
         let number = u32::from(address);
         if number == self.gateway || !self.subnet.is_host(address) {
-            return Err(Error::AddressOutside { address, subnet: self.subnet });
+            let subnet = self.subnet.to_string();
+            return Err(Error::AddressOutside { address: address.into(), subnet });
         }
         if !self.taken.insert(number) {
-            return Err(Error::AddressTaken { address });
+            return Err(Error::AddressTaken { address: address.into() });
         }
         self.released.retain(|r| *r != number);
         Ok(())

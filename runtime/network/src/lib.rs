@@ -1,5 +1,5 @@
 //! The containers' networks: a bridge each, a veth pair for each container on it, IPv4
-//! addresses, masquerade, bandwidth both ways, published ports, names, link counters.
+//! addresses (and IPv6 where that is asked for), masquerade, bandwidth both ways, published ports, names, link counters.
 //!
 //! Owns everything on the host that carries its alias (`tenantry <bridge> …`),
 //! an nftables table for each network, and `ip_forward` while it is open. It touches no rule,
@@ -26,6 +26,7 @@ mod error;
 mod firewall;
 mod forwarding;
 mod ipam;
+mod ipam6;
 mod link;
 mod names;
 mod namespace;
@@ -38,21 +39,23 @@ mod rate;
 mod rules;
 mod standing;
 mod subnet;
+mod subnet6;
 mod survey;
 
 pub use bandwidth::{Applied, BANDWIDTH_MAJORS, Bandwidth, set_bandwidth_without_network};
-pub use config::{NetworkConfig, Shape};
+pub use config::{NetworkConfig, Shape, Six};
 pub use counters::LinkCounters;
-pub use endpoint::{Endpoint, Place};
+pub use endpoint::{Endpoint, EndpointSix, Place};
 pub use error::{Error, Result};
 pub use ipam::Ipam;
 pub use names::{Named, Outcome, RESOLVER};
-pub use network::Network;
+pub use network::{Asked, Network};
 pub use networks::{
     Attachment, CreateNetwork, Driver, NetworkAction, NetworkEvent, NetworkRecord, Networks,
-    NetworksConfig, kept_subnets,
+    NetworksConfig, SixWish, kept_subnets,
 };
 pub use ports::{Port, PortWish, Protocol, Published};
 pub use rate::{MAX_BITS_PER_S, MIN_BITS_PER_S, RateError, parse_rate, render_rate};
 pub use subnet::{Ipv4Subnet, SubnetError, choose_subnet, default_candidates};
+pub use subnet6::{Ipv6Subnet, Subnet6Error};
 pub use survey::pick_subnet;

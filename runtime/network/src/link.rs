@@ -4,12 +4,12 @@
 //! again. It decides nothing: who calls what in which order, and what is undone,
 //! is `endpoint`'s and `network`'s.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::RawFd;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage as Message;
-use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
     InfoPortKind, InfoVeth, LinkAttribute, LinkMessage,
@@ -21,7 +21,7 @@ use rtnetlink::{
 };
 use rustix::io::Errno;
 
-use crate::decode::{self, Address, Link};
+use crate::decode::{self, Address, Address6, Link};
 use crate::error::{Error, Result};
 use crate::netlink::{Netlink, about};
 use crate::subnet::Ipv4Subnet;
@@ -95,6 +95,11 @@ pub(crate) fn list(netlink: &mut Netlink, master: Option<u32>) -> Result<Vec<Lin
 pub(crate) fn list_addresses(netlink: &mut Netlink) -> Result<Vec<Address>> {
     let message = Message::GetAddress(AddressMessage::default());
     netlink.dump(about("list", "addresses"), message, decode::address)
+}
+
+pub(crate) fn list_addresses6(netlink: &mut Netlink) -> Result<Vec<Address6>> {
+    let message = Message::GetAddress(AddressMessage::default());
+    netlink.dump(about("list", "addresses"), message, decode::address6)
 }
 
 pub(crate) fn list_route_destinations(netlink: &mut Netlink) -> Result<Vec<Ipv4Subnet>> {
@@ -209,6 +214,31 @@ pub(crate) fn add_address(
         Message::NewAddress(message),
         NLM_F_CREATE | NLM_F_EXCL,
     )
+}
+
+/// In use at once: who gives it out knows that it is nobody else's, so that the kernel need not
+/// ask around for a second. One that is there already is as good.
+pub(crate) fn add_address6(
+    netlink: &mut Netlink,
+    index: u32,
+    address: Ipv6Addr,
+    prefix: u8,
+) -> Result<()> {
+    let mut message =
+        AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(address, prefix).build();
+    message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    let what = format!("{address}/{prefix}");
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    match netlink.change(about("add address", &what), Message::NewAddress(message), flags) {
+        Err(e) if is(&e, Errno::EXIST) => Ok(()),
+        other => other,
+    }
+}
+
+pub(crate) fn add_default_route6(netlink: &mut Netlink, gateway: Ipv6Addr) -> Result<()> {
+    let message = RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway).build();
+    let what = format!("default via {gateway}");
+    netlink.change(about("add route", &what), Message::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
 pub(crate) fn add_default_route(netlink: &mut Netlink, gateway: Ipv4Addr) -> Result<()> {

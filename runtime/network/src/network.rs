@@ -6,7 +6,7 @@
 //! inherit the network namespace of the caller.
 
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,9 +19,10 @@ use crate::bridge::{self, Bridge};
 use crate::config::NetworkConfig;
 use crate::conntrack::{self, Change};
 use crate::counters::LinkCounters;
-use crate::endpoint::{self, Endpoint, Place, Plan, lock};
+use crate::endpoint::{self, Endpoint, EndpointSix, Place, Plan, Target, lock};
 use crate::error::{Error, Result};
 use crate::ipam::Ipam;
+use crate::ipam6::Ipam6;
 use crate::link;
 use crate::namespace::{Namespace, NamespaceId};
 use crate::netlink::Netlink;
@@ -31,6 +32,13 @@ use crate::{firewall, forwarding, rules, standing};
 /// A veth dies with its namespace some milliseconds after the last process;
 /// one that is still there after this is deleted.
 const REAP_DELAY: Duration = Duration::from_millis(250);
+
+/// Addresses that are wanted, and no others; `None`: any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    pub four: Option<Ipv4Addr>,
+    pub six: Option<Ipv6Addr>,
+}
 
 /// The containers' network, open. Dropping it leaves all of it in place, as an
 /// agent that restarts wants; [`Network::close`] removes it.
@@ -49,6 +57,7 @@ struct Inner {
     /// For those that wait for RCU, so that no connect queues behind them.
     slow: Mutex<Netlink>,
     ipam: Mutex<Ipam>,
+    ipam6: Option<Mutex<Ipam6>>,
     /// Addresses that were put in the last class. A shim may have taken them out again.
     bulk: Mutex<HashSet<Ipv4Addr>>,
     /// Whether the table has what published ports need.
@@ -87,7 +96,7 @@ impl Network {
     /// [`Error::HostNamespace`]; [`Error::Io`] if there is no such process.
     /// Nothing is left behind.
     pub async fn connect(&self, id: &str, pid: u32, address: Option<Ipv4Addr>) -> Result<Endpoint> {
-        self.connect_at(id, pid, address, Place::default()).await
+        self.connect_at(id, pid, Asked { four: address, six: None }, Place::default()).await
     }
 
     /// As [`Network::connect`], with this interface: a container may be on several networks.
@@ -95,11 +104,11 @@ impl Network {
         &self,
         id: &str,
         pid: u32,
-        address: Option<Ipv4Addr>,
+        asked: Asked,
         place: Place,
     ) -> Result<Endpoint> {
         let (inner, id) = (self.inner.clone(), id.to_owned());
-        let work = move || inner.connect(&id, pid, address, place);
+        let work = move || inner.connect(&id, pid, asked, place);
         Ok(in_thread_of_its_own("network-connect", work).await?.keep())
     }
 
@@ -116,13 +125,13 @@ impl Network {
 
     /// What is not near goes through this endpoint of process `pid`'s namespace from now on.
     pub async fn take_default_route(&self, endpoint: &Endpoint, pid: u32) -> Result<()> {
-        let gateway = endpoint.gateway;
-        let work = move || endpoint::take_default_route(gateway, &Namespace::of_process(pid)?);
+        let endpoint = endpoint.clone();
+        let work = move || endpoint::take_default_route(&endpoint, &Namespace::of_process(pid)?);
         in_thread_of_its_own("network-route", work).await
     }
 
-    /// Leads these ports of the host to this address. Blocking; all or none.
-    pub(crate) fn publish(&self, address: Ipv4Addr, published: &[Published]) -> Result<()> {
+    /// Leads these ports of the host to this container. Blocking; all or none.
+    pub(crate) fn publish(&self, target: Target, published: &[Published]) -> Result<()> {
         let NetworkConfig { table, bridge, .. } = &self.inner.config;
         let mut has_ports = lock(&self.inner.has_ports);
         let mut script = String::new();
@@ -130,7 +139,7 @@ impl Network {
             forwarding::allow_loopback_out(bridge)?;
             script = rules::render_ports(&self.inner.config);
         }
-        script += &rules::render_publish(table, address, published);
+        script += &rules::render_publish(table, target, published);
         firewall::apply("publish ports in", table, &script)?;
         *has_ports = true;
         drop(has_ports);
@@ -138,21 +147,21 @@ impl Network {
             // They lead there already: what fails from here on undoes nothing.
             let known = link::list_addresses(&mut lock(&self.inner.quick)).unwrap_or_default();
             let local: Vec<Ipv4Addr> = known.iter().map(|known| known.address).collect();
-            forget_streams(Change::Publish { local: &local }, address, published);
+            forget_streams(Change::Publish { local: &local }, target.four, published);
         }
         Ok(())
     }
 
     /// Blocking; no error if the table is gone already.
-    pub(crate) fn unpublish(&self, address: Ipv4Addr, published: &[Published]) -> Result<()> {
+    pub(crate) fn unpublish(&self, target: Target, published: &[Published]) -> Result<()> {
         let table = &self.inner.config.table;
-        let script = rules::render_unpublish(table, address, published);
+        let script = rules::render_unpublish(table, target, published);
         if let Err(error) = firewall::apply("take ports out of", table, &script)
             && firewall::has_table(table)?
         {
             return Err(error);
         }
-        forget_streams(Change::Unpublish, address, published);
+        forget_streams(Change::Unpublish, target.four, published);
         Ok(())
     }
 
@@ -192,6 +201,10 @@ impl Network {
                 let interface = &endpoint.host_interface;
                 tracing::warn!(interface, error = %e, "adopted an endpoint of another subnet");
             }
+        }
+        if let (Some(six), Some(ipam)) = (&endpoint.six, &self.inner.ipam6) {
+            // Twice is as good, and of another subnet it is nobody else's here either.
+            let _ = lock(ipam).take(six.address);
         }
     }
 
@@ -238,10 +251,14 @@ impl Network {
         while background.join_next().await.is_some() {}
         let inner = self.inner.clone();
         blocking("close", move || {
-            let links = bridge::remove_all(&mut lock(&inner.slow), &inner.config.bridge);
-            let table = firewall::remove(&inner.config.table);
+            let mut netlink = lock(&inner.slow);
+            // Its alias goes with the bridge.
+            let six = bridge::leave_ip6_forward(&mut netlink, &inner.config.bridge);
+            let links = bridge::remove_all(&mut netlink, &inner.config.bridge);
+            let table = firewall::remove(&inner.config);
             let forwarding = forwarding::write_ip_forward(inner.bridge.ip_forward_before);
-            links.and(table).and(forwarding)
+            let six = six.and_then(|before| before.map_or(Ok(()), forwarding::write_ip6_forward));
+            links.and(table).and(forwarding).and(six)
         })
         .await
     }
@@ -252,13 +269,18 @@ impl Inner {
         let home = Namespace::of_this_thread()?.id()?;
         let (mut quick, slow) = (Netlink::open()?, Netlink::open()?);
         let bridge = bridge::ensure(&mut quick, &config)?;
+        let six = &config.shape.six;
         let outcome = forwarding::write_ip_forward(true)
+            .and_then(|()| six.map_or(Ok(()), |_| forwarding::write_ip6_forward(true)))
             .and_then(|()| firewall::install(&config))
             .and_then(|()| bridge::remove_orphans(&mut quick, &config.bridge));
         if let Err(e) = outcome {
             if bridge.created {
-                let _ = firewall::remove(&config.table);
+                let _ = firewall::remove(&config);
                 let _ = forwarding::write_ip_forward(bridge.ip_forward_before);
+                if let Ok(Some(before)) = bridge::leave_ip6_forward(&mut quick, &config.bridge) {
+                    let _ = forwarding::write_ip6_forward(before);
+                }
                 let _ = link::delete(&mut quick, &config.bridge);
             }
             return Err(e);
@@ -276,6 +298,10 @@ impl Inner {
             quick: Mutex::new(quick),
             slow: Mutex::new(slow),
             ipam: Mutex::new(Ipam::shaped(config.subnet, config.gateway(), config.shape.range)),
+            ipam6: config
+                .shape
+                .six
+                .map(|six| Mutex::new(Ipam6::new(six.subnet, six.gateway(), config.subnet))),
             // The table is new.
             bulk: Mutex::default(),
             has_ports: Mutex::default(),
@@ -286,24 +312,21 @@ impl Inner {
         })
     }
 
-    fn connect(
-        self: Arc<Self>,
-        id: &str,
-        pid: u32,
-        address: Option<Ipv4Addr>,
-        place: Place,
-    ) -> Result<Fresh> {
+    fn connect(self: Arc<Self>, id: &str, pid: u32, asked: Asked, place: Place) -> Result<Fresh> {
         let namespace = Namespace::of_process(pid)?;
         if namespace.id()? == self.home {
             return Err(Error::HostNamespace { pid });
         }
         let address = {
             let mut ipam = lock(&self.ipam);
-            match address {
+            match asked.four {
                 Some(address) => ipam.take(address).map(|()| address)?,
                 None => ipam.take_next()?,
             }
         };
+        let six = self.take_six(address, asked.six).inspect_err(|_| {
+            lock(&self.ipam).release(address);
+        })?;
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let endpoint = Endpoint {
             host_interface: endpoint::host_interface_name(id, serial),
@@ -316,15 +339,39 @@ impl Inner {
             network: String::new(),
             network_name: String::new(),
             published: Vec::new(),
+            six,
         };
         let bridge = &self.config.bridge;
         let plan = Plan { id, bridge, bridge_index: self.bridge.index, endpoint };
         if let Err(e) = endpoint::attach(&self.quick, &plan, &namespace) {
-            lock(&self.ipam).release(address);
+            self.release(&plan.endpoint);
             return Err(e);
         }
         let endpoint = plan.endpoint;
         Ok(Fresh { endpoint: Some(endpoint), inner: self })
+    }
+
+    fn take_six(&self, beside: Ipv4Addr, asked: Option<Ipv6Addr>) -> Result<Option<EndpointSix>> {
+        let (Some(ipam), Some(six)) = (&self.ipam6, &self.config.shape.six) else {
+            let Some(asked) = asked else { return Ok(None) };
+            let (network, wanted) = (self.config.bridge.clone(), asked.to_string());
+            return Err(Error::NoIpv6 { network, wanted });
+        };
+        let mut ipam = lock(ipam);
+        let address = match asked {
+            Some(address) => ipam.take(address).map(|()| address)?,
+            None => ipam.take_beside(beside)?,
+        };
+        let (prefix, gateway) = (six.subnet.prefix(), six.gateway());
+        Ok(Some(EndpointSix { address, prefix, gateway }))
+    }
+
+    /// Its addresses may be somebody else's.
+    fn release(&self, endpoint: &Endpoint) {
+        lock(&self.ipam).release(endpoint.address);
+        if let (Some(six), Some(ipam)) = (&endpoint.six, &self.ipam6) {
+            lock(ipam).release(six.address);
+        }
     }
 
     fn set_bandwidth(
@@ -365,7 +412,7 @@ impl Inner {
     }
 
     fn forget(self: Arc<Self>, endpoint: &Endpoint) {
-        lock(&self.ipam).release(endpoint.address);
+        self.release(endpoint);
         let mut closing = self.closing.subscribe();
         let (inner, name) = (self.clone(), endpoint.host_interface.clone());
         let mut background = lock(&self.background);
@@ -418,10 +465,10 @@ impl Drop for Fresh {
         // Deleting waits for RCU; this may run on the async runtime's thread.
         let undo = move || {
             if let Err(e) = link::delete(&mut lock(&inner.slow), &endpoint.host_interface) {
-                let interface = endpoint.host_interface;
+                let interface = &endpoint.host_interface;
                 tracing::warn!(interface, error = %e, "veth of an abandoned connect is left");
             }
-            lock(&inner.ipam).release(endpoint.address);
+            inner.release(&endpoint);
         };
         let _ = std::thread::Builder::new().name("network-undo".to_owned()).spawn(undo);
     }
@@ -446,4 +493,18 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::Worker(operation))?
+}
+
+/// From the kernel.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0u8; N];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(count) => filled += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(Error::io("read", "random bytes", errno)),
+        }
+    }
+    Ok(bytes)
 }

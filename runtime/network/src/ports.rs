@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
 use std::sync::Mutex;
@@ -73,9 +73,10 @@ impl FromStr for Port {
 #[serde(deny_unknown_fields)]
 pub struct PortWish {
     pub port: Port,
-    /// Of the host; `None`: all of its addresses.
+    /// Of the host; `None`: all of its addresses, also those of IPv6 where the container has
+    /// such an address itself.
     #[serde(default)]
-    pub host_address: Option<Ipv4Addr>,
+    pub host_address: Option<IpAddr>,
     /// The first free one of these, ends included; `None`: any that the kernel has free.
     #[serde(default)]
     pub host_ports: Option<(u16, u16)>,
@@ -86,22 +87,29 @@ pub struct PortWish {
 #[serde(deny_unknown_fields)]
 pub struct Published {
     pub port: Port,
-    /// 0.0.0.0: all of the host's.
-    pub host_address: Ipv4Addr,
+    /// 0.0.0.0 and `::`: all of the host's of that family.
+    pub host_address: IpAddr,
     pub host_port: u16,
 }
 
 impl Published {
     /// Whether one socket cannot have both.
     fn meets(&self, other: &Published) -> bool {
-        let any = Ipv4Addr::UNSPECIFIED;
         self.port.protocol == other.port.protocol
             && self.host_port == other.host_port
+            && self.host_address.is_ipv4() == other.host_address.is_ipv4()
             && (self.host_address == other.host_address
-                || self.host_address == any
-                || other.host_address == any)
+                || self.host_address.is_unspecified()
+                || other.host_address.is_unspecified())
+    }
+
+    fn at(&self) -> SocketAddr {
+        SocketAddr::new(self.host_address, self.host_port)
     }
 }
+
+/// How often any free port is drawn.
+const ANY_ATTEMPTS: usize = 16;
 
 /// All ports of the host that containers have. A socket is missing where an agent that
 /// restarted found the port in other hands.
@@ -109,15 +117,15 @@ impl Published {
 pub(crate) struct Reservations(Mutex<HashMap<Published, Option<OwnedFd>>>);
 
 impl Reservations {
-    /// All of them or none.
+    /// All of them or none. `has_six`: the container has an IPv6 address.
     ///
     /// # Errors
     /// [`Error::PortTaken`] by another container, [`Error::Bind`] with what the kernel says.
-    pub fn reserve(&self, wishes: &[PortWish]) -> Result<Vec<Published>> {
+    pub fn reserve(&self, wishes: &[PortWish], has_six: bool) -> Result<Vec<Published>> {
         let mut made = Vec::new();
         for wish in wishes {
-            match self.reserve_one(wish) {
-                Ok(published) => made.push(published),
+            match self.reserve_one(wish, has_six) {
+                Ok(published) => made.extend(published),
                 Err(error) => {
                     self.release(&made);
                     return Err(error);
@@ -127,32 +135,54 @@ impl Reservations {
         Ok(made)
     }
 
-    fn reserve_one(&self, wish: &PortWish) -> Result<Published> {
-        let host_address = wish.host_address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        let (first, last) = wish.host_ports.unwrap_or((0, 0));
+    /// The same port at each address.
+    fn reserve_one(&self, wish: &PortWish, has_six: bool) -> Result<Vec<Published>> {
+        let addresses = match wish.host_address {
+            Some(address) => vec![address],
+            None if has_six => vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
+            None => vec![Ipv4Addr::UNSPECIFIED.into()],
+        };
+        let candidates: Vec<u16> = match wish.host_ports {
+            Some((first, last)) => (first..=last).collect(),
+            // What the kernel draws for one family may be somebody's in the other.
+            None => vec![0; ANY_ATTEMPTS],
+        };
         let mut refused = None;
-        for host_port in first..=last {
-            let published = Published { port: wish.port, host_address, host_port };
-            match self.take(published) {
+        for host_port in candidates {
+            match self.take_all(wish.port, &addresses, host_port) {
                 Ok(published) => return Ok(published),
                 Err(error) => refused = Some(error),
             }
         }
-        Err(refused.unwrap_or(Error::PortTaken { address: host_address, port: first }))
+        let at = SocketAddr::new(addresses[0], 0);
+        Err(refused.unwrap_or(Error::PortTaken { at }))
+    }
+
+    fn take_all(&self, port: Port, addresses: &[IpAddr], first: u16) -> Result<Vec<Published>> {
+        let (mut made, mut host_port) = (Vec::new(), first);
+        for host_address in addresses {
+            match self.take(Published { port, host_address: *host_address, host_port }) {
+                Ok(published) => {
+                    host_port = published.host_port;
+                    made.push(published);
+                }
+                Err(error) => {
+                    self.release(&made);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(made)
     }
 
     fn take(&self, mut wanted: Published) -> Result<Published> {
         let mut held = lock(&self.0);
-        let (address, port) = (wanted.host_address, wanted.host_port);
-        if port != 0 && held.keys().any(|other| other.meets(&wanted)) {
-            return Err(Error::PortTaken { address, port });
+        let at = wanted.at();
+        if at.port() != 0 && held.keys().any(|other| other.meets(&wanted)) {
+            return Err(Error::PortTaken { at });
         }
-        let socket = bind(&mut wanted).map_err(|source| Error::Bind {
-            address,
-            port,
-            inside: wanted.port,
-            source,
-        })?;
+        let inside = wanted.port;
+        let socket = bind(&mut wanted).map_err(|source| Error::Bind { at, inside, source })?;
         held.insert(wanted, Some(socket));
         Ok(wanted)
     }
@@ -186,10 +216,18 @@ fn bind(wanted: &mut Published) -> io::Result<OwnedFd> {
         Protocol::Udp => SocketType::DGRAM,
     };
     let flags = SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(AddressFamily::INET, kind, flags, None)?;
-    rustix::net::bind(&socket, &SocketAddrV4::new(wanted.host_address, wanted.host_port))?;
+    let family = match wanted.host_address {
+        IpAddr::V4(_) => AddressFamily::INET,
+        IpAddr::V6(_) => AddressFamily::INET6,
+    };
+    let socket = rustix::net::socket_with(family, kind, flags, None)?;
+    if wanted.host_address.is_ipv6() {
+        // The other family's addresses have a socket of their own.
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    rustix::net::bind(&socket, &wanted.at())?;
     if wanted.host_port == 0 {
-        let bound = SocketAddrV4::try_from(rustix::net::getsockname(&socket)?)?;
+        let bound = SocketAddr::try_from(rustix::net::getsockname(&socket)?)?;
         wanted.host_port = bound.port();
     }
     Ok(socket)
@@ -199,9 +237,9 @@ fn bind(wanted: &mut Published) -> io::Result<OwnedFd> {
 mod tests {
     use super::*;
 
-    const HOME: Ipv4Addr = Ipv4Addr::LOCALHOST;
+    const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-    fn wish(address: Ipv4Addr, ports: Option<(u16, u16)>) -> PortWish {
+    fn wish(address: IpAddr, ports: Option<(u16, u16)>) -> PortWish {
         let port = "80".parse().unwrap();
         PortWish { port, host_address: Some(address), host_ports: ports }
     }
@@ -219,13 +257,15 @@ mod tests {
     #[test]
     fn a_held_port_is_nobody_elses_and_free_after_its_release() {
         let all = Reservations::default();
-        let made = all.reserve(&[wish(HOME, None)]).unwrap();
+        let made = all.reserve(&[wish(HOME, None)], false).unwrap();
         let port = made[0].host_port;
         assert!(port > 0);
-        let taken = all.reserve(&[wish(HOME, Some((port, port)))]).unwrap_err();
+        let taken = all.reserve(&[wish(HOME, Some((port, port)))], false).unwrap_err();
         let words = format!("Bind for 127.0.0.1:{port} failed: port is already allocated");
         assert_eq!(taken.to_string(), words);
-        assert!(all.reserve(&[wish(Ipv4Addr::UNSPECIFIED, Some((port, port)))]).is_err());
+        assert!(
+            all.reserve(&[wish(Ipv4Addr::UNSPECIFIED.into(), Some((port, port)))], false).is_err()
+        );
         // The kernel says so to everybody else.
         let error = std::net::TcpListener::bind((HOME, port)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
@@ -238,16 +278,40 @@ mod tests {
         let all = Reservations::default();
         let stranger = std::net::TcpListener::bind((HOME, 0)).unwrap();
         let port = stranger.local_addr().unwrap().port();
-        let refused = all.reserve(&[wish(HOME, Some((port, port)))]).unwrap_err();
+        let refused = all.reserve(&[wish(HOME, Some((port, port)))], false).unwrap_err();
         assert!(matches!(refused, Error::Bind { .. }), "{refused}");
-        let many = all.reserve(&[wish(HOME, Some((port, port.saturating_add(50))))]).unwrap();
+        let many =
+            all.reserve(&[wish(HOME, Some((port, port.saturating_add(50))))], false).unwrap();
         assert_ne!(many[0].host_port, port);
         // All or none: the first of two is free again when the second is refused.
-        let free = all.reserve(&[wish(HOME, None)]).unwrap();
+        let free = all.reserve(&[wish(HOME, None)], false).unwrap();
         let number = free[0].host_port;
         all.release(&free);
         let both = [wish(HOME, Some((number, number))), wish(HOME, Some((port, port)))];
-        assert!(all.reserve(&both).is_err());
+        assert!(all.reserve(&both, false).is_err());
         std::net::TcpListener::bind((HOME, number)).unwrap();
+    }
+
+    #[test]
+    fn a_container_with_ipv6_has_the_same_port_of_both_families() {
+        let all = Reservations::default();
+        let port = "80".parse().unwrap();
+        let anywhere = PortWish { port, host_address: None, host_ports: None };
+        let made = all.reserve(std::slice::from_ref(&anywhere), true).unwrap();
+        let shown: Vec<String> = made.iter().map(|one| one.at().to_string()).collect();
+        let number = made[0].host_port;
+        assert_eq!(shown, [format!("0.0.0.0:{number}"), format!("[::]:{number}")]);
+        // What one has of one family the other may have of the other.
+        all.release(&made);
+        let six = PortWish {
+            host_address: Some(Ipv6Addr::UNSPECIFIED.into()),
+            host_ports: Some((number, number)),
+            ..anywhere
+        };
+        all.reserve(std::slice::from_ref(&six), true).unwrap();
+        let four = wish(Ipv4Addr::UNSPECIFIED.into(), Some((number, number)));
+        all.reserve(&[four], false).unwrap();
+        let taken = all.reserve(&[six], true).unwrap_err().to_string();
+        assert_eq!(taken, format!("Bind for [::]:{number} failed: port is already allocated"));
     }
 }

@@ -1,10 +1,12 @@
 //! What the host already uses, so that our subnet is none of it.
 
+use crate::decode::Address6;
 use crate::error::{Error, Result};
 use crate::link;
 use crate::netlink::Netlink;
 use crate::network::blocking;
 use crate::subnet::{Ipv4Subnet, choose_subnet, default_candidates};
+use crate::subnet6::Ipv6Subnet;
 
 /// The subnet of `bridge` if that exists (an agent that restarts keeps its
 /// own), else the first candidate that overlaps no address and no route of the
@@ -46,10 +48,41 @@ pub(crate) async fn pick_further(
             return choose(&default_candidates(), &taken);
         };
         if let Some((_, name)) = kept.iter().find(|(kept, _)| kept.overlaps(&subnet)) {
+            let subnet = subnet.to_string();
             return Err(Error::Overlap { subnet, other: format!("network {name}") });
         }
         match of_addresses(netlink)?.iter().find(|taken| taken.overlaps(&subnet)) {
-            Some(other) => Err(Error::Overlap { subnet, other: format!("{other} of this host") }),
+            Some(other) => {
+                let (subnet, other) = (subnet.to_string(), format!("{other} of this host"));
+                Err(Error::Overlap { subnet, other })
+            }
+            None => Ok(subnet),
+        }
+    })
+    .await
+}
+
+/// As [`pick_further`], of IPv6; one that nobody named is drawn.
+///
+/// # Errors
+/// [`Error::Overlap`], for a wanted one and, which nobody will see, for one that was drawn.
+pub(crate) async fn pick_six(
+    wanted: Option<Ipv6Subnet>,
+    kept: Vec<(Ipv6Subnet, String)>,
+) -> Result<Ipv6Subnet> {
+    blocking("pick a subnet", move || {
+        let subnet = match wanted {
+            Some(subnet) => subnet,
+            None => Ipv6Subnet::unique_local(crate::network::random()?),
+        };
+        let overlaps = |other: String| Error::Overlap { subnet: subnet.to_string(), other };
+        if let Some((_, name)) = kept.iter().find(|(kept, _)| kept.overlaps(&subnet)) {
+            return Err(overlaps(format!("network {name}")));
+        }
+        let addresses = link::list_addresses6(&mut Netlink::open()?)?;
+        let of = |a: &Address6| Ipv6Subnet::containing(a.address, a.prefix);
+        match addresses.iter().filter_map(of).find(|taken| taken.overlaps(&subnet)) {
+            Some(other) => Err(overlaps(format!("{other} of this host"))),
             None => Ok(subnet),
         }
     })

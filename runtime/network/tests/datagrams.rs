@@ -8,14 +8,14 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use support::{Container, config, on_a_host};
-use tenantry_network::{Attachment, Endpoint, Networks, NetworksConfig, Place, PortWish};
+use tenantry_network::{Asked, Attachment, Endpoint, Networks, NetworksConfig, Place, PortWish};
 
 const HOST_PORT: u16 = 8053;
 const OWN_PORT: u16 = 9000;
 
 async fn connect(networks: &Networks, id: &str, container: &Container) -> Endpoint {
     let (pid, network, place) = (container.pid, "bridge", Place::default());
-    let wish = Attachment { container: id, pid, network, address: None, place };
+    let wish = Attachment { container: id, pid, network, asked: Asked::default(), place };
     networks.connect(&wish).await.unwrap()
 }
 

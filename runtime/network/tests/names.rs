@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use support::{Container, config, eventually, on_a_host};
 use tenantry_network::{
-    Attachment, CreateNetwork, Endpoint, Networks, NetworksConfig, Outcome, Place, RESOLVER,
+    Asked, Attachment, CreateNetwork, Endpoint, Networks, NetworksConfig, Outcome, Place, RESOLVER,
 };
 
 const NXDOMAIN: u8 = 3;
@@ -26,10 +26,10 @@ async fn open(dir: &Path, name_server: SocketAddr) -> Networks {
 /// On that network and, unless it is the default one, known there by its id.
 async fn connect(networks: &Networks, id: &str, container: &Container, network: &str) -> Endpoint {
     let (pid, place) = (container.pid, Place::default());
-    let wish = Attachment { container: id, pid, network, address: None, place };
+    let wish = Attachment { container: id, pid, network, asked: Asked::default(), place };
     let endpoint = networks.connect(&wish).await.unwrap();
     networks.introduce(id, &endpoint, vec![id.to_owned()]);
-    networks.serve_names(id, pid).await.unwrap();
+    networks.serve_names(id, pid, vec![]).await.unwrap();
     endpoint
 }
 
@@ -101,7 +101,7 @@ fn who_is_on_a_network_is_found_there_and_nowhere_else() {
         let of_app = connect(&networks, "app", &app, "front").await;
         let of_inner = connect(&networks, "inner", &inner, "vault").await;
         // Twice is as good as once.
-        networks.serve_names("app", app.pid).await.unwrap();
+        networks.serve_names("app", app.pid, vec![]).await.unwrap();
 
         assert_eq!(finds(&app, "web"), of_web.address);
         assert_eq!(finds(&app, "WEB.front"), of_web.address);

@@ -2,12 +2,17 @@
 
 mod support;
 
-use std::net::Ipv4Addr;
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use support::{Container, config, links, on_a_host, run};
 use tenantry_network::{
-    Attachment, CreateNetwork, Endpoint, Error, Networks, NetworksConfig, Place,
+    Asked, Attachment, CreateNetwork, Endpoint, Error, Networks, NetworksConfig, Place, PortWish,
+    SixWish,
 };
 
 fn networks_config(dir: &Path, max: usize) -> NetworksConfig {
@@ -25,7 +30,8 @@ fn wanted(name: &str, subnet: &str) -> CreateNetwork {
 async fn connect(networks: &Networks, container: &Container, network: &str, eth: u8) -> Endpoint {
     let place = Place { interface: format!("eth{eth}"), default_route: eth == 0 };
     let id = "0123456789abcdef";
-    let wish = Attachment { container: id, pid: container.pid, network, address: None, place };
+    let wish =
+        Attachment { container: id, pid: container.pid, network, asked: Asked::default(), place };
     networks.connect(&wish).await.unwrap()
 }
 
@@ -134,6 +140,182 @@ fn networks_are_apart_and_an_internal_one_leads_nowhere() {
         networks.unplug("r", &second).await.unwrap();
         assert!(!r.run("ip -o link").contains("eth1"));
         assert!(!reaches(&r, &l1, a.address));
+        networks.close().await.unwrap();
+    });
+}
+
+/// Answers everybody on port 80 with the address that they come from, until it is dropped.
+struct Greeter(Arc<AtomicBool>, Option<std::thread::JoinHandle<()>>);
+
+impl Greeter {
+    fn start(container: &Container) -> Greeter {
+        let listener = container.inside(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 80)).unwrap());
+        listener.set_nonblocking(true).unwrap();
+        let stop = Arc::<AtomicBool>::default();
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((mut stream, from)) => {
+                        let from = from.ip().to_canonical().to_string();
+                        let _ = stream.write_all(from.as_bytes());
+                    }
+                    Err(_) => std::thread::sleep(Duration::from_millis(2)),
+                }
+            }
+        });
+        Greeter(stop, Some(thread))
+    }
+}
+
+impl Drop for Greeter {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        let _ = self.1.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+fn greeting(address: &str, port: u16) -> io::Result<String> {
+    let to = (address.parse::<IpAddr>().unwrap(), port).into();
+    let patience = Duration::from_millis(1500);
+    let mut stream = TcpStream::connect_timeout(&to, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+fn greeting_of(from: &Container, address: &str, port: u16) -> Option<String> {
+    let address = address.to_owned();
+    from.inside(move || greeting(&address, port).ok())
+}
+
+fn with_six(name: &str, subnet: &str, six: &str) -> CreateNetwork {
+    let six = Some(SixWish { subnet: six.parse().ok(), gateway: None });
+    CreateNetwork { six, ..wanted(name, subnet) }
+}
+
+fn attachment<'a>(container: &Container, network: &'a str, six: &str) -> Attachment<'a> {
+    let (pid, place) = (container.pid, Place::default());
+    let asked = Asked { six: six.parse().ok(), ..Asked::default() };
+    Attachment { container: "0123456789abcdef", pid, network, asked, place }
+}
+
+fn forwarding6() -> String {
+    run("cat /proc/sys/net/ipv6/conf/all/forwarding").trim().to_owned()
+}
+
+#[test]
+fn ipv6_addresses_are_given_out_and_forwarded_and_the_host_is_as_before() {
+    on_a_host(async || {
+        let before = forwarding6();
+        let dir = tempfile::tempdir().unwrap();
+        let networks = open(dir.path()).await;
+        assert_eq!(forwarding6(), before, "nobody has asked for IPv6 yet");
+        let made = networks.create(with_six("both", "10.77.1.0/24", "fd00:77::/64")).await.unwrap();
+        let drawn = networks.create(with_six("drawn", "10.77.2.0/24", "")).await.unwrap();
+        let drawn = drawn.shape.six.unwrap().subnet.to_string();
+        assert!(drawn.starts_with("fd") && drawn.ends_with("/64"), "{drawn}");
+        assert_eq!(forwarding6(), "1");
+        let twice = networks.create(with_six("twice", "10.77.3.0/24", "fd00:77::/80")).await;
+        let twice = twice.unwrap_err().to_string();
+        assert!(twice.contains("fd00:77::/80 and network both"), "{twice}");
+
+        let [a, b, c] = std::array::from_fn(|_| Container::new());
+        let first = connect(&networks, &a, "both", 0).await;
+        let last = first.address.octets()[3];
+        assert_eq!(first.six.unwrap().address.to_string(), format!("fd00:77::{last}"));
+        assert!(a.run("ip -6 route").contains("default via fd00:77::1"));
+        let fixed = networks.connect(&attachment(&b, "both", "fd00:77::99")).await.unwrap();
+        assert_eq!(fixed.six.unwrap().address.to_string(), "fd00:77::99");
+        let refused = async |network: &str, six: &str| {
+            networks.connect(&attachment(&c, network, six)).await.unwrap_err().to_string()
+        };
+        assert_eq!(refused("both", "fd00:77::99").await, "address fd00:77::99 is taken");
+        let outside = refused("both", "fd00:78::2").await;
+        assert!(outside.contains("is not one a container in fd00:77::/64 can have"), "{outside}");
+        let none = refused("bridge", "fd00:77::7").await;
+        assert_eq!(none, "network bridge has no IPv6, and fd00:77::7 needs it");
+
+        // The next agent knows what is given out, and what the switch was.
+        drop(networks);
+        let networks = open(dir.path()).await;
+        networks.adopt(&fixed);
+        assert_eq!(networks.find("both").unwrap(), made);
+        let taken = networks.connect(&attachment(&c, "both", "fd00:77::99")).await.unwrap_err();
+        assert!(matches!(taken, Error::AddressTaken { .. }), "{taken}");
+        networks.disconnect("b", &fixed).await.unwrap();
+        for name in ["both", "drawn"] {
+            assert_eq!(forwarding6(), "1", "another network needs it");
+            networks.remove(name).await.unwrap();
+        }
+        assert_eq!(forwarding6(), before);
+        assert!(!run("nft list ruleset").contains("ip6"));
+        networks.close().await.unwrap();
+    });
+}
+
+#[test]
+fn ipv6_leads_out_and_published_ports_lead_in_and_networks_are_apart() {
+    on_a_host(async || {
+        let dir = tempfile::tempdir().unwrap();
+        let networks = open(dir.path()).await;
+        networks.create(with_six("both", "10.77.1.0/24", "fd00:77::/64")).await.unwrap();
+        networks.create(with_six("other", "10.77.2.0/24", "fd00:78::/64")).await.unwrap();
+        let vault =
+            CreateNetwork { internal: true, ..with_six("vault", "10.77.3.0/24", "fd00:79::/64") };
+        networks.create(vault).await.unwrap();
+        let [a, near, far, inner] = std::array::from_fn(|_| Container::new());
+        let mut web = connect(&networks, &a, "both", 0).await;
+        networks.connect(&attachment(&near, "both", "fd00:77::99")).await.unwrap();
+        connect(&networks, &far, "other", 0).await;
+        connect(&networks, &inner, "vault", 0).await;
+        let _web = Greeter::start(&a);
+        let own = web.six.unwrap().address.to_string();
+        assert_eq!(greeting_of(&near, &own, 80).as_deref(), Some("fd00:77::99"));
+        assert_eq!(greeting_of(&far, &own, 80), None, "networks are apart");
+        assert_eq!(greeting_of(&inner, &own, 80), None, "an internal one leads nowhere");
+
+        let wish = PortWish { port: "80".parse().unwrap(), host_address: None, host_ports: None };
+        networks.publish(&mut web, &[wish]).await.unwrap();
+        let port = web.published[0].host_port;
+        let at: Vec<String> =
+            web.published.iter().map(|one| one.host_address.to_string()).collect();
+        assert_eq!(at, ["0.0.0.0", "::"]);
+        let home = "fd00:77::1";
+        // Before the host itself has spoken to the container and knows its link address.
+        for (name, from) in [("far", &far), ("near", &near), ("itself", &a)] {
+            assert!(greeting_of(from, home, port).is_some(), "{name}");
+        }
+        for address in [home, "127.0.0.1", "10.77.1.1"] {
+            greeting(address, port).unwrap_or_else(|e| panic!("{address}: {e}"));
+        }
+        // No kernel leads from ::1 to another link: clients must not hang there.
+        let refused = greeting("::1", port).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        // Another machine, and the way out to it.
+        let machine = Container::new();
+        run(&format!("ip link add up0 type veth peer name up1 netns {}", machine.pid));
+        run("ip address add fd00:99::1/64 dev up0 nodad");
+        run("ip link set up0 up");
+        machine.run("ip address add fd00:99::2/64 dev up1 nodad");
+        machine.run("ip link set up1 up");
+        let machines = Greeter::start(&machine);
+        assert_eq!(greeting_of(&machine, "fd00:99::1", port).as_deref(), Some("fd00:99::2"));
+        assert_eq!(greeting_of(&a, "fd00:99::2", 80).as_deref(), Some("fd00:99::1"));
+        assert_eq!(greeting_of(&inner, "fd00:99::2", 80), None);
+        machine.run("ip route add fd00:77::/64 via fd00:99::1");
+        assert_eq!(greeting_of(&machine, &own, 80), None, "by the port alone");
+
+        // The next agent leads there, too.
+        drop(networks);
+        let networks = open(dir.path()).await;
+        networks.adopt(&web);
+        assert!(greeting_of(&machine, "fd00:99::1", port).is_some());
+        networks.disconnect("a", &web).await.unwrap();
+        assert!(greeting(home, port).is_err());
+        drop(machines);
+        run("ip link delete up0");
         networks.close().await.unwrap();
     });
 }

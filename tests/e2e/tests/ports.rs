@@ -249,3 +249,71 @@ fn a_stream_of_datagrams_finds_the_container_that_has_the_port_now() {
     until("they arrive", || arrives("second"));
     agent.finish();
 }
+
+#[test]
+fn with_ipv6_a_container_has_addresses_names_and_ports_of_both_families() {
+    skip_without_docker!();
+    let agent = TestAgent::start();
+    // Of the documentation's space, so that no host has it.
+    let six = ["--ipv6", "--subnet", "2001:db8:77::/64"];
+    ok(&agent, &[&["network", "create"], &six[..], &["front"]].concat());
+    ok(&agent, &["network", "create", "--ipv6", "drawn"]);
+    let show = |format: &str, name: &str| ok(&agent, &["network", "inspect", "-f", format, name]);
+    let pools = show("{{.EnableIPv6}} {{(index .IPAM.Config 1).Subnet}}", "front");
+    assert_eq!(pools, "true 2001:db8:77::/64");
+    assert!(show("{{(index .IPAM.Config 1).Subnet}}", "drawn").starts_with("fd"));
+    let port = free_port();
+    let publish = format!("{port}:80");
+    serve(&agent, "web", &["--network", "front", "--ip6", "2001:db8:77::80", "-p", &publish]);
+    let run = |name: &str, network: &str| {
+        ok(&agent, &["run", "-d", "--name", name, "--network", network, IMAGE, "sleep", "1000"]);
+    };
+    run("near", "front");
+    run("far", "drawn");
+    let format = "{{.NetworkSettings.Networks.front.GlobalIPv6Address}}";
+    assert_eq!(ok(&agent, &["inspect", "-f", format, "web"]), "2001:db8:77::80");
+    let ports = ok(&agent, &["port", "web"]);
+    assert_eq!(ports, format!("80/tcp -> 0.0.0.0:{port}\n80/tcp -> [::]:{port}"));
+    let shown = ok(&agent, &["ps", "--format", "{{.Ports}}", "--filter", "name=web"]);
+    assert!(shown.contains(&format!("[::]:{port}->80/tcp")), "{shown}");
+
+    let gets = |from: &str, address: &str, port: u16| {
+        let get =
+            format!("printf 'GET /index.html HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {address} {port}");
+        docker::output(&agent, &["exec", from, "sh", "-c", &get]).stdout.ends_with(b"here\n")
+    };
+    let home = "2001:db8:77::1";
+    assert!(gets("near", "2001:db8:77::80", 80), "{}", agent.log());
+    assert!(!gets("far", "2001:db8:77::80", 80), "networks are apart");
+    for from in ["near", "far", "web"] {
+        assert!(gets(from, home, port), "from {from}: {}", rules());
+    }
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "-g", "--max-time", "3", &format!("http://[{home}]:{port}/")]);
+    assert!(is_here(curl), "{}", rules());
+    assert!(
+        host_gets(&format!("localhost:{port}")),
+        "::1 refuses at once, 127.0.0.1 is asked then"
+    );
+    let found = ok(&agent, &["exec", "near", "nslookup", "web"]);
+    assert!(found.contains("2001:db8:77::80"), "{found}");
+    let hosts = ok(&agent, &["exec", "web", "cat", "/etc/hosts"]);
+    assert!(hosts.contains("2001:db8:77::80\t"), "{hosts}");
+
+    // What cannot be had is said in one sentence, and nothing is left.
+    let run = |flags: &[&str]| fails(&agent, &[&["run", "-d"], flags, &[IMAGE, "true"]].concat());
+    let taken = run(&["--network", "front", "--ip6", "2001:db8:77::80"]);
+    assert!(taken.contains("address 2001:db8:77::80 is taken"), "{taken}");
+    let loopback = run(&["--network", "front", "-p", "[::1]:80:80"]);
+    assert!(loopback.contains("HostIp") && loopback.contains("127.0.0.1"), "{loopback}");
+    let none = run(&["-p", "[::]:80:80"]);
+    assert!(none.contains("network bridge has no IPv6"), "{none}");
+    let overlap = fails(&agent, &[&["network", "create"], &six[..], &["twice"]].concat());
+    assert!(overlap.contains("Pool overlaps"), "{overlap}");
+    ok(&agent, &["rm", "-f", "web"]);
+    TcpListener::bind(("::", port)).expect("the port is free again");
+    agent.clear().expect("containers go");
+    ok(&agent, &["network", "rm", "front", "drawn"]);
+    assert!(!rules().contains("2001:db8:77::"), "{}", rules());
+    agent.finish();
+}

@@ -1,7 +1,7 @@
 //! A container's networks in Docker's words: what is asked for, and what is shown. Pure.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::str::FromStr;
 
 use bollard::models::{EndpointSettings, NetworkingConfig};
 use serde_json::{Map, Value, json};
@@ -62,20 +62,22 @@ pub fn wish(network: &str, settings: EndpointSettings) -> ApiResult<NetworkWish>
         ("MacAddress", some(&settings.mac_address)),
         ("DriverOpts", settings.driver_opts.is_some_and(|options| !options.is_empty())),
         ("GwPriority", settings.gw_priority.is_some_and(|priority| priority != 0)),
-        ("IPAMConfig.IPv6Address", some(&ipam.ipv6_address)),
         ("IPAMConfig.LinkLocalIPs", ipam.link_local_ips.is_some_and(|list| !list.is_empty())),
     ];
     if let Some((name, _)) = asked.into_iter().find(|(_, asked)| *asked) {
         return Err(ApiError::unsupported(&field(name), "this"));
     }
-    let address = ipam.ipv4_address.filter(|text| !text.is_empty());
-    let parse = |text: String| {
-        let wrong =
-            |_| ApiError::invalid(field("IPAMConfig.IPv4Address"), &text, "an IPv4 address");
-        text.parse::<Ipv4Addr>().map_err(wrong)
-    };
-    let aliases = settings.aliases.unwrap_or_default();
-    Ok(NetworkWish { network: network.into(), address: address.map(parse).transpose()?, aliases })
+    Ok(NetworkWish {
+        network: network.into(),
+        address: parsed(field("IPAMConfig.IPv4Address"), ipam.ipv4_address, "an IPv4 address")?,
+        address6: parsed(field("IPAMConfig.IPv6Address"), ipam.ipv6_address, "an IPv6 address")?,
+        aliases: settings.aliases.unwrap_or_default(),
+    })
+}
+
+fn parsed<T: FromStr>(field: String, text: Option<String>, allowed: &str) -> ApiResult<Option<T>> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| ApiError::invalid(field, &text, allowed))
 }
 
 /// What is asked for and cannot be had where the container is to be. The first sentence is
@@ -131,7 +133,15 @@ pub fn endpoints(container: &Snapshot) -> Value {
 }
 
 fn endpoint(record: &Record, wish: &NetworkWish, made: Option<&Endpoint>) -> Value {
-    let ipam = wish.address.map(|address| json!({ "IPv4Address": address.to_string() }));
+    let mut asked = Map::new();
+    if let Some(address) = wish.address {
+        asked.insert("IPv4Address".to_owned(), address.to_string().into());
+    }
+    if let Some(address) = wish.address6 {
+        asked.insert("IPv6Address".to_owned(), address.to_string().into());
+    }
+    let ipam = if asked.is_empty() { Value::Null } else { Value::Object(asked) };
+    let six = made.and_then(|made| made.six);
     let text = |of: fn(&Endpoint) -> String| made.map(of).unwrap_or_default();
     // Its name, the beginning of its id and its hostname are known to its neighbours, too.
     let own = [record.name.clone(), record.id[..12].to_owned(), record.hostname.clone()];
@@ -156,9 +166,10 @@ fn endpoint(record: &Record, wish: &NetworkWish, made: Option<&Endpoint>) -> Val
         "IPAddress": text(|made| made.address.to_string()),
         "IPPrefixLen": made.map_or(0, |made| made.prefix),
         "MacAddress": text(|made| made.mac.clone()),
-        "IPv6Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
+        "IPv6Gateway": six.filter(|_| made.is_some_and(|made| made.default_route))
+            .map(|six| six.gateway.to_string()).unwrap_or_default(),
+        "GlobalIPv6Address": six.map(|six| six.address.to_string()).unwrap_or_default(),
+        "GlobalIPv6PrefixLen": six.map_or(0, |six| six.prefix),
     })
 }
 
@@ -200,7 +211,7 @@ mod tests {
     #[test]
     fn the_first_network_is_the_modes_and_the_others_follow() {
         let config = json!({ "EndpointsConfig": {
-            "web": { "IPAMConfig": { "IPv4Address": "10.7.0.9" }, "Aliases": ["front"], "Links": null },
+            "web": { "IPAMConfig": { "IPv4Address": "10.7.0.9", "IPv6Address": "fd00:7::9" }, "Aliases": ["front"], "Links": null },
             "back": {}, "admin": {},
         } });
         let (mode, networks) = parse("web", config).unwrap();
@@ -208,7 +219,8 @@ mod tests {
         assert_eq!(mode, NetworkMode::Bridge);
         let names: Vec<&str> = networks.iter().map(|wish| wish.network.as_str()).collect();
         assert_eq!(names, ["web", "admin", "back"]);
-        assert_eq!(networks[0].address, Some(Ipv4Addr::new(10, 7, 0, 9)));
+        assert_eq!(networks[0].address, "10.7.0.9".parse().ok());
+        assert_eq!(networks[0].address6, "fd00:7::9".parse().ok());
         assert_eq!(networks[0].aliases, ["front"]);
     }
 
@@ -252,7 +264,7 @@ mod tests {
         for (settings, field) in [
             (json!({ "MacAddress": "02:00:00:00:00:01" }), "MacAddress"),
             (json!({ "Links": ["db:db"] }), "Links"),
-            (json!({ "IPAMConfig": { "IPv6Address": "fd00::2" } }), "IPv6Address"),
+            (json!({ "IPAMConfig": { "IPv6Address": "10.0.0.2" } }), "IPv6Address"),
             (json!({ "IPAMConfig": { "IPv4Address": "10.0.0" } }), "IPv4Address"),
         ] {
             let error =

@@ -9,12 +9,12 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use bollard::models::{
-    Ipam, NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest,
+    Ipam, IpamConfig, NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tenantry_container::{Error as EngineError, Snapshot};
-use tenantry_network::{CreateNetwork, Driver, Endpoint, NetworkEvent, NetworkRecord};
+use tenantry_network::{CreateNetwork, Driver, Endpoint, NetworkEvent, NetworkRecord, SixWish};
 
 use super::super::Shared;
 use super::filters::Filters;
@@ -145,7 +145,6 @@ pub async fn disconnect(
 
 fn request_of(body: NetworkCreateRequest) -> ApiResult<CreateNetwork> {
     let asked = [
-        ("EnableIPv6", body.enable_ipv6 == Some(true)),
         ("Ingress", body.ingress == Some(true)),
         ("ConfigOnly", body.config_only == Some(true)),
         (
@@ -172,8 +171,10 @@ fn request_of(body: NetworkCreateRequest) -> ApiResult<CreateNetwork> {
     let bridge = options.get(BRIDGE_NAME).filter(|name| !name.is_empty()).cloned();
     let labels = body.labels.unwrap_or_default().into_iter().collect();
     let internal = body.internal.unwrap_or(false);
+    let six = body.enable_ipv6.unwrap_or(false).then(SixWish::default);
+    let name = body.name;
     let plain =
-        CreateNetwork { name: body.name, internal, bridge, labels, options, ..Default::default() };
+        CreateNetwork { name, internal, six, bridge, labels, options, ..Default::default() };
     with_ipam(plain, body.ipam.unwrap_or_default())
 }
 
@@ -184,23 +185,51 @@ fn with_ipam(plain: CreateNetwork, ipam: Ipam) -> ApiResult<CreateNetwork> {
     if ipam.options.is_some_and(|options| !options.is_empty()) {
         return Err(ApiError::unsupported("IPAM.Options", "this"));
     }
-    let mut pools = ipam.config.unwrap_or_default().into_iter();
-    let (pool, more) = (pools.next().unwrap_or_default(), pools.len());
-    if more > 0 {
-        return Err(ApiError::invalid("IPAM.Config", more + 1, "one subnet for a network"));
+    // One of each family; what names no address is the first's.
+    let is_six = |pool: &IpamConfig| {
+        let named = [&pool.subnet, &pool.gateway, &pool.ip_range].into_iter().flatten();
+        named.into_iter().any(|text| text.contains(':'))
+    };
+    let (sixes, fours): (Vec<_>, Vec<_>) =
+        ipam.config.unwrap_or_default().into_iter().partition(is_six);
+    if fours.len() > 1 || sixes.len() > 1 {
+        let count = fours.len().max(sixes.len());
+        return Err(ApiError::invalid("IPAM.Config", count, "one subnet of each family"));
     }
-    if pool.auxiliary_addresses.is_some_and(|addresses| !addresses.is_empty()) {
+    if fours.iter().chain(&sixes).any(|pool| {
+        pool.auxiliary_addresses.as_ref().is_some_and(|addresses| !addresses.is_empty())
+    }) {
         return Err(ApiError::unsupported("IPAM.Config.AuxiliaryAddresses", "this"));
     }
+    let four = fours.into_iter().next().unwrap_or_default();
     Ok(CreateNetwork {
-        subnet: parsed("IPAM.Config.Subnet", pool.subnet, "an IPv4 subnet, such as 10.5.0.0/16")?,
+        subnet: parsed("IPAM.Config.Subnet", four.subnet, "an IPv4 subnet, such as 10.5.0.0/16")?,
         range: parsed(
             "IPAM.Config.IPRange",
-            pool.ip_range,
+            four.ip_range,
             "a part of the subnet, such as 10.5.1.0/24",
         )?,
-        gateway: parsed("IPAM.Config.Gateway", pool.gateway, "an IPv4 address")?,
+        gateway: parsed("IPAM.Config.Gateway", four.gateway, "an IPv4 address")?,
+        six: match sixes.into_iter().next() {
+            Some(six) => Some(with_six(plain.six, six)?),
+            None => plain.six,
+        },
         ..plain
+    })
+}
+
+fn with_six(enabled: Option<SixWish>, pool: IpamConfig) -> ApiResult<SixWish> {
+    let subnet = pool.subnet.clone().unwrap_or_default();
+    if enabled.is_none() {
+        let allowed = "an IPv4 subnet, or EnableIPv6 (--ipv6) as well";
+        return Err(ApiError::invalid("IPAM.Config.Subnet", subnet, allowed));
+    }
+    if pool.ip_range.is_some_and(|range| !range.is_empty()) {
+        return Err(ApiError::unsupported("IPAM.Config.IPRange", "IPv6"));
+    }
+    Ok(SixWish {
+        subnet: parsed("IPAM.Config.Subnet", pool.subnet, "an IPv6 subnet, such as fd00:5::/64")?,
+        gateway: parsed("IPAM.Config.Gateway", pool.gateway, "an IPv6 address")?,
     })
 }
 
@@ -231,7 +260,8 @@ fn render(network: &NetworkRecord, containers: &[Arc<Snapshot>]) -> Value {
             "EndpointID": networking::endpoint_id(made),
             "MacAddress": made.mac,
             "IPv4Address": format!("{}/{}", made.address, made.prefix),
-            "IPv6Address": "",
+            "IPv6Address": made.six.map(|six| format!("{}/{}", six.address, six.prefix))
+                .unwrap_or_default(),
         });
         on_it.insert(container.record.id.clone(), view);
     }
@@ -245,6 +275,9 @@ fn render(network: &NetworkRecord, containers: &[Arc<Snapshot>]) -> Value {
         }
         pool
     });
+    let six = network.shape.six.map(
+        |six| json!({ "Subnet": six.subnet.to_string(), "Gateway": six.gateway().to_string() }),
+    );
     let mut options = network.options.clone();
     if network.name == "bridge"
         && let Some(bridge) = &network.bridge
@@ -259,11 +292,11 @@ fn render(network: &NetworkRecord, containers: &[Arc<Snapshot>]) -> Value {
         "Scope": "local",
         "Driver": network.driver.as_str(),
         "EnableIPv4": true,
-        "EnableIPv6": false,
+        "EnableIPv6": six.is_some(),
         "IPAM": {
             "Driver": "default",
             "Options": null,
-            "Config": pool.into_iter().collect::<Vec<_>>(),
+            "Config": pool.into_iter().chain(six).collect::<Vec<_>>(),
         },
         "Internal": network.shape.internal,
         "Attachable": false,
@@ -317,11 +350,32 @@ mod tests {
         assert_eq!(parse(json!({ "Name": "x" })).unwrap().subnet, None);
     }
 
+    fn six(pool: Value) -> Value {
+        json!({ "Name": "x", "EnableIPv6": true, "IPAM": { "Config": [pool] } })
+    }
+
+    #[test]
+    fn ipv6_is_drawn_where_no_subnet_is_named_and_stands_beside_ipv4() {
+        let drawn = parse(json!({ "Name": "x", "EnableIPv6": true })).unwrap();
+        assert_eq!((drawn.six, drawn.subnet), (Some(SixWish::default()), None));
+        let named = parse(six(json!({ "Subnet": "fd00:5::/64", "Gateway": "fd00:5::9" }))).unwrap();
+        let wish = named.six.unwrap();
+        assert_eq!(wish.subnet.unwrap().to_string(), "fd00:5::/64");
+        assert_eq!(wish.gateway.unwrap().to_string(), "fd00:5::9");
+        assert_eq!(named.subnet, None);
+        assert_eq!(parse(json!({ "Name": "x" })).unwrap().six, None);
+    }
+
     #[test]
     fn what_is_not_served_is_refused_by_name() {
         for (body, field) in [
             (json!({ "Name": "x", "Driver": "overlay" }), "Driver"),
-            (json!({ "Name": "x", "EnableIPv6": true }), "EnableIPv6"),
+            (
+                json!({ "Name": "x", "IPAM": { "Config": [{ "Subnet": "fd00:5::/64" }] } }),
+                "EnableIPv6",
+            ),
+            (six(json!({ "Subnet": "fd00:5::1/64" })), "Subnet"),
+            (six(json!({ "Subnet": "fd00:5::/64", "IPRange": "fd00:5::/80" })), "IPRange"),
             (json!({ "Name": "x", "Options": { "mtu": "9000" } }), "Options"),
             (json!({ "Name": "x", "IPAM": { "Config": [{ "Subnet": "10.5.0.1/16" }] } }), "Subnet"),
             (json!({ "Name": "x", "IPAM": { "Config": [{}, {}] } }), "IPAM.Config"),

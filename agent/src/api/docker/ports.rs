@@ -1,6 +1,6 @@
 //! Published ports in Docker's words: what is asked for, and what is shown. Pure.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use bollard::models::{PortBinding, PortMap};
 use serde_json::{Map, Value, json};
@@ -30,9 +30,13 @@ fn wish(port: Port, binding: &PortBinding) -> ApiResult<PortWish> {
     let host_address = match binding.host_ip.as_deref() {
         None | Some("" | "0.0.0.0") => None,
         Some(text) => match text.parse::<IpAddr>() {
-            Ok(IpAddr::V4(address)) => Some(address),
-            Ok(IpAddr::V6(_)) => return Err(ApiError::unsupported(&field("HostIp"), "IPv6")),
-            Err(_) => return Err(ApiError::invalid(field("HostIp"), text, "an IPv4 address")),
+            // No kernel leads from there to another link.
+            Ok(address) if address == IpAddr::V6(Ipv6Addr::LOCALHOST) => {
+                let allowed = "an address of the host other than ::1; 127.0.0.1 is one";
+                return Err(ApiError::invalid(field("HostIp"), text, allowed));
+            }
+            Ok(address) => Some(address),
+            Err(_) => return Err(ApiError::invalid(field("HostIp"), text, "an IP address")),
         },
     };
     let host_ports = match binding.host_port.as_deref() {
@@ -111,7 +115,7 @@ pub fn bindings(config: &ContainerConfig) -> Value {
             Some((first, last)) if first == last => first.to_string(),
             Some((first, last)) => format!("{first}-{last}"),
         };
-        let address = wish.host_address.map(|address: Ipv4Addr| address.to_string());
+        let address = wish.host_address.map(|address| address.to_string());
         let binding = json!({ "HostIp": address.unwrap_or_default(), "HostPort": host_port });
         match ports.entry(wish.port.to_string()).or_insert(json!([])) {
             Value::Array(list) => list.push(binding),
@@ -140,17 +144,20 @@ mod tests {
             "80/tcp": [{ "HostIp": "", "HostPort": "8080" }, { "HostIp": "127.0.0.1", "HostPort": "" }],
             "53/udp": [{ "HostPort": "5300-5310" }],
             "443/tcp": null,
+            "81/tcp": [{ "HostIp": "::", "HostPort": "81" }],
         }))
         .unwrap();
         let shown: Vec<_> = made
             .iter()
             .map(|wish| (wish.port.to_string(), wish.host_address, wish.host_ports))
             .collect();
-        let home = Some(Ipv4Addr::LOCALHOST);
+        let home = "127.0.0.1".parse().ok();
+        let six = "::".parse().ok();
         let expected = [
             ("53/udp".to_owned(), None, Some((5300, 5310))),
             ("80/tcp".to_owned(), None, Some((8080, 8080))),
             ("80/tcp".to_owned(), home, None),
+            ("81/tcp".to_owned(), six, Some((81, 81))),
         ];
         assert_eq!(shown, expected);
     }

@@ -33,7 +33,7 @@ pub(super) async fn name(
     if !record.config.has_names() {
         return Ok(());
     }
-    let served = shared.networks.serve_names(&record.id, pid).await;
+    let served = shared.networks.serve_names(&record.id, pid, Vec::new()).await;
     served.map_err(|e| Error::failed("open the container's name server", e))
 }
 
@@ -48,7 +48,7 @@ pub(super) async fn serve_again(shared: &Arc<Shared>, cell: &Arc<Cell>) {
     if !is_named || snapshot.record.config.is_name_server() {
         return;
     }
-    if let Err(error) = shared.networks.serve_names(&cell.id, live.pid as u32).await {
+    if let Err(error) = shared.networks.serve_names(&cell.id, live.pid as u32, Vec::new()).await {
         tracing::error!(container_id = cell.id, %error, "it finds no names");
     }
 }

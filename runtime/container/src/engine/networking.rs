@@ -6,11 +6,11 @@
 use std::{
     fs::{self, File},
     io::Write as _,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
 
-use tenantry_network::{Attachment, Bandwidth, Endpoint, Error as NetworkError, Place};
+use tenantry_network::{Asked, Attachment, Bandwidth, Endpoint, Error as NetworkError, Place};
 
 use super::{
     Engine, Shared, blocking,
@@ -61,7 +61,7 @@ pub(super) async fn connect(
         container: id,
         pid,
         network: &wish.network,
-        address,
+        asked: Asked { four: address, six: wish.address6 },
         place: Place { interface: format!("eth{index}"), default_route },
     };
     let connected = match shared.networks.connect(&attachment(wish.address.or(kept))).await {
@@ -94,8 +94,8 @@ pub(super) async fn publish(
 /// Its own name at each of its addresses.
 pub(super) fn append_hosts(cell: &Cell, endpoints: &[Endpoint]) -> Result<(), Error> {
     let hostname = cell.lock().record.hostname.clone();
-    let line = |endpoint: &Endpoint| etc::render_hosts_line(endpoint.address, &hostname);
-    let lines: String = endpoints.iter().map(line).collect();
+    let line = |address: IpAddr| etc::render_hosts_line(address, &hostname);
+    let lines: String = endpoints.iter().flat_map(Endpoint::addresses).map(line).collect();
     let hosts = &launch::files(&cell.dir)[0];
     let appended = File::options().append(true).open(hosts);
     appended
@@ -257,7 +257,7 @@ async fn unplug(
     }
     let hosts = &launch::files(&cell.dir)[0];
     let rewritten = fs::read_to_string(hosts)
-        .and_then(|text| fs::write(hosts, etc::without_address(&text, gone.address)));
+        .and_then(|text| fs::write(hosts, etc::without_addresses(&text, gone.addresses())));
     if let Err(error) = rewritten {
         tracing::warn!(container_id = cell.id, %error, "still in /etc/hosts");
     }

@@ -1,9 +1,9 @@
 //! What a question to a container's name server is answered with. Pure: bytes to bytes.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use hickory_proto::op::{Edns, Header, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, PTR};
+use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 
@@ -19,8 +19,8 @@ const RESPONSE: u8 = 0x80;
 
 /// What is known here.
 pub(crate) trait Known {
-    fn addresses(&self, name: &str) -> Vec<Ipv4Addr>;
-    fn name_of(&self, address: Ipv4Addr) -> Option<String>;
+    fn addresses(&self, name: &str) -> Vec<IpAddr>;
+    fn name_of(&self, address: IpAddr) -> Option<String>;
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -58,14 +58,11 @@ pub(crate) fn judge(question: &[u8], known: &impl Known, over_tcp: bool) -> Verd
         }
         kind => {
             let addresses = known.addresses(&query.name().to_ascii());
-            match kind {
-                _ if addresses.is_empty() => return Verdict::Forward,
-                RecordType::A | RecordType::ANY => {
-                    addresses.into_iter().map(|address| RData::A(A(address))).collect()
-                }
-                // The name is there; it has nothing of this type.
-                _ => Vec::new(),
+            if addresses.is_empty() {
+                return Verdict::Forward;
             }
+            // None of them is an answer, too: the name is there, and has nothing of this type.
+            addresses.into_iter().filter_map(|address| data_of(address, kind)).collect()
         }
     };
     let mut answer = Message::response(asked.metadata.id, OpCode::Query);
@@ -86,17 +83,25 @@ pub(crate) fn judge(question: &[u8], known: &impl Known, over_tcp: bool) -> Verd
     }
 }
 
+fn data_of(address: IpAddr, kind: RecordType) -> Option<RData> {
+    match (address, kind) {
+        (IpAddr::V4(four), RecordType::A | RecordType::ANY) => Some(RData::A(A(four))),
+        (IpAddr::V6(six), RecordType::AAAA | RecordType::ANY) => Some(RData::AAAA(AAAA(six))),
+        _ => None,
+    }
+}
+
 fn fault(question: &[u8]) -> Verdict {
     error(question, ResponseCode::ServFail).map_or(Verdict::Malformed(None), Verdict::Answer)
 }
 
 fn pointed_at(name: &Name, known: &impl Known) -> Option<Name> {
     let net = name.parse_arpa_name().ok()?;
-    let IpAddr::V4(address) = net.addr() else { return None };
-    if net.prefix_len() != 32 {
+    // All of an address, not the beginning of one.
+    if net.prefix_len() != net.max_prefix_len() {
         return None;
     }
-    Name::from_ascii(format!("{}.", known.name_of(address)?)).ok()
+    Name::from_ascii(format!("{}.", known.name_of(net.addr())?)).ok()
 }
 
 fn own_edns() -> Edns {
@@ -164,23 +169,31 @@ pub(crate) fn is_no_help(answer: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use proptest::prelude::*;
 
     use super::*;
 
+    const SIX: Ipv6Addr = Ipv6Addr::new(0xfd00, 5, 0, 0, 0, 0, 0, 3);
+
     struct Fake;
 
     impl Known for Fake {
-        fn addresses(&self, name: &str) -> Vec<Ipv4Addr> {
+        fn addresses(&self, name: &str) -> Vec<IpAddr> {
             match name {
-                "web." => vec![Ipv4Addr::new(10, 0, 0, 2)],
-                "many." => (0..100).map(|last| Ipv4Addr::new(10, 0, 1, last)).collect(),
+                "web." => vec![Ipv4Addr::new(10, 0, 0, 2).into()],
+                "both." => vec![Ipv4Addr::new(10, 0, 0, 3).into(), SIX.into()],
+                "many." => (0..100).map(|last| Ipv4Addr::new(10, 0, 1, last).into()).collect(),
                 _ => vec![],
             }
         }
 
-        fn name_of(&self, address: Ipv4Addr) -> Option<String> {
-            (address == Ipv4Addr::new(10, 0, 0, 2)).then(|| "web.front".to_owned())
+        fn name_of(&self, address: IpAddr) -> Option<String> {
+            match address {
+                IpAddr::V4(four) => (four.octets()[3] == 2).then(|| "web.front".to_owned()),
+                IpAddr::V6(six) => (six == SIX).then(|| "both.front".to_owned()),
+            }
         }
     }
 
@@ -214,6 +227,24 @@ mod tests {
         let name = Name::from_ascii("web.front.").unwrap();
         assert_eq!(pointer.answers[0].data, RData::PTR(PTR(name)));
         assert!(answered("3.0.0.10.in-addr.arpa.", RecordType::PTR).is_none());
+    }
+
+    #[test]
+    fn each_family_has_a_type_of_its_own_and_pointers_lead_back_from_both() {
+        let data = |kind| -> Vec<RData> {
+            let answer = answered("both.", kind).unwrap();
+            answer.answers.iter().map(|record| record.data.clone()).collect()
+        };
+        let (four, six) = (RData::A(A(Ipv4Addr::new(10, 0, 0, 3))), RData::AAAA(AAAA(SIX)));
+        assert_eq!(data(RecordType::A), std::slice::from_ref(&four));
+        assert_eq!(data(RecordType::AAAA), std::slice::from_ref(&six));
+        assert_eq!(data(RecordType::ANY), [four, six]);
+        let digits: String =
+            SIX.octets().iter().rev().map(|b| format!("{:x}.{:x}.", b & 15, b >> 4)).collect();
+        let pointer = answered(&format!("{digits}ip6.arpa."), RecordType::PTR).unwrap();
+        let name = Name::from_ascii("both.front.").unwrap();
+        assert_eq!(pointer.answers[0].data, RData::PTR(PTR(name)));
+        assert!(answered("0.0.d.f.ip6.arpa.", RecordType::PTR).is_none());
     }
 
     #[test]

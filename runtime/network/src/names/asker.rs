@@ -1,6 +1,6 @@
 //! One container that asks: what it may know, how much it may ask, what came of it.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(crate) struct Asker {
     pub container: String,
     shared: Arc<Shared>,
+    /// Its own; empty: those of all containers.
+    servers: Vec<SocketAddr>,
     waiting: Arc<Semaphore>,
     pace: Mutex<Pace>,
 }
@@ -35,20 +37,22 @@ pub(crate) enum Step {
 }
 
 impl Known for Asker {
-    fn addresses(&self, name: &str) -> Vec<Ipv4Addr> {
+    fn addresses(&self, name: &str) -> Vec<IpAddr> {
         self.shared.addresses(&self.container, name)
     }
 
-    fn name_of(&self, address: Ipv4Addr) -> Option<String> {
+    fn name_of(&self, address: IpAddr) -> Option<String> {
         self.shared.name_of(&self.container, address)
     }
 }
 
 impl Asker {
-    pub fn new(container: &str, shared: Arc<Shared>) -> Asker {
+    pub fn new(container: &str, shared: Arc<Shared>, servers: Vec<IpAddr>) -> Asker {
+        let servers = servers.into_iter().map(|server| (server, forward::PORT).into()).collect();
         Asker {
             container: container.to_owned(),
             shared,
+            servers,
             waiting: Arc::new(Semaphore::new(MOST_WAITING)),
             pace: Mutex::new(Pace { since: Instant::now(), asked: 0 }),
         }
@@ -82,7 +86,11 @@ impl Asker {
 
     /// What others say, or that nobody said anything.
     pub async fn forward(&self, question: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
-        let told = forward::ask(&self.shared.servers(), question, over_tcp).await;
+        let servers = match self.servers.is_empty() {
+            true => self.shared.servers(),
+            false => self.servers.clone(),
+        };
+        let told = forward::ask(&servers, question, over_tcp).await;
         let outcome = if told.is_some() { Outcome::Forwarded } else { Outcome::Failed };
         self.shared.count(outcome);
         told.or_else(|| answer::error(question, ResponseCode::ServFail))
@@ -125,7 +133,7 @@ mod tests {
     }
 
     fn asker(names: &Names) -> Asker {
-        Asker::new("c", Arc::clone(&names.shared))
+        Asker::new("c", Arc::clone(&names.shared), vec![])
     }
 
     fn counted(names: &Names, outcome: Outcome) -> u64 {
@@ -147,8 +155,9 @@ mod tests {
     #[test]
     fn from_internal_networks_alone_nobody_outside_is_asked() {
         let names = Names::new(Vec::new());
-        let address = Ipv4Addr::new(10, 0, 0, 2);
-        let named = Named { address, names: vec!["c".into()], network_name: "vault".into() };
+        let address = std::net::Ipv4Addr::new(10, 0, 0, 2);
+        let called = vec!["c".into()];
+        let named = Named { address, six: None, names: called, network_name: "vault".into() };
         names.join("c", "n1", false, Some(named));
         let Step::Say(Some(bytes)) = asker(&names).decide(&question(), false) else {
             panic!("it is forwarded");

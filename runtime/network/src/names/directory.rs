@@ -1,15 +1,22 @@
 //! Who is called what on which network, and who may ask about it. Pure.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A container on one network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
     pub address: Ipv4Addr,
+    pub six: Option<Ipv6Addr>,
     /// Its own name first, then the beginning of its id, then aliases.
     pub names: Vec<String>,
     pub network_name: String,
+}
+
+impl Named {
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        [IpAddr::V4(self.address)].into_iter().chain(self.six.map(IpAddr::V6))
+    }
 }
 
 /// As many entries as containers have addresses.
@@ -64,19 +71,20 @@ impl Directory {
 
     /// Of whoever is called so on one of the container's networks, with or without the
     /// network's name behind it. Several containers may share an alias.
-    pub fn addresses(&self, container: &str, name: &str) -> Vec<Ipv4Addr> {
+    pub fn addresses(&self, container: &str, name: &str) -> Vec<IpAddr> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         let is = |named: &&Named| {
             let without = name.strip_suffix(&named.network_name);
             let without = without.and_then(|name| name.strip_suffix('.'));
             named.names.iter().any(|own| *own == name || Some(own.as_str()) == without)
         };
-        self.around(container).filter(is).map(|named| named.address).collect()
+        self.around(container).filter(is).flat_map(Named::addresses).collect()
     }
 
     /// `web.front`, if the address is of a container on one of its networks.
-    pub fn name_of(&self, container: &str, address: Ipv4Addr) -> Option<String> {
-        let found = self.around(container).find(|named| named.address == address)?;
+    pub fn name_of(&self, container: &str, address: IpAddr) -> Option<String> {
+        let is = |named: &&Named| named.addresses().any(|own| own == address);
+        let found = self.around(container).find(is)?;
         Some(format!("{}.{}", found.names.first()?, found.network_name))
     }
 
@@ -96,13 +104,17 @@ impl Directory {
 mod tests {
     use super::*;
 
-    fn address(last: u8) -> Ipv4Addr {
+    fn v4(last: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 0, 0, last)
+    }
+
+    fn address(last: u8) -> IpAddr {
+        v4(last).into()
     }
 
     fn named(last: u8, names: &[&str]) -> Named {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
-        Named { address: address(last), names, network_name: "Front".into() }
+        Named { address: v4(last), six: None, names, network_name: "Front".into() }
     }
 
     fn two_networks() -> Directory {
@@ -120,7 +132,7 @@ mod tests {
     fn names_are_found_on_the_askers_networks_alone() {
         let all = two_networks();
         let check = |container: &str, name: &str, expected: &[u8]| {
-            let expected: Vec<Ipv4Addr> = expected.iter().map(|last| address(*last)).collect();
+            let expected: Vec<IpAddr> = expected.iter().map(|last| address(*last)).collect();
             assert_eq!(all.addresses(container, name), expected, "{name}");
         };
         check("one", "web", &[2]);
@@ -139,13 +151,24 @@ mod tests {
     }
 
     #[test]
+    fn who_has_an_ipv6_address_has_one_name_for_both() {
+        let mut all = two_networks();
+        let six: Ipv6Addr = "fd00:5::3".parse().unwrap();
+        all.register("n1", Named { six: Some(six), ..named(3, &["api", "www"]) });
+        assert_eq!(all.addresses("one", "api"), [address(3), six.into()]);
+        assert_eq!(all.name_of("one", six.into()).as_deref(), Some("api.front"));
+        all.leave("one", "n1", v4(3));
+        assert!(all.addresses("both", "api").is_empty());
+    }
+
+    #[test]
     fn who_leaves_is_forgotten_and_forgets() {
         let mut all = two_networks();
-        all.leave("both", "n1", address(2));
+        all.leave("both", "n1", v4(2));
         assert_eq!(all.addresses("one", "www"), [address(3)]);
         assert!(all.addresses("both", "api").is_empty());
         assert_eq!(all.addresses("both", "db"), [address(4)]);
-        all.leave("both", "n2", address(9));
+        all.leave("both", "n2", v4(9));
         assert!(all.addresses("both", "db").is_empty() && !all.on.contains_key("both"));
     }
 
@@ -161,7 +184,7 @@ mod tests {
     fn one_network_that_leads_out_is_enough() {
         let mut all = two_networks();
         assert!(all.leads_out("one") && all.leads_out("both") && !all.leads_out("nobody"));
-        all.leave("both", "n1", address(9));
+        all.leave("both", "n1", v4(9));
         assert!(!all.leads_out("both"));
     }
 }

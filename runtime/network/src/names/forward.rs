@@ -16,7 +16,7 @@ use super::answer;
 /// For each name server.
 const PATIENCE: Duration = Duration::from_secs(3);
 const MOST_SERVERS: usize = 3;
-const PORT: u16 = 53;
+pub(crate) const PORT: u16 = 53;
 const ID_BYTES: usize = 2;
 const MOST_BYTES: usize = u16::MAX as usize;
 const RESOLV_CONF: &str = "/etc/resolv.conf";

@@ -13,7 +13,7 @@ mod server;
 mod sockets;
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -78,7 +78,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    fn addresses(&self, container: &str, name: &str) -> Vec<Ipv4Addr> {
+    fn addresses(&self, container: &str, name: &str) -> Vec<IpAddr> {
         let mut found = lock(&self.directory).addresses(container, name);
         if found.len() > 1 {
             let turn = self.turn.fetch_add(1, Ordering::Relaxed) % found.len();
@@ -87,7 +87,7 @@ impl Shared {
         found
     }
 
-    fn name_of(&self, container: &str, address: Ipv4Addr) -> Option<String> {
+    fn name_of(&self, container: &str, address: IpAddr) -> Option<String> {
         lock(&self.directory).name_of(container, address)
     }
 
@@ -133,16 +133,17 @@ impl Names {
         lock(&self.shared.directory).leave(container, network, address);
     }
 
-    /// Opens the container's name server; one that is open already stays.
+    /// Opens the container's name server; one that is open already stays. `servers` are asked for
+    /// what no container is called; empty: those of all containers.
     ///
     /// # Errors
     /// [`Error::Io`]: no such process, or its port 53 is in use.
-    pub async fn serve(&self, container: &str, pid: u32) -> Result<()> {
+    pub async fn serve(&self, container: &str, pid: u32, servers: Vec<IpAddr>) -> Result<()> {
         if lock(&self.running).contains_key(container) {
             return Ok(());
         }
         let sockets = in_thread_of_its_own("network-names", move || Sockets::open(pid)).await?;
-        let asker = Asker::new(container, Arc::clone(&self.shared));
+        let asker = Asker::new(container, Arc::clone(&self.shared), servers);
         let server = Server::start(sockets, asker);
         let server = server.map_err(|e| Error::io("start", format!("name server of {pid}"), e))?;
         lock(&self.running).insert(container.to_owned(), server);
@@ -169,13 +170,14 @@ mod tests {
         let names = Names::new(Vec::new());
         for last in 2..5 {
             let address = Ipv4Addr::new(10, 0, 0, last);
-            let named = Named { address, names: vec!["all".into()], network_name: "n".into() };
+            let names_of_all = vec!["all".into()];
+            let named = Named { address, six: None, names: names_of_all, network_name: "n".into() };
             names.join(&format!("c{last}"), "n1", true, Some(named));
         }
-        let first = || names.shared.addresses("c2", "all")[0].octets()[3];
+        let first = || names.shared.addresses("c2", "all")[0].to_string();
         let mut seen = [first(), first(), first()];
         seen.sort_unstable();
-        assert_eq!(seen, [2, 3, 4]);
+        assert_eq!(seen, ["10.0.0.2", "10.0.0.3", "10.0.0.4"]);
     }
 
     #[test]

@@ -159,11 +159,13 @@ mod tests {
     async fn both_sockets_answer_and_are_closed_with_the_server() {
         let names = Names::new(Vec::new());
         let address = Ipv4Addr::new(10, 9, 8, 7);
-        let named = Named { address, names: vec!["web".into()], network_name: "front".into() };
+        let named =
+            Named { address, six: None, names: vec!["web".into()], network_name: "front".into() };
         names.join("c", "n1", true, Some(named));
         let sockets = sockets();
         let home = sockets.streams.local_addr().unwrap();
-        let server = Server::start(sockets, Asker::new("c", Arc::clone(&names.shared))).unwrap();
+        let server =
+            Server::start(sockets, Asker::new("c", Arc::clone(&names.shared), vec![])).unwrap();
 
         let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         client.send_to(&question("web"), home).await.unwrap();

@@ -2,6 +2,7 @@
 //!
 //! Owns the order: what leads to a container is there last and gone first.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Attachment, Known, NetworkAction, Networks, Up, record};
@@ -11,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::names::{Named, Outcome};
 use crate::namespace::Namespace;
 use crate::network::{Network, blocking, in_thread_of_its_own};
-use crate::ports::{PortWish, Published};
+use crate::ports::PortWish;
 
 impl Networks {
     /// # Errors
@@ -26,7 +27,12 @@ impl Networks {
             }
         };
         let place = wish.place.clone();
-        let made = network.connect_at(wish.container, wish.pid, wish.address, place).await?;
+        let made = network.connect_at(wish.container, wish.pid, wish.asked, place).await;
+        let made = made.map_err(|error| match error {
+            // By the name that people know.
+            Error::NoIpv6 { wanted, .. } => Error::NoIpv6 { network: record.name.clone(), wanted },
+            other => other,
+        })?;
         let (id, name) = (record.id.clone(), record.name.clone());
         let endpoint = Endpoint { network: id, network_name: name, ..made };
         self.tell(&record, NetworkAction::Connect, Some(wish.container));
@@ -51,9 +57,17 @@ impl Networks {
             return Ok(());
         }
         let network = self.of(endpoint)?;
-        let published = self.ports.reserve(wishes)?;
-        let (address, of_it) = (endpoint.address, published.clone());
-        let led = blocking("publish ports", move || network.publish(address, &of_it)).await;
+        let has_six = endpoint.six.is_some();
+        let needs_six = |wish: &&PortWish| wish.host_address.is_some_and(|host| host.is_ipv6());
+        if let Some(wish) = wishes.iter().find(needs_six).filter(|_| !has_six) {
+            let network = endpoint.network_name.clone();
+            let host = wish.host_address.map(|host| host.to_string()).unwrap_or_default();
+            let wanted = format!("a published port at [{host}]");
+            return Err(Error::NoIpv6 { network, wanted });
+        }
+        let published = self.ports.reserve(wishes, has_six)?;
+        let (target, of_it) = (endpoint.target(), published.clone());
+        let led = blocking("publish ports", move || network.publish(target, &of_it)).await;
         if let Err(error) = led {
             self.ports.release(&published);
             return Err(error);
@@ -66,7 +80,9 @@ impl Networks {
     /// a user made: on the default one nobody has a name. Said again, it is called otherwise.
     pub fn introduce(&self, container: &str, endpoint: &Endpoint, names: Vec<String>) {
         let (address, network_name) = (endpoint.address, endpoint.network_name.clone());
-        let named = Networks::has_names(endpoint).then_some(Named { address, names, network_name });
+        let six = endpoint.six.map(|six| six.address);
+        let named = Named { address, six, names, network_name };
+        let named = Networks::has_names(endpoint).then_some(named);
         let leads_out = self.of(endpoint).is_ok_and(|network| !network.config().shape.internal);
         self.names.join(container, &endpoint.network, leads_out, named);
     }
@@ -77,12 +93,12 @@ impl Networks {
     }
 
     /// Opens the container's name server at [`crate::RESOLVER`] in the namespace of `pid`; one
-    /// that is open already stays.
+    /// that is open already stays. `servers` are asked for other names; empty: the host's.
     ///
     /// # Errors
     /// [`Error::Io`]: no such process, or somebody has the port.
-    pub async fn serve_names(&self, container: &str, pid: u32) -> Result<()> {
-        self.names.serve(container, pid).await
+    pub async fn serve_names(&self, container: &str, pid: u32, servers: Vec<IpAddr>) -> Result<()> {
+        self.names.serve(container, pid, servers).await
     }
 
     /// Before its namespace can end.
@@ -101,8 +117,8 @@ impl Networks {
             return;
         }
         let (network, address) = (Arc::clone(network), endpoint.address);
-        let published: Vec<Published> = endpoint.published.clone();
-        let work = move || network.unpublish(address, &published);
+        let (target, published) = (endpoint.target(), endpoint.published.clone());
+        let work = move || network.unpublish(target, &published);
         if let Err(error) = blocking("unpublish ports", work).await {
             tracing::error!(%address, %error, "published ports are left in the table");
         }
@@ -159,7 +175,7 @@ impl Networks {
                     return;
                 }
                 self.ports.adopt(published);
-                if let Err(error) = network.publish(endpoint.address, published) {
+                if let Err(error) = network.publish(endpoint.target(), published) {
                     let address = endpoint.address;
                     tracing::error!(%address, %error, "published ports lead nowhere");
                 }

@@ -14,7 +14,7 @@ mod record;
 mod store;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -22,14 +22,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::broadcast;
 
 use self::record::VERSION;
-pub use self::record::{CreateNetwork, Driver, NetworkRecord};
+pub use self::record::{CreateNetwork, Driver, NetworkRecord, SixWish};
 use self::store::{Predefined, Store};
-use crate::config::{NetworkConfig, Shape};
+use crate::config::{NetworkConfig, Shape, Six};
 use crate::counters::LinkCounters;
 use crate::endpoint::{Endpoint, Place, lock};
 use crate::error::{Error, Result};
 use crate::names::Names;
-use crate::network::Network;
+use crate::network::{Asked, Network, random};
 use crate::ports::Reservations;
 use crate::subnet::Ipv4Subnet;
 use crate::survey;
@@ -98,8 +98,7 @@ pub struct Attachment<'a> {
     pub pid: u32,
     /// Name or id.
     pub network: &'a str,
-    /// `None`: the next free one.
-    pub address: Option<Ipv4Addr>,
+    pub asked: Asked,
     pub place: Place,
 }
 
@@ -221,7 +220,7 @@ impl Networks {
     pub async fn create(&self, request: CreateNetwork) -> Result<NetworkRecord> {
         request.check()?;
         let _changing = self.changing.lock().await;
-        let kept = {
+        let (kept, kept_six) = {
             let all = self.all();
             if all.values().any(|known| known.record.name == request.name) {
                 return Err(Error::NameTaken { name: request.name });
@@ -230,9 +229,18 @@ impl Networks {
                 return Err(Error::TooMany { max: self.max });
             }
             let subnet = |known: &Known| Some((known.record.subnet?, known.record.name.clone()));
-            all.values().filter_map(subnet).collect()
+            let six =
+                |known: &Known| Some((known.record.shape.six?.subnet, known.record.name.clone()));
+            (all.values().filter_map(subnet).collect(), all.values().filter_map(six).collect())
         };
         let subnet = survey::pick_further(request.subnet, kept).await?;
+        let six = match request.six {
+            Some(wish) => {
+                let subnet = survey::pick_six(wish.subnet, kept_six).await?;
+                Some(Six { subnet, gateway: wish.gateway })
+            }
+            None => None,
+        };
         let id = random_id()?;
         let record = NetworkRecord {
             version: VERSION,
@@ -246,6 +254,7 @@ impl Networks {
                 gateway: request.gateway,
                 range: request.range,
                 internal: request.internal,
+                six,
                 apart_from: Some(self.default.config().bridge.clone()),
             },
             labels: request.labels,
@@ -382,14 +391,6 @@ fn unix_ns() -> u64 {
 
 /// 64 lower-case hexadecimal digits.
 fn random_id() -> Result<String> {
-    let mut bytes = [0u8; 32];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
-            Ok(count) => filled += count,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(Error::io("read", "random bytes", errno)),
-        }
-    }
+    let bytes: [u8; 32] = random()?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

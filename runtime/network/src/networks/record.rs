@@ -1,13 +1,14 @@
 //! What is known of a network beyond the agent's life, and what may be asked for. Pure.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::{NetworkConfig, Shape};
 use crate::error::{Error, Result};
 use crate::subnet::Ipv4Subnet;
+use crate::subnet6::Ipv6Subnet;
 
 const MOST_NAME_BYTES: usize = 128;
 const MOST_LABELS: usize = 256;
@@ -74,6 +75,13 @@ impl NetworkRecord {
     }
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SixWish {
+    /// `None`: one is drawn of those that are nobody's (RFC 4193).
+    pub subnet: Option<Ipv6Subnet>,
+    pub gateway: Option<Ipv6Addr>,
+}
+
 /// What a user asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CreateNetwork {
@@ -83,6 +91,8 @@ pub struct CreateNetwork {
     pub gateway: Option<Ipv4Addr>,
     pub range: Option<Ipv4Subnet>,
     pub internal: bool,
+    /// IPv6 besides.
+    pub six: Option<SixWish>,
     /// The bridge's name; `None`: one is made of the id.
     pub bridge: Option<String>,
     pub labels: BTreeMap<String, String>,
@@ -115,6 +125,9 @@ impl CreateNetwork {
         if bytes > MOST_TEXT_BYTES {
             let allowed = format!("at most {MOST_TEXT_BYTES} bytes together");
             return invalid("labels and options", &format!("{bytes} bytes"), allowed);
+        }
+        if self.six.is_some_and(|six| six.subnet.is_none() && six.gateway.is_some()) {
+            return invalid("subnet", &"", "an IPv6 subnet, where its gateway is set".to_owned());
         }
         if self.subnet.is_none() && (self.gateway.is_some() || self.range.is_some()) {
             return invalid("subnet", &"", "a subnet, where gateway or ip_range is set".to_owned());
