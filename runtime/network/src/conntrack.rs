@@ -7,12 +7,12 @@
 //!
 //! Owns the conversation with the kernel (ctnetlink). All entries are read and those of our
 //! ports chosen here: the kernels that we know do not agree on what may be chosen there. It
-//! touches no entry but of a published port, and none of IPv6.
+//! touches no entry but of a published port.
 //!
 //! Layouts: `linux/netfilter/nfnetlink_conntrack.h`.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR};
@@ -20,6 +20,7 @@ use rtnetlink::sys::{Socket, protocols::NETLINK_NETFILTER};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::decode::{Attributes, u32_at};
+use crate::endpoint::Target;
 use crate::error::{Error, Result};
 use crate::netlink::{HEADER_BYTES, split_message};
 use crate::ports::{Protocol, Published};
@@ -29,8 +30,11 @@ const SUBSYSTEM: u16 = 1 << 8;
 const GET: u16 = SUBSYSTEM | 1;
 const DELETE: u16 = SUBSYSTEM | 2;
 /// `struct nfgenmsg`: family, version, resource.
-const GENERIC: [u8; 4] = [AF_INET, 0, 0, 0];
+const GENERIC_BYTES: usize = 4;
+/// In a question for a list: of all families.
+const AF_UNSPEC: u8 = 0;
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_ID: u16 = 12;
@@ -39,6 +43,8 @@ const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V4_DST: u16 = 2;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
@@ -53,10 +59,11 @@ const MOST_FORGOTTEN: usize = 100_000;
 /// One stream of datagrams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stream {
+    family: u8,
     /// Where the first packet wanted to go.
-    to: SocketAddrV4,
+    to: SocketAddr,
     /// Where it was led.
-    led_to: SocketAddrV4,
+    led_to: SocketAddr,
     /// What names it to the kernel, as the kernel said it: attributes with their headers.
     key: Vec<u8>,
 }
@@ -66,7 +73,7 @@ struct Stream {
 pub(crate) enum Change<'a> {
     /// What goes to these addresses of the host is to be led to the container.
     Publish {
-        local: &'a [Ipv4Addr],
+        local: &'a [IpAddr],
     },
     Unpublish,
 }
@@ -78,16 +85,15 @@ pub(crate) enum Change<'a> {
 /// [`Error::Io`]: this kernel has no ctnetlink.
 pub(crate) fn forget(
     change: Change<'_>,
-    container: Ipv4Addr,
+    container: Target,
     published: &[Published],
 ) -> Result<usize> {
-    let of_datagrams =
-        |one: &&Published| one.port.protocol == Protocol::Udp && one.host_address.is_ipv4();
+    let of_datagrams = |one: &&Published| one.port.protocol == Protocol::Udp;
     let published: Vec<Published> = published.iter().filter(of_datagrams).copied().collect();
     if published.is_empty() {
         return Ok(0);
     }
-    let failed = |e: io::Error| Error::io("forget streams to", container.to_string(), e);
+    let failed = |e: io::Error| Error::io("forget streams to", container.four.to_string(), e);
     let mut kernel = Kernel::open().map_err(failed)?;
     let stale =
         |stream: &Stream| published.iter().any(|one| is_stale(stream, change, container, one));
@@ -98,11 +104,16 @@ pub(crate) fn forget(
     Ok(streams.len())
 }
 
-fn is_stale(stream: &Stream, change: Change<'_>, container: Ipv4Addr, one: &Published) -> bool {
-    let leads_there = stream.led_to == SocketAddrV4::new(container, one.port.number);
-    let to = *stream.to.ip();
+fn is_stale(stream: &Stream, change: Change<'_>, container: Target, one: &Published) -> bool {
+    let to = stream.to.ip();
+    let own = match to {
+        IpAddr::V4(_) => Some(IpAddr::V4(container.four)),
+        IpAddr::V6(_) => container.six.map(IpAddr::V6),
+    };
+    let leads_there = own.is_some_and(|own| stream.led_to == SocketAddr::new(own, one.port.number));
     let is_for_it = stream.to.port() == one.host_port
-        && (one.host_address.is_unspecified() || one.host_address == IpAddr::V4(to));
+        && to.is_ipv4() == one.host_address.is_ipv4()
+        && (one.host_address.is_unspecified() || one.host_address == to);
     match change {
         // A stream to somebody else's port of the same number only passes through.
         Change::Publish { local } => {
@@ -129,7 +140,7 @@ impl Kernel {
 
     fn list(&mut self, wanted: impl Fn(&Stream) -> bool) -> io::Result<Vec<Stream>> {
         let mut found = Vec::new();
-        self.exchange(GET, NLM_F_DUMP, &[], &mut |payload| {
+        self.exchange(GET, AF_UNSPEC, NLM_F_DUMP, &[], &mut |payload| {
             if found.len() < MOST_FORGOTTEN {
                 found.extend(decode(payload).filter(|stream| wanted(stream)));
             }
@@ -139,7 +150,7 @@ impl Kernel {
 
     /// One that has ended meanwhile is as good.
     fn delete(&mut self, stream: &Stream) -> io::Result<()> {
-        match self.exchange(DELETE, NLM_F_ACK, &stream.key, &mut |_| {}) {
+        match self.exchange(DELETE, stream.family, NLM_F_ACK, &stream.key, &mut |_| {}) {
             Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NOENT.raw_os_error()) => Ok(()),
             other => other,
         }
@@ -148,12 +159,13 @@ impl Kernel {
     fn exchange(
         &mut self,
         kind: u16,
+        family: u8,
         flags: u16,
         attributes: &[u8],
         visit: &mut dyn FnMut(&[u8]),
     ) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
-        let request = render(kind, NLM_F_REQUEST | flags, self.sequence, attributes);
+        let request = render(kind, family, NLM_F_REQUEST | flags, self.sequence, attributes);
         self.socket.send(&request, 0)?;
         loop {
             let received = self.receive()?;
@@ -187,28 +199,31 @@ impl Kernel {
     }
 }
 
-fn render(kind: u16, flags: u16, sequence: u32, attributes: &[u8]) -> Vec<u8> {
-    let length = HEADER_BYTES + GENERIC.len() + attributes.len();
+fn render(kind: u16, family: u8, flags: u16, sequence: u32, attributes: &[u8]) -> Vec<u8> {
+    let length = HEADER_BYTES + GENERIC_BYTES + attributes.len();
     let mut bytes = (length as u32).to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(flags.to_ne_bytes());
     bytes.extend(sequence.to_ne_bytes());
     // Port 0: the kernel knows from whom it is.
     bytes.extend(0u32.to_ne_bytes());
-    bytes.extend(GENERIC);
+    bytes.extend([family, 0, 0, 0]);
     bytes.extend(attributes);
     bytes
 }
 
-/// `None` for what is no stream of datagrams between IPv4 addresses.
+/// `None` for what is no stream of datagrams.
 fn decode(payload: &[u8]) -> Option<Stream> {
-    if payload.first() != Some(&AF_INET) {
-        return None;
-    }
-    let attributes = Attributes::new(payload.get(GENERIC.len()..)?);
+    let family = *payload.first()?;
+    let (source, destination) = match family {
+        AF_INET => (CTA_IP_V4_SRC, CTA_IP_V4_DST),
+        AF_INET6 => (CTA_IP_V6_SRC, CTA_IP_V6_DST),
+        _ => return None,
+    };
+    let attributes = Attributes::new(payload.get(GENERIC_BYTES..)?);
     let original = attributes.get(CTA_TUPLE_ORIG)?;
-    let to = end(original, CTA_IP_V4_DST, CTA_PROTO_DST_PORT)?;
-    let led_to = end(attributes.get(CTA_TUPLE_REPLY)?, CTA_IP_V4_SRC, CTA_PROTO_SRC_PORT)?;
+    let to = end(original, destination, CTA_PROTO_DST_PORT)?;
+    let led_to = end(attributes.get(CTA_TUPLE_REPLY)?, source, CTA_PROTO_SRC_PORT)?;
     let mut key = Vec::new();
     push(&mut key, CTA_TUPLE_ORIG | NLA_F_NESTED, original);
     for kind in [CTA_ZONE, CTA_ID] {
@@ -216,18 +231,21 @@ fn decode(payload: &[u8]) -> Option<Stream> {
             push(&mut key, kind, value);
         }
     }
-    Some(Stream { to, led_to, key })
+    Some(Stream { family, to, led_to, key })
 }
 
 /// One end of one direction.
-fn end(tuple: &[u8], address: u16, port: u16) -> Option<SocketAddrV4> {
+fn end(tuple: &[u8], address: u16, port: u16) -> Option<SocketAddr> {
     let tuple = Attributes::new(tuple);
     let protocol = tuple.nested(CTA_TUPLE_PROTO)?;
     if protocol.get(CTA_PROTO_NUM)? != [UDP] {
         return None;
     }
     let port = u16::from_be_bytes(protocol.get(port)?.try_into().ok()?);
-    Some(SocketAddrV4::new(tuple.nested(CTA_TUPLE_IP)?.address(address)?, port))
+    let ends = tuple.nested(CTA_TUPLE_IP)?;
+    let four = ends.address(address).map(IpAddr::V4);
+    let address = four.or_else(|| ends.address6(address).map(IpAddr::V6))?;
+    Some(SocketAddr::new(address, port))
 }
 
 fn push(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
@@ -239,11 +257,16 @@ fn push(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
+
     use super::*;
 
     const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
     const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 3);
     const CONTAINER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+
+    const SIX: Ipv6Addr = Ipv6Addr::new(0xfd00, 5, 0, 0, 0, 0, 0, 2);
+    const TARGET: Target = Target { four: CONTAINER, six: Some(SIX) };
 
     fn nested(kind: u16, parts: &[(u16, &[u8])]) -> Vec<u8> {
         let mut inner = Vec::new();
@@ -271,7 +294,7 @@ mod tests {
     /// From the client to `to`, led to `led_to`, as the kernel shows it.
     fn shown(protocol: u8, to: SocketAddrV4, led_to: SocketAddrV4) -> Vec<u8> {
         let client = SocketAddrV4::new(CLIENT, 40_000);
-        let mut bytes = GENERIC.to_vec();
+        let mut bytes = vec![AF_INET, 0, 0, 0];
         bytes.extend(tuple(CTA_TUPLE_ORIG, protocol, client, to));
         bytes.extend(tuple(CTA_TUPLE_REPLY, protocol, led_to, client));
         // What is not looked at, then the id.
@@ -288,7 +311,8 @@ mod tests {
     fn a_stream_is_read_with_what_names_it() {
         let bytes = shown(UDP, at(HOST, 8053), at(CONTAINER, 53));
         let stream = decode(&bytes).unwrap();
-        assert_eq!((stream.to, stream.led_to), (at(HOST, 8053), at(CONTAINER, 53)));
+        assert_eq!(stream.to, at(HOST, 8053).into());
+        assert_eq!(stream.led_to, at(CONTAINER, 53).into());
         let original = tuple(CTA_TUPLE_ORIG, UDP, at(CLIENT, 40_000), at(HOST, 8053));
         let mut key = original;
         push(&mut key, CTA_ID, &[1, 2, 3, 4]);
@@ -301,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_request_has_its_length_its_kind_and_its_number() {
-        let bytes = render(DELETE, NLM_F_REQUEST | NLM_F_ACK, 7, &[9; 8]);
+        let bytes = render(DELETE, AF_INET, NLM_F_REQUEST | NLM_F_ACK, 7, &[9; 8]);
         assert_eq!(bytes.len(), 28);
         let (header, payload, rest) = split_message(&bytes).unwrap();
         assert_eq!((header.kind, header.sequence), (0x102, 7));
@@ -310,13 +334,13 @@ mod tests {
 
     #[test]
     fn forgotten_is_what_leads_elsewhere_than_the_port_now_does() {
-        let publish = Change::Publish { local: &[HOST] };
+        let publish = Change::Publish { local: &[HOST.into()] };
         let check = |change: Change<'_>, address: Ipv4Addr, to, led_to, expected: bool| {
             let port = "53/udp".parse().unwrap();
             let one = Published { port, host_address: address.into(), host_port: 8053 };
             let stream = decode(&shown(UDP, to, led_to)).unwrap();
             let words = format!("{change:?} {address} {stream:?}");
-            assert_eq!(is_stale(&stream, change, CONTAINER, &one), expected, "{words}");
+            assert_eq!(is_stale(&stream, change, TARGET, &one), expected, "{words}");
         };
         let any = Ipv4Addr::UNSPECIFIED;
         let former = Ipv4Addr::new(10, 9, 0, 9);
@@ -332,5 +356,44 @@ mod tests {
         check(Change::Unpublish, any, at(HOST, 8053), at(CONTAINER, 53), true);
         check(Change::Unpublish, any, at(HOST, 8053), at(former, 53), false);
         check(Change::Unpublish, any, at(HOST, 8053), at(CONTAINER, 54), false);
+    }
+
+    #[test]
+    fn each_family_has_its_own_streams() {
+        let (home, former) = (Ipv6Addr::new(0xfd00, 5, 0, 0, 0, 0, 0, 1), "fd00:5::9");
+        let six = |kind: u16, ends: [(u16, Ipv6Addr); 2]| {
+            let octets = ends.map(|(_, address)| address.octets());
+            let parts: [(u16, &[u8]); 2] = [(ends[0].0, &octets[0]), (ends[1].0, &octets[1])];
+            let numbers: [(u16, &[u8]); 3] = [
+                (CTA_PROTO_NUM, &[UDP]),
+                (CTA_PROTO_SRC_PORT, &53u16.to_be_bytes()),
+                (CTA_PROTO_DST_PORT, &8053u16.to_be_bytes()),
+            ];
+            let inner = [nested(CTA_TUPLE_IP, &parts), nested(CTA_TUPLE_PROTO, &numbers)].concat();
+            let mut bytes = Vec::new();
+            push(&mut bytes, kind | NLA_F_NESTED, &inner);
+            bytes
+        };
+        let shown = |led_to: Ipv6Addr| {
+            let mut bytes = vec![AF_INET6, 0, 0, 0];
+            bytes.extend(six(CTA_TUPLE_ORIG, [(CTA_IP_V6_SRC, SIX), (CTA_IP_V6_DST, home)]));
+            bytes.extend(six(CTA_TUPLE_REPLY, [(CTA_IP_V6_SRC, led_to), (CTA_IP_V6_DST, home)]));
+            decode(&bytes).unwrap()
+        };
+        let (right, stale) = (shown(SIX), shown(former.parse().unwrap()));
+        assert_eq!(right.to, SocketAddr::new(home.into(), 8053));
+        assert_eq!((right.family, right.led_to), (AF_INET6, SocketAddr::new(SIX.into(), 53)));
+        let local = [home.into()];
+        let publish = Change::Publish { local: &local };
+        let at = |host_address: IpAddr| {
+            let port = "53/udp".parse().unwrap();
+            Published { port, host_address, host_port: 8053 }
+        };
+        let anywhere = at(Ipv6Addr::UNSPECIFIED.into());
+        assert!(is_stale(&stale, publish, TARGET, &anywhere));
+        assert!(!is_stale(&right, publish, TARGET, &anywhere));
+        assert!(is_stale(&right, Change::Unpublish, TARGET, &anywhere));
+        let of_the_other = at(Ipv4Addr::UNSPECIFIED.into());
+        assert!(!is_stale(&stale, publish, TARGET, &of_the_other));
     }
 }

@@ -6,7 +6,7 @@
 //! inherit the network namespace of the caller.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -145,9 +145,8 @@ impl Network {
         drop(has_ports);
         if published.iter().any(|one| one.port.protocol == Protocol::Udp) {
             // They lead there already: what fails from here on undoes nothing.
-            let known = link::list_addresses(&mut lock(&self.inner.quick)).unwrap_or_default();
-            let local: Vec<Ipv4Addr> = known.iter().map(|known| known.address).collect();
-            forget_streams(Change::Publish { local: &local }, target.four, published);
+            let local = local_addresses(&mut lock(&self.inner.quick));
+            forget_streams(Change::Publish { local: &local }, target, published);
         }
         Ok(())
     }
@@ -161,7 +160,7 @@ impl Network {
         {
             return Err(error);
         }
-        forget_streams(Change::Unpublish, target.four, published);
+        forget_streams(Change::Unpublish, target, published);
         Ok(())
     }
 
@@ -435,9 +434,18 @@ impl Inner {
     }
 }
 
+/// Those that can be read: what is beyond is only streams that are not forgotten.
+fn local_addresses(netlink: &mut Netlink) -> Vec<IpAddr> {
+    let four = link::list_addresses(netlink).unwrap_or_default();
+    let six = link::list_addresses6(netlink).unwrap_or_default();
+    let four = four.into_iter().map(|known| IpAddr::V4(known.address));
+    four.chain(six.into_iter().map(|known| IpAddr::V6(known.address))).collect()
+}
+
 /// What cannot be forgotten ends by itself when its sender pauses.
-fn forget_streams(change: Change<'_>, container: Ipv4Addr, published: &[Published]) {
-    match conntrack::forget(change, container, published) {
+fn forget_streams(change: Change<'_>, target: Target, published: &[Published]) {
+    let container = target.four;
+    match conntrack::forget(change, target, published) {
         Ok(0) => {}
         Ok(streams) => tracing::debug!(%container, streams, "streams of datagrams forgotten"),
         Err(error) => tracing::warn!(%container, %error, "streams of datagrams may go astray"),
