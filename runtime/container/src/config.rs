@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use tenantry_network::{Port, PortWish};
+use tenantry_network::{Link, Port, PortWish};
 use tenantry_shim::spec::{Propagation, WindowSize};
 
 use crate::{error::Error, limits::LimitsPatch, restart::RestartPolicy, signals, volumes};
@@ -118,6 +118,9 @@ pub struct NetworkWish {
     /// What others on this network may call it besides its name.
     #[serde(default)]
     pub aliases: Vec<String>,
+    /// What it calls others there, for itself alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<Link>,
 }
 
 /// The default network's name.
@@ -355,14 +358,23 @@ pub(crate) fn check_wish(wish: &NetworkWish) -> Result<(), Error> {
         let why = "network-scoped alias is supported only for containers in user defined networks";
         return Err(Error::Forbidden(why.to_owned()));
     }
-    if wish.aliases.len() > MOST_ALIASES {
-        let allowed = format!("at most {MOST_ALIASES}");
-        return Err(Error::invalid("aliases", wish.aliases.len(), allowed));
+    if wish.network == DEFAULT_NETWORK && !wish.links.is_empty() {
+        let why = "links are supported for containers in user defined networks only";
+        return Err(Error::Forbidden(why.to_owned()));
+    }
+    for (field, count) in [("aliases", wish.aliases.len()), ("links", wish.links.len())] {
+        if count > MOST_ALIASES {
+            return Err(Error::invalid(field, count, format!("at most {MOST_ALIASES}")));
+        }
     }
     let is_alias = |alias: &&String| {
         let fits = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
         !alias.is_empty() && alias.len() <= 253 && alias.bytes().all(fits)
     };
+    let linked = wish.links.iter().flat_map(|link| [&link.container, &link.alias]);
+    if let Some(odd) = linked.into_iter().find(|name| !is_alias(name)) {
+        return Err(Error::invalid("links", odd, "CONTAINER:ALIAS, 1 to 253 of [a-zA-Z0-9_.-]"));
+    }
     match wish.aliases.iter().find(|alias| !is_alias(alias)) {
         Some(alias) => Err(Error::invalid("aliases", alias, "1 to 253 of [a-zA-Z0-9_.-]")),
         None => Ok(()),
@@ -532,8 +544,10 @@ mod tests {
         assert!(check_wish(&plain).is_ok());
         let address = NetworkWish { address: "10.0.0.9".parse().ok(), ..plain.clone() };
         let six = NetworkWish { address6: "fd00:5::9".parse().ok(), ..plain.clone() };
-        let alias = NetworkWish { aliases: vec!["db".into()], ..plain };
-        for wish in [address, six, alias] {
+        let alias = NetworkWish { aliases: vec!["db".into()], ..plain.clone() };
+        let links = vec![Link { container: "db".into(), alias: "store".into() }];
+        let link = NetworkWish { links, ..plain };
+        for wish in [address, six, alias, link] {
             assert!(matches!(check_wish(&wish), Err(Error::Forbidden(_))), "{wish:?}");
             assert!(check_wish(&NetworkWish { network: "web".into(), ..wish }).is_ok());
         }

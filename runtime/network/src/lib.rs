@@ -48,7 +48,7 @@ pub use counters::LinkCounters;
 pub use endpoint::{Endpoint, EndpointSix, Place};
 pub use error::{Error, Result};
 pub use ipam::Ipam;
-pub use names::{Named, Outcome, RESOLVER};
+pub use names::{Link, Named, Outcome, RESOLVER};
 pub use network::{Asked, Network};
 pub use networks::{
     Attachment, CreateNetwork, Driver, NetworkAction, NetworkEvent, NetworkRecord, Networks,

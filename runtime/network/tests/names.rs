@@ -28,7 +28,7 @@ async fn connect(networks: &Networks, id: &str, container: &Container, network: 
     let (pid, place) = (container.pid, Place::default());
     let wish = Attachment { container: id, pid, network, asked: Asked::default(), place };
     let endpoint = networks.connect(&wish).await.unwrap();
-    networks.introduce(id, &endpoint, vec![id.to_owned()]);
+    networks.introduce(id, &endpoint, vec![id.to_owned()], vec![]);
     networks.serve_names(id, pid, vec![]).await.unwrap();
     endpoint
 }
@@ -115,7 +115,7 @@ fn who_is_on_a_network_is_found_there_and_nowhere_else() {
         assert_eq!(asked.load(Ordering::Relaxed), 1);
 
         // It is called otherwise; then it is gone.
-        networks.introduce("web", &of_web, vec!["site".into()]);
+        networks.introduce("web", &of_web, vec!["site".into()], vec![]);
         assert_eq!(finds(&app, "site"), of_web.address);
         assert_eq!(code(&app, "web"), NXDOMAIN);
         networks.stop_names("web");

@@ -64,8 +64,9 @@ pub fn request_of(name: Option<String>, body: ContainerCreateBody) -> ApiResult<
         // The next agent would take it for what a build has left.
         return Err(ApiError::invalid("Labels", build::LABEL, "any other: it is the builder's"));
     }
+    let links = host.links.as_deref().unwrap_or_default();
     let (network, networks) =
-        networking::wishes(host.network_mode.as_deref(), body.networking_config)?;
+        networking::wishes(host.network_mode.as_deref(), body.networking_config, links)?;
     let security = Security::parse(host.security_opt.as_deref().unwrap_or_default())?;
     let (egress_bits_per_s, egress_burst_bytes) = bandwidth(EGRESS_LABEL, &labels)?;
     let (ingress_bits_per_s, ingress_burst_bytes) = bandwidth(INGRESS_LABEL, &labels)?;
@@ -120,7 +121,6 @@ fn refuse_what_is_missing(host: &HostConfig) -> ApiResult<()> {
         ("Dns", some(&host.dns)),
         ("ExtraHosts", some(&host.extra_hosts)),
         ("GroupAdd", some(&host.group_add)),
-        ("Links", some(&host.links)),
         ("Ulimits", host.ulimits.as_ref().is_some_and(|ulimits| !ulimits.is_empty())),
         ("Init", host.init == Some(true)),
         ("BlkioWeight", host.blkio_weight.is_some_and(|weight| weight > 0)),

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use bollard::models::{EndpointSettings, NetworkingConfig};
 use serde_json::{Map, Value, json};
 use tenantry_container::{ContainerConfig, NetworkMode, NetworkWish, Record, Snapshot};
-use tenantry_network::Endpoint;
+use tenantry_network::{Endpoint, Link};
 
 use super::ports;
 use crate::api::error::{ApiError, ApiResult};
@@ -20,18 +20,34 @@ const LENDER: &str = "container:";
 pub fn wishes(
     mode: Option<&str>,
     config: Option<NetworkingConfig>,
+    links: &[String],
 ) -> ApiResult<(NetworkMode, Option<Vec<NetworkWish>>)> {
     let named = config.and_then(|config| config.endpoints_config).unwrap_or_default();
     let mut named: HashMap<String, EndpointSettings> =
         named.into_iter().map(|(name, settings)| (known_name(&name), settings)).collect();
-    let first = match known_name(mode.unwrap_or_default()).as_str() {
-        "none" => return Ok((NetworkMode::None, None)),
-        "host" => return Ok((NetworkMode::Host, None)),
-        other if other.starts_with(LENDER) => return Ok((NetworkMode::Shared, None)),
-        name => name.to_owned(),
+    let name = known_name(mode.unwrap_or_default());
+    let apart = match name.as_str() {
+        "none" => Some(NetworkMode::None),
+        "host" => Some(NetworkMode::Host),
+        other if other.starts_with(LENDER) => Some(NetworkMode::Shared),
+        _ => None,
     };
-    let settings = named.remove(&first).unwrap_or_default();
-    let mut wishes = vec![wish(&first, settings)?];
+    if let Some(mode) = apart {
+        return match links.first() {
+            Some(one) => {
+                let allowed = "nothing, without a network of the container's own";
+                Err(ApiError::invalid("HostConfig.Links", one, allowed))
+            }
+            None => Ok((mode, None)),
+        };
+    }
+    let settings = named.remove(&name).unwrap_or_default();
+    let mut first = wish(&name, settings)?;
+    // Clients say the same links here and there.
+    let said = links.iter().map(|text| link(text)).filter(|one| !first.links.contains(one));
+    let said: Vec<Link> = said.collect();
+    first.links.extend(said);
+    let mut wishes = vec![first];
     let mut others: Vec<_> = named.into_iter().collect();
     others.sort_by(|(a, _), (b, _)| a.cmp(b));
     for (name, settings) in others {
@@ -58,7 +74,6 @@ pub fn wish(network: &str, settings: EndpointSettings) -> ApiResult<NetworkWish>
     let some = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     let ipam = settings.ipam_config.unwrap_or_default();
     let asked = [
-        ("Links", settings.links.is_some_and(|links| !links.is_empty())),
         ("MacAddress", some(&settings.mac_address)),
         ("DriverOpts", settings.driver_opts.is_some_and(|options| !options.is_empty())),
         ("GwPriority", settings.gw_priority.is_some_and(|priority| priority != 0)),
@@ -72,7 +87,14 @@ pub fn wish(network: &str, settings: EndpointSettings) -> ApiResult<NetworkWish>
         address: parsed(field("IPAMConfig.IPv4Address"), ipam.ipv4_address, "an IPv4 address")?,
         address6: parsed(field("IPAMConfig.IPv6Address"), ipam.ipv6_address, "an IPv6 address")?,
         aliases: settings.aliases.unwrap_or_default(),
+        links: settings.links.unwrap_or_default().iter().map(|text| link(text)).collect(),
     })
+}
+
+/// `CONTAINER:ALIAS`, or one word for both.
+pub fn link(text: &str) -> Link {
+    let (container, alias) = text.split_once(':').unwrap_or((text, text));
+    Link { container: container.trim_start_matches('/').to_owned(), alias: alias.to_owned() }
 }
 
 fn parsed<T: FromStr>(field: String, text: Option<String>, allowed: &str) -> ApiResult<Option<T>> {
@@ -141,6 +163,8 @@ fn endpoint(record: &Record, wish: &NetworkWish, made: Option<&Endpoint>) -> Val
         asked.insert("IPv6Address".to_owned(), address.to_string().into());
     }
     let ipam = if asked.is_empty() { Value::Null } else { Value::Object(asked) };
+    let links = wish.links.iter().map(|link| format!("{}:{}", link.container, link.alias));
+    let links = (!wish.links.is_empty()).then(|| links.collect::<Vec<_>>());
     let six = made.and_then(|made| made.six);
     let text = |of: fn(&Endpoint) -> String| made.map(of).unwrap_or_default();
     // Its name, the beginning of its id and its hostname are known to its neighbours, too.
@@ -155,7 +179,7 @@ fn endpoint(record: &Record, wish: &NetworkWish, made: Option<&Endpoint>) -> Val
     }
     json!({
         "IPAMConfig": ipam,
-        "Links": null,
+        "Links": links,
         "Aliases": wish.aliases,
         "DNSNames": names,
         "DriverOpts": null,
@@ -205,13 +229,13 @@ mod tests {
     use super::*;
 
     fn parse(mode: &str, config: Value) -> ApiResult<(NetworkMode, Option<Vec<NetworkWish>>)> {
-        wishes(Some(mode), Some(serde_json::from_value(config).unwrap()))
+        wishes(Some(mode), Some(serde_json::from_value(config).unwrap()), &[])
     }
 
     #[test]
     fn the_first_network_is_the_modes_and_the_others_follow() {
         let config = json!({ "EndpointsConfig": {
-            "web": { "IPAMConfig": { "IPv4Address": "10.7.0.9", "IPv6Address": "fd00:7::9" }, "Aliases": ["front"], "Links": null },
+            "web": { "IPAMConfig": { "IPv4Address": "10.7.0.9", "IPv6Address": "fd00:7::9" }, "Aliases": ["front"], "Links": ["/db:store", "cache"] },
             "back": {}, "admin": {},
         } });
         let (mode, networks) = parse("web", config).unwrap();
@@ -222,6 +246,24 @@ mod tests {
         assert_eq!(networks[0].address, "10.7.0.9".parse().ok());
         assert_eq!(networks[0].address6, "fd00:7::9".parse().ok());
         assert_eq!(networks[0].aliases, ["front"]);
+        let links: Vec<_> =
+            networks[0].links.iter().map(|link| (&*link.container, &*link.alias)).collect();
+        assert_eq!(links, [("db", "store"), ("cache", "cache")]);
+    }
+
+    #[test]
+    fn links_are_the_first_networks_and_no_modes_without_one() {
+        let links = ["/db:store".to_owned(), "cache".to_owned()];
+        let config = json!({ "EndpointsConfig": { "web": { "Links": ["db:store"] } } });
+        let config = serde_json::from_value(config).unwrap();
+        let (_, networks) = wishes(Some("web"), Some(config), &links).unwrap();
+        let aliases: Vec<String> =
+            networks.unwrap()[0].links.iter().map(|link| link.alias.clone()).collect();
+        assert_eq!(aliases, ["store", "cache"]);
+        for mode in ["host", "none", "container:x"] {
+            let error = wishes(Some(mode), None, &links).unwrap_err();
+            assert!(error.message.contains("HostConfig.Links"), "{}", error.message);
+        }
     }
 
     #[test]
@@ -263,7 +305,6 @@ mod tests {
     fn what_is_not_served_is_refused_by_name() {
         for (settings, field) in [
             (json!({ "MacAddress": "02:00:00:00:00:01" }), "MacAddress"),
-            (json!({ "Links": ["db:db"] }), "Links"),
             (json!({ "IPAMConfig": { "IPv6Address": "10.0.0.2" } }), "IPv6Address"),
             (json!({ "IPAMConfig": { "IPv4Address": "10.0.0" } }), "IPv4Address"),
         ] {

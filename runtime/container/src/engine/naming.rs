@@ -18,7 +18,11 @@ pub(super) fn introduce<'a>(
     endpoints: impl IntoIterator<Item = &'a Endpoint>,
 ) {
     for endpoint in endpoints {
-        shared.networks.introduce(&record.id, endpoint, names_on(record, &endpoint.network_name));
+        let network = &endpoint.network_name;
+        let wishes = record.config.wishes();
+        let wish = wishes.into_iter().find(|wish| wish.network == *network).unwrap_or_default();
+        let names = names_on(record, wish.aliases);
+        shared.networks.introduce(&record.id, endpoint, names, wish.links);
     }
 }
 
@@ -72,10 +76,8 @@ pub(super) fn resolve_anew(cell: &Cell, before: &Record, after: &Record) {
 }
 
 /// Its own name first: that is what an address is called.
-fn names_on(record: &Record, network: &str) -> Vec<String> {
+fn names_on(record: &Record, aliases: Vec<String>) -> Vec<String> {
     let mut names = vec![record.name.clone(), record.id[..12].to_owned(), record.hostname.clone()];
-    let wishes = record.config.wishes();
-    let aliases = wishes.iter().find(|wish| wish.network == network);
-    names.extend(aliases.into_iter().flat_map(|wish| wish.aliases.clone()));
+    names.extend(aliases);
     names
 }

@@ -158,20 +158,20 @@ mod tests {
         let address = std::net::Ipv4Addr::new(10, 0, 0, 2);
         let called = vec!["c".into()];
         let named = Named { address, six: None, names: called, network_name: "vault".into() };
-        names.join("c", "n1", false, Some(named));
+        names.join("c", "n1", false, Some(named), vec![]);
         let Step::Say(Some(bytes)) = asker(&names).decide(&question(), false) else {
             panic!("it is forwarded");
         };
         assert_eq!((bytes[..2].to_vec(), bytes[3] & 0x0f), (vec![0, 7], 2), "SERVFAIL");
         assert_eq!(counted(&names, Outcome::Withheld), 1);
-        names.join("c", "n2", true, None);
+        names.join("c", "n2", true, None, vec![]);
         assert!(matches!(asker(&names).decide(&question(), false), Step::Ask(_)));
     }
 
     #[test]
     fn more_questions_than_may_wait_are_told_so() {
         let names = Names::new(Vec::new());
-        names.join("c", "n1", true, None);
+        names.join("c", "n1", true, None, vec![]);
         let asker = asker(&names);
         let waiting: Vec<Step> =
             (0..MOST_WAITING).map(|_| asker.decide(&question(), false)).collect();

@@ -3,6 +3,11 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use serde::{Deserialize, Serialize};
+
+/// Digits of an id that are a name.
+const SHORT_ID: usize = 12;
+
 /// A container on one network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
@@ -33,13 +38,40 @@ struct Membership {
     network: String,
     /// Not of a network that is internal.
     leads_out: bool,
+    links: Vec<Link>,
+}
+
+/// Another name for a neighbour, which is this container's alone (`--link db:store`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Name or id.
+    pub container: String,
+    pub alias: String,
+}
+
+impl Link {
+    fn leads_to(&self, named: &Named) -> bool {
+        let is = |own: &String| {
+            *own == self.container
+                // A whole id; its beginning is among the names.
+                || (own.len() == SHORT_ID && self.container.len() > SHORT_ID
+                    && self.container.starts_with(own.as_str()))
+        };
+        named.names.iter().any(is)
+    }
 }
 
 impl Directory {
-    pub fn join(&mut self, container: &str, network: &str, leads_out: bool) {
+    pub fn join(&mut self, container: &str, network: &str, leads_out: bool, links: Vec<Link>) {
+        let mut links = links;
+        for link in &mut links {
+            link.container.make_ascii_lowercase();
+            link.alias.make_ascii_lowercase();
+        }
         let on = self.on.entry(container.to_owned()).or_default();
         on.retain(|known| known.network != network);
-        on.push(Membership { network: network.to_owned(), leads_out });
+        on.push(Membership { network: network.to_owned(), leads_out, links });
     }
 
     /// Replaces what was known of that address: a container may be called otherwise now.
@@ -73,12 +105,18 @@ impl Directory {
     /// network's name behind it. Several containers may share an alias.
     pub fn addresses(&self, container: &str, name: &str) -> Vec<IpAddr> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        let is = |named: &&Named| {
-            let without = name.strip_suffix(&named.network_name);
-            let without = without.and_then(|name| name.strip_suffix('.'));
-            named.names.iter().any(|own| *own == name || Some(own.as_str()) == without)
+        let of_network = |on: &Membership| -> Vec<IpAddr> {
+            let is = |named: &&Named| {
+                let without = name.strip_suffix(&named.network_name);
+                let without = without.and_then(|name| name.strip_suffix('.'));
+                let is_name = |own: &str| own == name || Some(own) == without;
+                named.names.iter().any(|own| is_name(own))
+                    || on.links.iter().any(|link| is_name(&link.alias) && link.leads_to(named))
+            };
+            let named = self.named.get(&on.network).into_iter().flatten();
+            named.filter(is).flat_map(Named::addresses).collect()
         };
-        self.around(container).filter(is).flat_map(Named::addresses).collect()
+        self.on.get(container).into_iter().flatten().flat_map(of_network).collect()
     }
 
     /// `web.front`, if the address is of a container on one of its networks.
@@ -122,9 +160,9 @@ mod tests {
         all.register("n1", named(2, &["Web", "0123456789ab", "www"]));
         all.register("n1", named(3, &["api", "www"]));
         all.register("n2", named(4, &["db"]));
-        all.join("one", "n1", true);
-        all.join("both", "n1", true);
-        all.join("both", "n2", false);
+        all.join("one", "n1", true, vec![]);
+        all.join("both", "n1", true, vec![]);
+        all.join("both", "n2", false, vec![]);
         all
     }
 
@@ -186,5 +224,27 @@ mod tests {
         assert!(all.leads_out("one") && all.leads_out("both") && !all.leads_out("nobody"));
         all.leave("both", "n1", v4(9));
         assert!(!all.leads_out("both"));
+    }
+
+    #[test]
+    fn a_link_is_one_containers_own_name_for_another() {
+        let mut all = two_networks();
+        let link = |container: &str, alias: &str| Link {
+            container: container.into(),
+            alias: alias.into(),
+        };
+        let whole_id = format!("0123456789ab{}", "c".repeat(52));
+        let links = vec![link("API", "Backend"), link(&whole_id, "site"), link("db", "store")];
+        all.join("one", "n1", true, links);
+        let check = |container: &str, name: &str, expected: &[u8]| {
+            let expected: Vec<IpAddr> = expected.iter().map(|last| address(*last)).collect();
+            assert_eq!(all.addresses(container, name), expected, "{container}: {name}");
+        };
+        check("one", "backend", &[3]);
+        check("one", "backend.front.", &[3]);
+        check("one", "site", &[2]);
+        check("one", "api", &[3]);
+        check("one", "store", &[]);
+        check("both", "backend", &[]);
     }
 }

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 
 use self::asker::Asker;
 use self::directory::Directory;
-pub use self::directory::Named;
+pub use self::directory::{Link, Named};
 use self::server::Server;
 pub use self::sockets::RESOLVER;
 use self::sockets::Sockets;
@@ -121,9 +121,16 @@ impl Names {
 
     /// The container is on this network from now on and asks for others there; it is `named`
     /// itself where containers have names. Said again, it is called otherwise.
-    pub fn join(&self, container: &str, network: &str, leads_out: bool, named: Option<Named>) {
+    pub fn join(
+        &self,
+        container: &str,
+        network: &str,
+        leads_out: bool,
+        named: Option<Named>,
+        links: Vec<Link>,
+    ) {
         let mut directory = lock(&self.shared.directory);
-        directory.join(container, network, leads_out);
+        directory.join(container, network, leads_out, links);
         if let Some(named) = named {
             directory.register(network, named);
         }
@@ -172,7 +179,7 @@ mod tests {
             let address = Ipv4Addr::new(10, 0, 0, last);
             let names_of_all = vec!["all".into()];
             let named = Named { address, six: None, names: names_of_all, network_name: "n".into() };
-            names.join(&format!("c{last}"), "n1", true, Some(named));
+            names.join(&format!("c{last}"), "n1", true, Some(named), vec![]);
         }
         let first = || names.shared.addresses("c2", "all")[0].to_string();
         let mut seen = [first(), first(), first()];

@@ -161,7 +161,7 @@ mod tests {
         let address = Ipv4Addr::new(10, 9, 8, 7);
         let named =
             Named { address, six: None, names: vec!["web".into()], network_name: "front".into() };
-        names.join("c", "n1", true, Some(named));
+        names.join("c", "n1", true, Some(named), vec![]);
         let sockets = sockets();
         let home = sockets.streams.local_addr().unwrap();
         let server =

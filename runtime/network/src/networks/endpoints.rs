@@ -9,7 +9,7 @@ use super::{Attachment, Known, NetworkAction, Networks, Up, record};
 use crate::bandwidth::{Applied, Bandwidth};
 use crate::endpoint::{self, Endpoint};
 use crate::error::{Error, Result};
-use crate::names::{Named, Outcome};
+use crate::names::{Link, Named, Outcome};
 use crate::namespace::Namespace;
 use crate::network::{Network, blocking, in_thread_of_its_own};
 use crate::ports::PortWish;
@@ -78,13 +78,20 @@ impl Networks {
 
     /// Others on this network find the container by these names from now on, if it is one that
     /// a user made: on the default one nobody has a name. Said again, it is called otherwise.
-    pub fn introduce(&self, container: &str, endpoint: &Endpoint, names: Vec<String>) {
+    /// `links` are its own names for others there.
+    pub fn introduce(
+        &self,
+        container: &str,
+        endpoint: &Endpoint,
+        names: Vec<String>,
+        links: Vec<Link>,
+    ) {
         let (address, network_name) = (endpoint.address, endpoint.network_name.clone());
         let six = endpoint.six.map(|six| six.address);
         let named = Named { address, six, names, network_name };
         let named = Networks::has_names(endpoint).then_some(named);
         let leads_out = self.of(endpoint).is_ok_and(|network| !network.config().shape.internal);
-        self.names.join(container, &endpoint.network, leads_out, named);
+        self.names.join(container, &endpoint.network, leads_out, named, links);
     }
 
     /// Whether containers have names on the endpoint's network.
