@@ -62,7 +62,7 @@ pub struct CreateFlags {
     internal: bool,
     #[arg(long, value_name = "NAME=VALUE")]
     label: Vec<String>,
-    /// com.docker.network.bridge.name=NAME.
+    /// com.docker.network.bridge.name=NAME or com.docker.network.driver.mtu=BYTES.
     #[arg(long, short, value_name = "NAME=VALUE")]
     opt: Vec<String>,
     name: String,

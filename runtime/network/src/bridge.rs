@@ -72,7 +72,7 @@ pub(crate) fn ensure(netlink: &mut Netlink, config: &NetworkConfig) -> Result<Br
     if let Some(found) = link::find(netlink, name)? {
         return adopt(netlink, config, &found);
     }
-    link::create_bridge(netlink, name, link::mac_of(config.gateway()))?;
+    link::create_bridge(netlink, name, link::mac_of(config.gateway()), config.shape.mtu)?;
     let outcome = finish(netlink, config, None);
     if outcome.is_err() {
         let _ = link::delete(netlink, name);

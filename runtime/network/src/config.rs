@@ -32,6 +32,9 @@ pub struct Shape {
     pub range: Option<Ipv4Subnet>,
     /// Nothing is forwarded out of it and nothing into it.
     pub internal: bool,
+    /// Bytes of a packet on its links; `None`: the kernel's own for such links, 1500.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
     /// IPv6 addresses besides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub six: Option<Six>,
@@ -90,6 +93,11 @@ impl NetworkConfig {
         {
             return invalid("ip_range", &range, &format!("a part of {}", self.subnet));
         }
+        // Smaller ones are not IPv6's (RFC 8200, 5), nor IPv4's (RFC 791).
+        let least = if self.shape.six.is_some() { 1280 } else { 68 };
+        if let Some(mtu) = self.shape.mtu.filter(|mtu| !(least..=65_535).contains(mtu)) {
+            return invalid("mtu", &mtu, &format!("{least} to 65535"));
+        }
         if let Some(six) = &self.shape.six {
             let is_local = ["fe80::/10", "ff00::/8", "::/8"].iter().any(|space| {
                 space.parse::<Ipv6Subnet>().is_ok_and(|space| space.overlaps(&six.subnet))
@@ -138,6 +146,20 @@ mod tests {
         }
         for subnet in ["0.0.0.0/0", "10.0.0.0/31", "10.0.0.4/32"] {
             check(NetworkConfig { subnet: subnet.parse().unwrap(), ..good() }, "subnet");
+        }
+    }
+
+    #[test]
+    fn an_mtu_is_one_that_the_networks_families_know() {
+        let subnet = "fd00:5::/64".parse().unwrap();
+        let with = |mtu: u32, is_six: bool| {
+            let six = is_six.then_some(Six { subnet, gateway: None });
+            let shape = Shape { mtu: Some(mtu), six, ..Shape::default() };
+            NetworkConfig { shape, ..good() }
+        };
+        assert!(with(68, false).validate().is_ok() && with(9000, true).validate().is_ok());
+        for (mtu, is_six) in [(67, false), (65_536, false), (1279, true)] {
+            check(with(mtu, is_six), "mtu");
         }
     }
 

@@ -99,6 +99,8 @@ pub(crate) struct Plan<'a> {
     pub id: &'a str,
     pub bridge: &'a str,
     pub bridge_index: u32,
+    /// `None`: the kernel's own for such links.
+    pub mtu: Option<u32>,
     pub endpoint: Endpoint,
 }
 
@@ -124,7 +126,8 @@ pub(crate) fn attach(host: &Mutex<Netlink>, plan: &Plan<'_>, inside: &Namespace)
     let name = &plan.endpoint.host_interface;
     let mac = link::mac_of(plan.endpoint.address);
     let interface = &plan.endpoint.interface;
-    link::create_veth(&mut lock(host), name, plan.bridge_index, inside.fd(), interface, mac)?;
+    let (bridge, peer, mtu) = (plan.bridge_index, inside.fd(), plan.mtu);
+    link::create_veth(&mut lock(host), name, bridge, peer, interface, mac, mtu)?;
     let outcome = set_up_host_side(&mut lock(host), plan)
         .and_then(|()| set_up_inside(&plan.endpoint, inside));
     if outcome.is_err()

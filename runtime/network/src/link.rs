@@ -109,9 +109,18 @@ pub(crate) fn list_route_destinations(netlink: &mut Netlink) -> Result<Vec<Ipv4S
 
 /// Down, with a MAC of its own: a bridge without one takes its ports' lowest,
 /// which changes as containers come and go.
-pub(crate) fn create_bridge(netlink: &mut Netlink, name: &str, mac: Mac) -> Result<()> {
-    let message = LinkBridge::new(name).address(mac.to_vec()).build();
-    create(netlink, "create bridge", name, message)
+pub(crate) fn create_bridge(
+    netlink: &mut Netlink,
+    name: &str,
+    mac: Mac,
+    mtu: Option<u32>,
+) -> Result<()> {
+    let bridge = LinkBridge::new(name).address(mac.to_vec());
+    let bridge = match mtu {
+        Some(mtu) => bridge.mtu(mtu),
+        None => bridge,
+    };
+    create(netlink, "create bridge", name, bridge.build())
 }
 
 pub(crate) fn create_ifb(netlink: &mut Netlink, name: &str) -> Result<()> {
@@ -127,18 +136,20 @@ pub(crate) fn create_veth(
     peer_namespace: RawFd,
     interface: &str,
     peer_mac: Mac,
+    mtu: Option<u32>,
 ) -> Result<()> {
-    let peer = LinkMessageBuilder::<LinkUnspec>::new()
+    let mut peer = LinkMessageBuilder::<LinkUnspec>::new()
         .name(interface)
         .address(peer_mac.to_vec())
-        .setns_by_fd(peer_namespace)
-        .build();
-    let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+        .setns_by_fd(peer_namespace);
+    let mut own = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
         .name(name)
         .controller(bridge_index)
-        .up()
-        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-        .build();
+        .up();
+    if let Some(mtu) = mtu {
+        (peer, own) = (peer.mtu(mtu), own.mtu(mtu));
+    }
+    let message = own.set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build()))).build();
     create(netlink, "create veth", name, message)
 }
 

@@ -341,7 +341,8 @@ impl Inner {
             six,
         };
         let bridge = &self.config.bridge;
-        let plan = Plan { id, bridge, bridge_index: self.bridge.index, endpoint };
+        let (bridge_index, mtu) = (self.bridge.index, self.config.shape.mtu);
+        let plan = Plan { id, bridge, bridge_index, mtu, endpoint };
         if let Err(e) = endpoint::attach(&self.quick, &plan, &namespace) {
             self.release(&plan.endpoint);
             return Err(e);

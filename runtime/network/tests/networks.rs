@@ -111,6 +111,32 @@ fn what_cannot_be_granted_is_refused_and_leaves_nothing() {
 }
 
 #[test]
+fn links_of_a_network_take_packets_of_its_size() {
+    on_a_host(async || {
+        let dir = tempfile::tempdir().unwrap();
+        let networks = open(dir.path()).await;
+        let small = CreateNetwork { mtu: Some(1300), ..wanted("small", "10.77.1.0/24") };
+        let bridge = networks.create(small).await.unwrap().bridge.unwrap();
+        let container = Container::new();
+        let made = connect(&networks, &container, "small", 0).await;
+        for name in [&bridge, &made.host_interface] {
+            let shown = run(&format!("ip -o link show {name}"));
+            assert!(shown.contains("mtu 1300 "), "{shown}");
+        }
+        let inside = container.run("ip -o link show eth0");
+        assert!(inside.contains("mtu 1300 "), "{inside}");
+        // The next agent's links, too.
+        drop(networks);
+        let networks = open(dir.path()).await;
+        networks.adopt(&made);
+        let other = Container::new();
+        connect(&networks, &other, "small", 0).await;
+        assert!(other.run("ip -o link show eth0").contains("mtu 1300 "));
+        networks.close().await.unwrap();
+    });
+}
+
+#[test]
 fn networks_are_apart_and_an_internal_one_leads_nowhere() {
     on_a_host(async || {
         let dir = tempfile::tempdir().unwrap();

@@ -284,6 +284,8 @@ fn wrong_requests_are_refused_in_dockers_words_and_leave_nothing() {
     check(&create(&["--subnet", "127.0.0.0/8", "twin"]), "Pool overlaps with other one");
     check(&create(&["--subnet", "10.199.9.1/24", "odd"]), "IPAM.Config.Subnet");
     check(&create(&["--driver", "overlay", "odd"]), "Driver");
+    check(&create(&["--opt", "com.docker.network.driver.mtu=x", "odd"]), "driver.mtu");
+    check(&create(&["--opt", "com.docker.network.driver.mtu=67", "odd"]), "mtu");
     check(&create(&["--subnet", "2001:db8:7::/64", "odd"]), "EnableIPv6");
     check(&create(&["--subnet", "10.199.9.0/24", "--gateway", "10.1.1.1", "odd"]), "gateway");
     check(&["network", "rm", "bridge"], "pre-defined network");

@@ -24,6 +24,7 @@ use crate::api::logs::rfc3339;
 
 /// The bridge's name on the host, as Docker's own driver has it.
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
+const MTU: &str = "com.docker.network.driver.mtu";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -165,16 +166,17 @@ fn request_of(body: NetworkCreateRequest) -> ApiResult<CreateNetwork> {
         return Err(ApiError::invalid("Scope", scope, "local"));
     }
     let options: BTreeMap<String, String> = body.options.unwrap_or_default().into_iter().collect();
-    if let Some(other) = options.keys().find(|name| *name != BRIDGE_NAME) {
-        return Err(ApiError::invalid("Options", other, BRIDGE_NAME));
+    if let Some(other) = options.keys().find(|name| ![BRIDGE_NAME, MTU].contains(&name.as_str())) {
+        return Err(ApiError::invalid("Options", other, format!("{BRIDGE_NAME}, {MTU}")));
     }
+    let mtu = parsed(MTU, options.get(MTU).cloned(), "a number of bytes")?;
     let bridge = options.get(BRIDGE_NAME).filter(|name| !name.is_empty()).cloned();
     let labels = body.labels.unwrap_or_default().into_iter().collect();
     let internal = body.internal.unwrap_or(false);
     let six = body.enable_ipv6.unwrap_or(false).then(SixWish::default);
     let name = body.name;
     let plain =
-        CreateNetwork { name, internal, six, bridge, labels, options, ..Default::default() };
+        CreateNetwork { name, internal, six, mtu, bridge, labels, options, ..Default::default() };
     with_ipam(plain, body.ipam.unwrap_or_default())
 }
 
@@ -377,6 +379,7 @@ mod tests {
             (six(json!({ "Subnet": "fd00:5::1/64" })), "Subnet"),
             (six(json!({ "Subnet": "fd00:5::/64", "IPRange": "fd00:5::/80" })), "IPRange"),
             (json!({ "Name": "x", "Options": { "mtu": "9000" } }), "Options"),
+            (json!({ "Name": "x", "Options": { MTU: "large" } }), "driver.mtu"),
             (json!({ "Name": "x", "IPAM": { "Config": [{ "Subnet": "10.5.0.1/16" }] } }), "Subnet"),
             (json!({ "Name": "x", "IPAM": { "Config": [{}, {}] } }), "IPAM.Config"),
             (json!({ "Name": "x", "IPAM": { "Driver": "dhcp" } }), "IPAM.Driver"),

@@ -255,6 +255,7 @@ impl Networks {
                 range: request.range,
                 internal: request.internal,
                 six,
+                mtu: request.mtu,
                 apart_from: Some(self.default.config().bridge.clone()),
             },
             labels: request.labels,

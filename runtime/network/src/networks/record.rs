@@ -93,6 +93,7 @@ pub struct CreateNetwork {
     pub internal: bool,
     /// IPv6 besides.
     pub six: Option<SixWish>,
+    pub mtu: Option<u32>,
     /// The bridge's name; `None`: one is made of the id.
     pub bridge: Option<String>,
     pub labels: BTreeMap<String, String>,
