@@ -69,6 +69,9 @@ pub struct RunFlags {
     /// What others on its network may call it besides its name.
     #[arg(long, value_name = "NAME")]
     network_alias: Vec<String>,
+    /// What it calls another container of its network, for itself alone.
+    #[arg(long, value_name = "CONTAINER:ALIAS")]
+    link: Vec<String>,
     /// A port of the host that leads to one of the container: `8080:80`, `127.0.0.1:53:53/udp`,
     /// `80` (any of the host's), `8000-8010:80`.
     #[arg(long, short, value_name = "[[ADDRESS:]HOST:]CONTAINER")]
@@ -283,6 +286,7 @@ fn create_body(flags: RunFlags) -> anyhow::Result<ContainerCreateBody> {
             auto_remove: Some(flags.rm),
             console_size: terminal::size().map(|(rows, columns)| vec![rows.into(), columns.into()]),
             network_mode: Some(flags.network),
+            links: some(flags.link),
             port_bindings,
             publish_all_ports: Some(flags.publish_all),
             restart_policy: Some(restart_policy(&flags.restart)?),
