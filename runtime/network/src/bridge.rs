@@ -127,6 +127,7 @@ fn finish(netlink: &mut Netlink, config: &NetworkConfig, before: Option<bool>) -
     if let Some(six) = &config.shape.six {
         // The kernel asks for the neighbour of a packet that it forwards from such an address
         // alone; without one nobody is found who has not spoken before.
+        forwarding::switch_ipv6_on(name)?;
         link::add_address6(netlink, index, LINK_LOCAL, LINK_LOCAL_PREFIX)?;
         link::add_address6(netlink, index, six.gateway(), six.subnet.prefix())?;
     }

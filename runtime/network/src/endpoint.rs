@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::forwarding;
 use crate::link;
 use crate::namespace::Namespace;
 use crate::netlink::Netlink;
@@ -154,6 +155,7 @@ fn set_up_inside(endpoint: &Endpoint, inside: &Namespace) -> Result<()> {
     let found = link::find(netlink, name)?.ok_or_else(|| Error::Gone(name.clone()))?;
     link::add_address(netlink, found.index, endpoint.address, endpoint.prefix)?;
     if let Some(six) = &endpoint.six {
+        forwarding::switch_ipv6_on(name)?;
         link::add_address6(netlink, found.index, six.address, six.prefix)?;
     }
     link::set_up(netlink, name)?;

@@ -57,6 +57,17 @@ pub(crate) fn write_ip6_forward(on: bool) -> Result<()> {
     fs::write(PATH6, if on { "1" } else { "0" }).map_err(|e| Error::io("write", PATH6, e))
 }
 
+/// Of a link of ours in the network namespace of the calling thread: where the operator has
+/// IPv6 switched off for new links, one that is to have an address of it needs it all the same.
+pub(crate) fn switch_ipv6_on(interface: &str) -> Result<()> {
+    let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+    let text = fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))?;
+    match text.trim() {
+        "0" => Ok(()),
+        _ => fs::write(&path, "0").map_err(|e| Error::io("write", &path, e)),
+    }
+}
+
 /// Interfaces whose `accept_ra` is 1, and that have a link to hear something on.
 fn listeners_to_routers() -> Vec<String> {
     let Ok(interfaces) = fs::read_dir("/sys/class/net") else { return Vec::new() };

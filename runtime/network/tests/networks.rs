@@ -282,6 +282,29 @@ fn ipv6_addresses_are_given_out_and_forwarded_and_the_host_is_as_before() {
 }
 
 #[test]
+fn where_new_links_have_no_ipv6_those_that_need_it_have() {
+    on_a_host(async || {
+        let dir = tempfile::tempdir().unwrap();
+        let networks = open(dir.path()).await;
+        let off = || std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        off();
+        networks.create(with_six("both", "10.77.1.0/24", "fd00:77::/64")).await.unwrap();
+        networks.create(wanted("four", "10.77.2.0/24")).await.unwrap();
+        let [a, b] = std::array::from_fn(|_| Container::new());
+        a.inside(off);
+        b.inside(off);
+        let web = connect(&networks, &a, "both", 0).await;
+        connect(&networks, &b, "both", 0).await;
+        let _web = Greeter::start(&a);
+        let own = web.six.unwrap().address.to_string();
+        assert!(greeting_of(&b, &own, 80).is_some() && greeting(&own, 80).is_ok());
+        connect(&networks, &b, "four", 1).await;
+        assert_eq!(b.run("cat /proc/sys/net/ipv6/conf/eth1/disable_ipv6").trim(), "1");
+        networks.close().await.unwrap();
+    });
+}
+
+#[test]
 fn ipv6_leads_out_and_published_ports_lead_in_and_networks_are_apart() {
     on_a_host(async || {
         let dir = tempfile::tempdir().unwrap();
