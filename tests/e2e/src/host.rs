@@ -83,6 +83,16 @@ fn read(path: impl AsRef<Path>) -> String {
         .unwrap_or_default()
 }
 
+/// What an engine under test has mounted below its own directory, the innermost first.
+pub fn unmount_below(root: &Path) {
+    let mounts = read("/proc/self/mounts");
+    let ours = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    let ours: Vec<&str> = ours.filter(|dir| Path::new(dir).starts_with(root)).collect();
+    for dir in ours.iter().rev() {
+        let _ = Command::new("umount").arg(dir).status();
+    }
+}
+
 /// The number of open descriptors, threads and so on of a process, from `/proc`.
 pub fn status_kib(pid: u32, field: &str) -> Option<u64> {
     let status = read(format!("/proc/{pid}/status"));

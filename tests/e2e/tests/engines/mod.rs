@@ -76,12 +76,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let ours = mounts.lines().filter_map(|line| line.split(' ').nth(1));
-        let ours: Vec<&str> = ours.filter(|dir| Path::new(dir).starts_with(&self.root)).collect();
-        for dir in ours.iter().rev() {
-            let _ = Command::new("umount").arg(dir).status();
-        }
+        tenantry_e2e::host::unmount_below(&self.root);
         let _ = std::fs::remove_dir_all(&self.root);
         for parent in &self.parents {
             let _ = std::fs::remove_dir(parent);

@@ -322,12 +322,7 @@ impl Podman {
 impl Drop for Podman {
     fn drop(&mut self) {
         let _ = output_of(self.command(&["rm", "-f", "-a", "-t", "0"]));
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let ours = mounts.lines().filter_map(|line| line.split(' ').nth(1));
-        let ours: Vec<&str> = ours.filter(|dir| Path::new(dir).starts_with(&self.root)).collect();
-        for dir in ours.iter().rev() {
-            let _ = Command::new("umount").arg(dir).status();
-        }
+        tenantry_e2e::host::unmount_below(&self.root);
         let _ = std::fs::remove_dir_all(&self.root);
         // Podman's own parents of cgroups stay where it makes them.
         for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
