@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt as _;
 use tenantry_build::Run;
-use tenantry_container::{ContainerConfig, CreateRequest, Snapshot};
+use tenantry_container::{ContainerConfig, CreateRequest, HealthWish, Snapshot};
 
 use super::error::StepError;
 use super::output::Output;
@@ -54,6 +54,8 @@ pub(super) async fn run(
         working_dir: given(setting.working_dir),
         labels: [(LABEL.to_owned(), "1".to_owned())].into(),
         network: request.network,
+        // A step is no service, whatever its base image says.
+        health: Some(HealthWish { test: vec!["NONE".to_owned()], ..HealthWish::default() }),
         ..ContainerConfig::default()
     };
     let image = setting.image.to_owned();

@@ -1,4 +1,4 @@
-//! Verbs that act on containers that exist: exec, start, stop, kill, rm, wait.
+//! Verbs that act on containers that exist: exec, start, stop, pause, rename, kill, rm, wait.
 
 use std::process::ExitCode;
 
@@ -65,6 +65,33 @@ pub struct ExecFlags {
     name: String,
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RenameFlags {
+    name: String,
+    new_name: String,
+}
+
+pub async fn pause(docker: &Docker, flags: NamesFlags) -> anyhow::Result<()> {
+    for name in flags.names {
+        docker.pause_container(&name).await?;
+        println!("{name}");
+    }
+    Ok(())
+}
+
+pub async fn unpause(docker: &Docker, flags: NamesFlags) -> anyhow::Result<()> {
+    for name in flags.names {
+        docker.unpause_container(&name).await?;
+        println!("{name}");
+    }
+    Ok(())
+}
+
+pub async fn rename(docker: &Docker, flags: RenameFlags) -> anyhow::Result<()> {
+    let options = query::RenameContainerOptionsBuilder::new().name(&flags.new_name).build();
+    Ok(docker.rename_container(&flags.name, options).await?)
 }
 
 pub async fn start(docker: &Docker, flags: NamesFlags) -> anyhow::Result<()> {

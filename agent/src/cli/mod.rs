@@ -28,6 +28,7 @@ mod rules;
 mod run;
 mod show;
 mod stats;
+mod surroundings;
 pub mod table;
 mod terminal;
 mod trace;
@@ -71,6 +72,12 @@ enum Verb {
     Stop(container::StopFlags),
     /// Send a signal to containers.
     Kill(container::KillFlags),
+    /// Stop every process of containers where it is.
+    Pause(container::NamesFlags),
+    /// Let paused containers go on.
+    Unpause(container::NamesFlags),
+    /// Give a container another name.
+    Rename(container::RenameFlags),
     /// Remove containers.
     Rm(container::RmFlags),
     /// Wait until containers stop, and print their exit codes.
@@ -204,6 +211,9 @@ async fn dispatch(target: &Target, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Start(flags) => container::start(&target.docker()?, flags).await.map(done),
         Verb::Stop(flags) => container::stop(&target.docker()?, flags).await.map(done),
         Verb::Kill(flags) => container::kill(&target.docker()?, flags).await.map(done),
+        Verb::Pause(flags) => container::pause(&target.docker()?, flags).await.map(done),
+        Verb::Unpause(flags) => container::unpause(&target.docker()?, flags).await.map(done),
+        Verb::Rename(flags) => container::rename(&target.docker()?, flags).await.map(done),
         Verb::Rm(flags) => container::rm(&target.docker()?, flags).await.map(done),
         Verb::Wait(flags) => container::wait(&target.docker()?, flags).await.map(done),
         Verb::Build(flags) => build::build(&target.docker()?, *flags).await,

@@ -21,6 +21,7 @@ use tenantry_container::units::{self, Device};
 use tokio::io::AsyncWriteExt as _;
 
 use super::flags::LimitArgs;
+use super::surroundings::SurroundingArgs;
 use super::{network, ports, registry, terminal};
 
 /// From the end of a terminal's output to the news that the container has ended.
@@ -110,6 +111,8 @@ pub struct RunFlags {
     pull: Pull,
     #[command(flatten)]
     limits: LimitArgs,
+    #[command(flatten)]
+    surroundings: SurroundingArgs,
     image: String,
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
@@ -263,7 +266,10 @@ fn create_body(flags: RunFlags) -> anyhow::Result<ContainerCreateBody> {
         });
     let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
     let port_bindings = Some(ports::bindings(&flags.publish)?);
-    Ok(ContainerCreateBody {
+    let healthcheck = flags.surroundings.health()?;
+    let surroundings = flags.surroundings;
+    let mut body = ContainerCreateBody {
+        healthcheck,
         exposed_ports: some(flags.expose),
         image: Some(flags.image),
         cmd: some(flags.command),
@@ -306,7 +312,9 @@ fn create_body(flags: RunFlags) -> anyhow::Result<ContainerCreateBody> {
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
-    })
+    };
+    surroundings.apply(body.host_config.get_or_insert_default())?;
+    Ok(body)
 }
 
 /// A seccomp profile is read here, as Docker's client does: its path is this machine's, and

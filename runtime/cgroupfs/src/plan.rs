@@ -73,6 +73,8 @@ pub(crate) fn plan(dirs: &dyn Dirs, wanted: &Resources, now: Now) -> Result<Plan
         None => {}
     }
     plan_memory_high(&mut plan, dirs, wanted)?;
+    plan_memory_low(&mut plan, dirs, wanted)?;
+    plan_oom_control(&mut plan, dirs, wanted)?;
     if v1 {
         plan_memory_v1(&mut plan, dirs, wanted, now)?;
     } else {
@@ -203,6 +205,36 @@ fn plan_memory_high(
     }
     let path = file(dirs, "memory_high_bytes", "memory", "memory.high")?;
     plan.add("memory_high_bytes", path, Setting::Bytes(max));
+    Ok(())
+}
+
+fn plan_memory_low(plan: &mut Plan, dirs: &dyn Dirs, wanted: &Resources) -> Result<(), ApplyError> {
+    let Some(bytes) = wanted.memory_low_bytes else { return Ok(()) };
+    let (name, setting) = match dirs.layout() {
+        Layout::Unified => ("memory.low", Setting::Bytes(Max::Value(bytes))),
+        // There a limit of nothing would be the tightest one.
+        Layout::Hybrid if bytes == 0 => {
+            ("memory.soft_limit_in_bytes", Setting::BytesV1(Max::Unlimited))
+        }
+        Layout::Hybrid => ("memory.soft_limit_in_bytes", Setting::BytesV1(Max::Value(bytes))),
+    };
+    plan.add("memory_low_bytes", file(dirs, "memory_low_bytes", "memory", name)?, setting);
+    Ok(())
+}
+
+fn plan_oom_control(
+    plan: &mut Plan,
+    dirs: &dyn Dirs,
+    wanted: &Resources,
+) -> Result<(), ApplyError> {
+    let Some(disabled) = wanted.oom_kill_disable else { return Ok(()) };
+    if dirs.layout() == Layout::Unified {
+        let resource = "oom_kill_disable".to_owned();
+        let why = "cgroup v2 has no means to keep the kernel from killing".to_owned();
+        return Err(ApplyError::Unsupported { resource, why });
+    }
+    let path = file(dirs, "oom_kill_disable", "memory", "memory.oom_control")?;
+    plan.add("oom_kill_disable", path, Setting::OomControlV1(disabled));
     Ok(())
 }
 

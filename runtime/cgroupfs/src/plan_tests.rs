@@ -295,3 +295,20 @@ proptest! {
         prop_assert_eq!(state, (quota, period));
     }
 }
+
+#[test]
+fn a_reservation_is_low_on_v2_and_a_soft_limit_on_v1() {
+    let low = |bytes| Resources { memory_low_bytes: Some(bytes), ..Resources::default() };
+    check(&V2, low(8192), Now::default(), &["memory.low 8192"]);
+    check(&V2, low(0), Now::default(), &["memory.low 0"]);
+    check(&V1, low(8192), Now::default(), &["memory.soft_limit_in_bytes 8192"]);
+    check(&V1, low(0), Now::default(), &["memory.soft_limit_in_bytes -1"]);
+}
+
+#[test]
+fn only_v1_can_keep_the_kernel_from_killing() {
+    let wanted = Resources { oom_kill_disable: Some(true), ..Resources::default() };
+    check(&V1, wanted.clone(), Now::default(), &["memory.oom_control 1"]);
+    let error = plan(&V2, &wanted, Now::default()).unwrap_err();
+    assert!(error.to_string().contains("oom_kill_disable"), "{error}");
+}

@@ -21,6 +21,8 @@ pub(crate) enum Setting {
     Bytes(Max),
     /// v1 `memory.limit_in_bytes`, `memory.memsw.limit_in_bytes`.
     BytesV1(Max),
+    /// v1 `memory.oom_control`: whether nobody is killed.
+    OomControlV1(bool),
     Cpus(CpuList),
     /// v2 `io.weight`, `io.bfq.weight`: what devices have that are not named there.
     DefaultWeight(u64),
@@ -47,6 +49,7 @@ impl Setting {
             Setting::QuotaV1(None) | Setting::BytesV1(Max::Unlimited) => "-1".to_owned(),
             Setting::Number(value) => value.to_string(),
             Setting::Count(max) | Setting::Bytes(max) | Setting::BytesV1(max) => max.to_string(),
+            Setting::OomControlV1(disabled) => u8::from(*disabled).to_string(),
             Setting::Cpus(list) => list.render(),
             Setting::DefaultWeight(weight) => format!("default {weight}"),
             Setting::IoMax(limit) => render_io_max(limit),
@@ -72,6 +75,7 @@ impl Setting {
             Setting::BytesV1(wanted) => {
                 parse::bytes_v1(text, page_size) == Some(whole_pages(*wanted))
             }
+            Setting::OomControlV1(wanted) => oom_control_of(text) == Some(*wanted),
             Setting::Cpus(wanted) => CpuList::parse(text).as_ref() == Some(wanted),
             Setting::DefaultWeight(wanted) => parse_default(text) == Some(*wanted),
             Setting::IoMax(wanted) => {
@@ -97,6 +101,10 @@ impl Setting {
                 let rate = throttle_v1_of(text, major, minor);
                 Setting::ThrottleV1 { major, minor, rate }.render()
             }
+            // The file tells more than it takes.
+            Setting::OomControlV1(_) => {
+                Setting::OomControlV1(oom_control_of(text).unwrap_or(false)).render()
+            }
             // What single devices have was not touched.
             Setting::DefaultWeight(wanted) => {
                 Setting::DefaultWeight(parse_default(text).unwrap_or(*wanted)).render()
@@ -116,6 +124,11 @@ impl Setting {
             text.lines().find(|l| l.split(' ').next().and_then(parse::device) == Some(device));
         line.map_or_else(|| format!("{}:{} has no limit", device.0, device.1), str::to_owned)
     }
+}
+
+/// v1 `memory.oom_control`: `oom_kill_disable 0` and two more lines.
+fn oom_control_of(text: &str) -> Option<bool> {
+    parse::keyed(text, "oom_kill_disable").map(|disabled| disabled == 1)
 }
 
 /// v2 `cpu.max`: `50000 100000` or `max 100000`.

@@ -125,3 +125,11 @@ fn io_stat_survives_devices_that_share_a_line() {
     assert_eq!(io.len(), 1);
     assert_eq!((io[0].major, io[0].read_bytes, io[0].discard_ops), (8, 1, 6));
 }
+
+#[test]
+fn the_files_further_lines_are_no_part_of_whether_nobody_is_killed() {
+    let text = "oom_kill_disable 1\nunder_oom 0\noom_kill 0\n";
+    assert!(Setting::OomControlV1(true).is_in(text, PAGE));
+    assert!(!Setting::OomControlV1(false).is_in(text, PAGE));
+    assert_eq!(Setting::OomControlV1(false).undo(text), "1");
+}

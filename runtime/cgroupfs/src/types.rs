@@ -144,6 +144,13 @@ pub struct Resources {
     /// killed. v2 alone, in whole pages.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_high_bytes: Option<Max>,
+    /// So much is left to the group when others want memory; 0 is none. v1 has a soft limit for
+    /// it: what the group has beyond is taken first when the whole host runs out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_low_bytes: Option<u64>,
+    /// `true`: who is at the memory limit waits instead of being killed. v1 alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oom_kill_disable: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids_max: Option<Max>,
     /// What part the group gets of a disk that others want, too, where the disk's queue knows

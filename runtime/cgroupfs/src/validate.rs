@@ -51,6 +51,11 @@ pub(crate) fn validate(wanted: &Resources) -> Result<(), ApplyError> {
             return Err(invalid(field, bytes, format!("0 to {most} bytes, or max")));
         }
     }
+    if let Some(bytes) = wanted.memory_low_bytes
+        && bytes > most
+    {
+        return Err(invalid("memory_low_bytes", bytes, format!("0 to {most} bytes")));
+    }
     for (at, limit) in wanted.io.iter().enumerate() {
         validate_io(limit)?;
         let device = |l: &IoLimit| (l.major, l.minor);

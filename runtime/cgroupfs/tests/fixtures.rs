@@ -116,6 +116,8 @@ fn the_hybrid_tree_is_read_whole() {
         memory_swap_max_bytes: Some(Max::Value(67_108_864)),
         memory_high_bytes: None,
         pids_max: Some(Max::Value(32)),
+        memory_low_bytes: None,
+        oom_kill_disable: None,
         io_weight: Some(IoWeight::of(100)),
         io: vec![IoLimit {
             major: 7,
@@ -228,6 +230,8 @@ fn the_unified_tree_is_read_whole() {
         memory_max_bytes: Some(Max::Value(67_108_864)),
         memory_swap_max_bytes: Some(Max::Value(67_108_864 + 33_554_432)),
         pids_max: Some(Max::Value(32)),
+        memory_low_bytes: None,
+        oom_kill_disable: None,
         io_weight: Some(IoWeight::of(100)),
         io: vec![IoLimit {
             major: 7,

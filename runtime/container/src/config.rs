@@ -13,7 +13,18 @@ use serde::{Deserialize, Serialize};
 use tenantry_network::{Link, Port, PortWish};
 use tenantry_shim::spec::{Propagation, WindowSize};
 
-use crate::{error::Error, limits::LimitsPatch, restart::RestartPolicy, signals, volumes};
+use crate::{
+    devices::{self, DeviceRequest},
+    error::Error,
+    etc::{self, Resolver},
+    health::HealthWish,
+    limits::LimitsPatch,
+    namespaces::{self, NamespaceMode},
+    restart::RestartPolicy,
+    signals, sysctls,
+    ulimits::{self, Ulimit},
+    volumes,
+};
 
 const MOST_NAME_BYTES: usize = 128;
 const MOST_LABELS: usize = 256;
@@ -87,6 +98,30 @@ pub struct ContainerConfig {
     pub seccomp: SeccompChoice,
     /// -1000 to 1000.
     pub oom_score_adj: Option<i32>,
+    /// All capabilities that this host can give, its devices, and nothing masked or read-only;
+    /// also no seccomp program, unless there is a profile.
+    pub privileged: bool,
+    /// A first process that reaps and passes signals on, before the program.
+    pub init: bool,
+    pub ulimits: Vec<Ulimit>,
+    /// `net.core.somaxconn` and the like.
+    pub sysctls: BTreeMap<String, String>,
+    /// Of `/dev/shm`; default 64 MiB.
+    pub shm_size_bytes: Option<u64>,
+    /// `NAME:ADDRESS` for `/etc/hosts`.
+    pub extra_hosts: Vec<String>,
+    pub resolver: Resolver,
+    pub devices: Vec<DeviceRequest>,
+    /// Further groups of the program, by name or number.
+    pub group_add: Vec<String>,
+    /// In the place of those that are usual.
+    pub masked_paths: Option<Vec<String>>,
+    pub read_only_paths: Option<Vec<String>>,
+    pub pid: NamespaceMode,
+    pub ipc: NamespaceMode,
+    pub uts: NamespaceMode,
+    /// Over what the image says.
+    pub health: Option<HealthWish>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -285,7 +320,43 @@ pub fn check(request: &CreateRequest) -> Result<(), Error> {
         return Err(Error::invalid("env", entry, "NAME=value or NAME"));
     }
     check_binds(&config.binds)?;
-    check_mounts(config)
+    check_mounts(config)?;
+    check_surroundings(config)
+}
+
+/// Shared memory that nobody could use, and a bound against nonsense.
+const SHM_BYTES: std::ops::RangeInclusive<u64> = 4096..=1 << 50;
+const MOST_PATHS: usize = 256;
+
+/// What a program finds around it.
+fn check_surroundings(config: &ContainerConfig) -> Result<(), Error> {
+    ulimits::parse(&config.ulimits)?;
+    sysctls::check(config)?;
+    devices::check(&config.devices)?;
+    namespaces::check(config)?;
+    etc::check_extra_hosts(&config.extra_hosts)?;
+    config.resolver.check()?;
+    if let Some(bytes) = config.shm_size_bytes
+        && !SHM_BYTES.contains(&bytes)
+    {
+        return Err(Error::invalid("shm_size", bytes, "4096 bytes to 1 PiB"));
+    }
+    if config.privileged && config.user_namespace {
+        let allowed = "host: a privileged container has no user namespace of its own";
+        return Err(Error::invalid("user namespace", "private", allowed));
+    }
+    for (field, paths) in
+        [("masked_paths", &config.masked_paths), ("read_only_paths", &config.read_only_paths)]
+    {
+        let paths = paths.as_deref().unwrap_or_default();
+        if paths.len() > MOST_PATHS {
+            return Err(Error::invalid(field, paths.len(), format!("at most {MOST_PATHS}")));
+        }
+        for path in paths {
+            check_absolute(field, path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Every target is a place of its own, and below the root.
@@ -329,6 +400,8 @@ fn check_shared_network(config: &ContainerConfig) -> Result<(), Error> {
         ("ports", !config.ports.is_empty() || config.publish_all),
         ("exposed ports", !config.exposed.is_empty()),
         ("user namespace", config.user_namespace),
+        ("dns", config.resolver != Resolver::default()),
+        ("extra hosts", !config.extra_hosts.is_empty()),
     ];
     let allowed = "none of its own, with the network of another container (container:NAME)";
     match asked.into_iter().find(|(_, asked)| *asked) {
@@ -468,6 +541,10 @@ mod tests {
         check(|r| r.config.env = vec!["=x".into()], "env");
         check(|r| r.config.env = vec!["A=\0".into()], "env");
         check(|r| r.config.oom_score_adj = Some(1001), "oom_score_adj");
+        check(|r| r.config.shm_size_bytes = Some(1), "shm_size");
+        check(|r| r.config.extra_hosts = vec!["db".into()], "extra_hosts");
+        check(|r| r.config.masked_paths = Some(vec!["proc".into()]), "masked_paths");
+        check(|r| (r.config.privileged, r.config.user_namespace) = (true, true), "user namespace");
         fn on(networks: &[&str]) -> Option<Vec<NetworkWish>> {
             let wish = |name: &&str| NetworkWish { network: (*name).into(), ..Default::default() };
             Some(networks.iter().map(wish).collect())

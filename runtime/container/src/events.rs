@@ -41,6 +41,13 @@ pub enum Action {
     ExecDetach,
     /// A terminal has another size.
     Resize,
+    Pause,
+    Unpause,
+    /// `oldName` says which it had.
+    Rename,
+    /// Its health check says so, and did not before.
+    Healthy,
+    Unhealthy,
 }
 
 impl Action {
@@ -65,6 +72,11 @@ impl Action {
             Action::Detach => "detach",
             Action::ExecDetach => "exec_detach",
             Action::Resize => "resize",
+            Action::Pause => "pause",
+            Action::Unpause => "unpause",
+            Action::Rename => "rename",
+            Action::Healthy => "health_status: healthy",
+            Action::Unhealthy => "health_status: unhealthy",
         }
     }
 }

@@ -12,15 +12,18 @@
 
 pub mod capabilities;
 pub mod config;
+pub mod devices;
 mod engine;
 mod error;
 mod etc;
 mod events;
+pub mod health;
 pub mod held;
 pub mod limit_changes;
 pub mod limit_history;
 pub mod limits;
 mod names;
+pub mod namespaces;
 pub mod overlay;
 pub mod plan;
 pub mod process;
@@ -32,7 +35,9 @@ mod shim;
 pub mod signals;
 mod snapshot;
 pub mod state;
+pub mod sysctls;
 pub mod throttle;
+pub mod ulimits;
 pub mod units;
 pub mod user;
 pub mod volumes;
@@ -41,16 +46,20 @@ pub use config::{
     BindRequest, ContainerConfig, CreateRequest, NetworkMode, NetworkWish, SeccompChoice,
     TmpfsRequest, VolumeRequest,
 };
+pub use devices::DeviceRequest;
 pub use engine::{
     Engine, EngineConfig, ExecHandle, ExecRequest, ExecStdio, Files, Identity, Throttled,
     WaitCondition, set_size,
 };
 pub use error::{Error, ShimFailure};
+pub use etc::Resolver;
 pub use events::{Action, LifecycleEvent};
+pub use health::{Health, HealthCheck, HealthStatus, HealthWish};
 pub use held::{Holder, InForce};
 pub use limit_changes::{Cause, ChangeKind, HeldLimit, LimitChange, Party};
 pub use limit_history::{LimitCounts, LimitHistory};
 pub use limits::{Applied, IoPatch, Limit, Limits, LimitsPatch};
+pub use namespaces::NamespaceMode;
 pub use record::{Ended, ImageReference, Record};
 pub use restart::RestartPolicy;
 pub use snapshot::{Live, Snapshot};
@@ -58,3 +67,4 @@ pub use state::State;
 pub use tenantry_shim::protocol::ExitStatus;
 pub use tenantry_shim::spec::{Propagation, WindowSize};
 pub use throttle::{Actuator, IoThrottle, Lease, Owner, Throttle};
+pub use ulimits::Ulimit;

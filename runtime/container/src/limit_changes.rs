@@ -19,6 +19,8 @@ use crate::{
 /// No limit.
 const NONE: &str = "max";
 const CPUSET: &str = "cpuset.cpus";
+/// v1 alone: whether nobody is killed at the memory limit.
+const OOM_CONTROL: &str = "memory.oom_control";
 /// Memory and swap together.
 const SWAP: &str = "memory.swap.max";
 
@@ -231,6 +233,8 @@ pub fn values(limits: &Limits) -> BTreeMap<String, String> {
     put("memory.max", of_max(resources.memory_max_bytes));
     put(SWAP, of_max(resources.memory_swap_max_bytes));
     put("memory.high", of_max(resources.memory_high_bytes));
+    put("memory.low", resources.memory_low_bytes.map(|bytes| bytes.to_string()));
+    put(OOM_CONTROL, resources.oom_kill_disable.map(|disabled| u8::from(disabled).to_string()));
     put("io.weight", resources.io_weight.map(|weight| weight.to_string()));
     put("pids.max", of_max(resources.pids_max));
     let own = &limits.bandwidth;
@@ -255,7 +259,7 @@ fn cpus(cpu: CpuMax) -> String {
 fn unnamed(limit: &str) -> &'static str {
     match limit {
         "cpu.weight" | "io.weight" => "100",
-        "cpu.idle" | "net.priority" => "0",
+        "cpu.idle" | "net.priority" | "memory.low" | OOM_CONTROL => "0",
         CPUSET => "all",
         _ => NONE,
     }

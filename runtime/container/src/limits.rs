@@ -5,7 +5,7 @@
 //! the engine applies the merged limits through `cgroupfs` and `network`.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use tenantry_cgroupfs::{CpuMax, IoLimit, Max, Resources};
+use tenantry_cgroupfs::{CpuMax, IoLimit, IoWeight, Max, Resources};
 use tenantry_network::Bandwidth;
 
 use crate::error::Error;
@@ -82,8 +82,17 @@ pub struct LimitsPatch {
     /// Memory and swap together, as Docker's `--memory-swap`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_swap_bytes: Option<Limit<u64>>,
+    /// So much is left to it when others want memory; 0 is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_low_bytes: Option<u64>,
+    /// Who is at the memory limit waits instead of being killed; cgroup v1 alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oom_kill_disable: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids: Option<Limit<u64>>,
+    /// At disks whose queue knows weights: cgroup v2's scale, 1 to 10000, 100 being the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_weight: Option<u64>,
     /// Per device; devices that are not named stay as they are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub io: Vec<IoPatch>,
@@ -159,6 +168,9 @@ impl LimitsPatch {
             cpuset_cpus: self.cpuset_cpus.clone(),
             memory_max_bytes: self.memory_bytes.map(memory_max).transpose()?,
             memory_swap_max_bytes: self.memory_swap_bytes.map(max_of),
+            memory_low_bytes: self.memory_low_bytes,
+            oom_kill_disable: self.oom_kill_disable,
+            io_weight: self.io_weight.map(IoWeight::of),
             pids_max: self.pids.map(pids_max).transpose()?,
             ..Resources::default()
         };
@@ -166,6 +178,11 @@ impl LimitsPatch {
             && !WEIGHTS.contains(&weight)
         {
             return Err(Error::invalid("cpu_weight", weight, "1 to 10000"));
+        }
+        if let Some(weight) = self.io_weight
+            && !WEIGHTS.contains(&weight)
+        {
+            return Err(Error::invalid("io_weight", weight, "1 to 10000"));
         }
         if let Some(list) = &self.cpuset_cpus {
             check_cpu_list(list, host_cpus)?;
@@ -223,6 +240,8 @@ pub(crate) fn merge_resources(to: &mut Resources, from: &Resources) {
     to.memory_max_bytes = from.memory_max_bytes.or(to.memory_max_bytes);
     to.memory_swap_max_bytes = from.memory_swap_max_bytes.or(to.memory_swap_max_bytes);
     to.memory_high_bytes = from.memory_high_bytes.or(to.memory_high_bytes);
+    to.memory_low_bytes = from.memory_low_bytes.or(to.memory_low_bytes);
+    to.oom_kill_disable = from.oom_kill_disable.or(to.oom_kill_disable);
     to.pids_max = from.pids_max.or(to.pids_max);
     to.io_weight = from.io_weight.or(to.io_weight);
     for limit in &from.io {

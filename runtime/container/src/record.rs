@@ -18,7 +18,7 @@ use tenantry_cgroupfs::{CgroupIds, Restore};
 use tenantry_network::Endpoint;
 use tenantry_shim::spec::Process;
 
-use crate::{config::ContainerConfig, limits::Limits, state::State};
+use crate::{config::ContainerConfig, health::HealthCheck, limits::Limits, state::State};
 
 pub const VERSION: u32 = 1;
 pub const FILE: &str = "container.json";
@@ -39,8 +39,14 @@ pub struct Record {
     pub process: Process,
     pub hostname: String,
     pub stop_signal: i32,
+    /// What came of its own and the image's wish for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthCheck>,
     pub limits: Limits,
     pub state: State,
+    /// Its processes stand still, since somebody asked for it; only of a running one.
+    #[serde(default)]
+    pub paused: bool,
     /// The last end was a user's wish; a restart policy respects it.
     pub stopped_by_user: bool,
     /// Restarts by policy since the last start by a user.
@@ -55,6 +61,13 @@ pub struct Record {
     pub ended: Option<Ended>,
     /// Kept so that a restart gets the same address on its first network where it is still free.
     pub address: Option<Ipv4Addr>,
+}
+
+impl Record {
+    /// Docker's word for what it is in: one that stands still runs, but is called otherwise.
+    pub fn state_word(&self) -> &'static str {
+        if self.paused { "paused" } else { self.state.as_str() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

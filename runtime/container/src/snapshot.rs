@@ -11,7 +11,7 @@ use serde::Serialize;
 use tenantry_cgroupfs::CgroupIds;
 use tenantry_network::Endpoint;
 
-use crate::{plan::Timings, record::Record};
+use crate::{health::Health, plan::Timings, record::Record};
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Snapshot {
@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub dir: PathBuf,
     /// Microseconds of each step of the last start, in the order of their ends.
     pub start_timings: Timings,
+    /// Of the present or last run; `None` without a check.
+    pub health: Option<Health>,
     /// How often the program ended since this agent knows the container.
     pub endings: u64,
     /// It exists no more; this is its last snapshot.

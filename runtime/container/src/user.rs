@@ -68,6 +68,20 @@ pub fn parse_user(text: &str, passwd: &str, group: &str) -> Result<User, Error> 
     Ok(User { uid, gid, additional_gids, home })
 }
 
+/// Numbers of groups that are named by name or number.
+///
+/// # Errors
+/// [`Error::Invalid`] for a name that the image does not know.
+pub fn parse_groups(names: &[String], group: &str) -> Result<Vec<u32>, Error> {
+    let number = |name: &String| {
+        let entry = group.lines().filter_map(GroupEntry::parse).find(|entry| entry.name == *name);
+        let gid = entry.map(|entry| entry.gid).or_else(|| name.parse().ok());
+        let allowed = "a number, or a name as in the image's /etc/group";
+        gid.ok_or_else(|| Error::invalid("group_add", name, allowed))
+    };
+    names.iter().map(number).collect()
+}
+
 struct PasswdEntry<'t> {
     name: &'t str,
     uid: u32,
@@ -213,5 +227,17 @@ mod tests {
         let fifo = dir.path().join("passwd");
         rustix::fs::mknodat(CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
         assert!(read_from_layers(&[dir.path()], "passwd").is_err());
+    }
+
+    #[test]
+    fn groups_are_known_by_name_or_number() {
+        let group = "root:x:0:\naudio:x:29:app\n77:x:78:\n";
+        let parse = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            parse_groups(&names, group)
+        };
+        assert_eq!(parse(&["audio", "1234", "77"]).unwrap(), [29, 1234, 78]);
+        let error = parse(&["video"]).unwrap_err().to_string();
+        assert!(error.contains("group_add") && error.contains("video"), "{error}");
     }
 }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tenantry_shim::log::Stream;
 use tenantry_shim::protocol::{ExitRecord, ExitStatus, Failure, Reply};
-use tenantry_shim::spec::{LaunchSpec, Process};
+use tenantry_shim::spec::{LaunchSpec, Namespace, Process};
 
 use crate::channel::{FromChild, Pty, ShimEnd};
 use crate::exec::{Execution, Home};
@@ -38,6 +38,8 @@ pub struct Container {
     terminal: Option<Pty>,
     log: LogFile,
     exit_path: PathBuf,
+    /// If its pid namespace is not its own: the cgroup's.
+    kill_file: Option<String>,
 }
 
 /// What is to be told to the connection of an `Exec`.
@@ -53,6 +55,8 @@ impl Container {
     pub fn launch(spec: LaunchSpec, inherited: Inherited) -> Result<Self, Failure> {
         let home = Home::of(&spec);
         let log = LogFile::open(&spec.log_path)?;
+        let shares_pids = spec.namespaces.pid != Namespace::New;
+        let kill_file = spec.cgroup.unified.join("cgroup.kill").display().to_string();
         let launched = launch::launch(&spec, &home.placement, &inherited)?;
         let (stdout, stderr) = match launched.outputs {
             Some(outputs) => (Some(outputs.stdout), Some(outputs.stderr)),
@@ -72,6 +76,7 @@ impl Container {
             terminal: None,
             log,
             exit_path: spec.exit_path,
+            kill_file: shares_pids.then_some(kill_file),
         })
     }
 
@@ -201,6 +206,15 @@ impl Container {
             replies.push((execution.connection, ExecNews::Said(Reply::ExecExited(status))));
         }
         replies
+    }
+
+    /// With its first process a pid namespace ends, and all who are in it. Without one of its own
+    /// the container's other processes would live on, and hold its output open.
+    pub fn end_the_rest(&self) {
+        if let Some(kill_file) = &self.kill_file {
+            // A kernel before 5.14 has no such file; the agent kills them one by one then.
+            let _ = launch::write_file(kill_file, "1");
+        }
     }
 
     /// The exit file, then what the watchers are told.

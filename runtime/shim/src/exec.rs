@@ -128,6 +128,7 @@ impl Home {
         if let Some(score) = process.oom_score_adj {
             launch::write_file("/proc/self/oom_score_adj", &score.to_string())?;
         }
+        privileges::raise_limits(process, None)?;
         let program = program::prepare(process)?;
         let seccomp = launch::read_seccomp(input.seccomp)?;
         if let Some([stdin, stdout, stderr]) = &input.stdio {

@@ -17,18 +17,19 @@ use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use tenantry_shim::protocol::Failure;
-use tenantry_shim::spec::{IdMapping, LaunchSpec, NetworkNamespace, Process};
+use tenantry_shim::spec::{IdMapping, LaunchSpec, Namespace, Process};
 
 use crate::cgroup::{Doors, Placement};
 use crate::channel::{self, ChildEnd, ShimEnd};
 use crate::failure::{at, failure};
 use crate::mounts::Detached;
+use crate::namespaces::{self, Shared};
 use crate::plan::Step;
 use crate::sys::{self, Cloned};
-use crate::{mounts, overlay, plan, privileges, program, terminal};
+use crate::{init, mounts, overlay, plan, privileges, program, terminal};
 
 /// A first process that waits at the gate, or is on its way there.
 #[derive(Debug)]
@@ -61,6 +62,7 @@ struct ChildInput<'a> {
     spec: &'a LaunchSpec,
     steps: &'a [Step],
     trees: Detached,
+    shared: Shared,
     inherited: &'a Inherited,
     outputs: Option<Outputs<OwnedFd>>,
     placement: &'a Placement,
@@ -73,6 +75,7 @@ pub fn launch(
     inherited: &Inherited,
 ) -> Result<Launched, Failure> {
     let steps = plan::plan(spec);
+    let shared = Shared::open(spec)?;
     let trees = mounts::take_trees(&steps)?;
     let doors = placement.open()?;
     let (outputs, child_outputs) = match spec.process.terminal {
@@ -80,11 +83,13 @@ pub fn launch(
         None => output_pipes(spec).map(|(ours, its)| (Some(ours), Some(its)))?,
     };
     let (channel, child_end) = channel::pair().map_err(at("socketpair", "start"))?;
+    shared.enter_pid()?;
     // The child is born with this working directory, but in its own copy of the
     // mounts: it need not walk there, which a mapped root may not be able to.
     rustix::process::chdir(&spec.rootfs.mountpoint)
         .map_err(at("chdir", spec.rootfs.mountpoint.display()))?;
-    let (pid, pidfd) = match sys::clone3(namespaces(spec), Some(doors.unified.as_fd())) {
+    let new = u64::from(namespaces::new_ones(spec).bits());
+    let (pid, pidfd) = match sys::clone3(new, Some(doors.unified.as_fd())) {
         Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
         Ok(Cloned::Child) => {
             drop(channel);
@@ -92,6 +97,7 @@ pub fn launch(
                 spec,
                 steps: &steps,
                 trees,
+                shared,
                 inherited,
                 outputs: child_outputs,
                 placement,
@@ -107,7 +113,7 @@ pub fn launch(
         Err(errno) => return Err(failure("clone3", "namespaces", errno)),
     };
     // From here on the child's ends are the child's alone: its death is seen.
-    drop((child_end, child_outputs, trees, doors));
+    drop((child_end, child_outputs, trees, shared, doors));
     let launched = Launched { pid, pidfd, channel, outputs };
     match equip(&launched, spec) {
         Ok(()) => Ok(launched),
@@ -129,20 +135,6 @@ pub fn launch(
 pub fn kill_and_reap(pidfd: BorrowedFd<'_>) {
     let _ = sys::send_signal(pidfd, libc::SIGKILL);
     let _ = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED));
-}
-
-fn namespaces(spec: &LaunchSpec) -> u64 {
-    // Not the cgroup namespace: its root is where a process is when it unshares
-    // it, and v1 hierarchies are joined after birth.
-    let mut flags =
-        UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
-    if spec.network == NetworkNamespace::New {
-        flags |= UnshareFlags::NEWNET;
-    }
-    if spec.user_namespace.is_some() {
-        flags |= UnshareFlags::NEWUSER;
-    }
-    u64::from(flags.bits())
 }
 
 type Pipes = (Outputs<OwnedFd>, Outputs<OwnedFd>);
@@ -169,6 +161,9 @@ fn output_pipe(spec: &LaunchSpec) -> Result<(OwnedFd, OwnedFd), Failure> {
 fn equip(launched: &Launched, spec: &LaunchSpec) -> Result<(), Failure> {
     rustix::process::chdir("/").map_err(at("chdir", "/"))?;
     let pid = launched.pid;
+    if spec.user_namespace.is_some() {
+        privileges::raise_limits(&spec.process, Pid::from_raw(pid))?;
+    }
     if let Some(mapping) = spec.user_namespace {
         write_id_maps(pid, mapping)?;
         let path = format!("/proc/{pid}/ns/user");
@@ -211,6 +206,7 @@ fn become_container(
         move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
             .map_err(at("setns", "network namespace"))?;
     }
+    input.shared.enter()?;
     overlay::make_private()?;
     let rootfs = if spec.user_namespace.is_some() {
         let rootfs = channel.receive_rootfs().map_err(at("recvmsg", "rootfs"))?;
@@ -223,8 +219,10 @@ fn become_container(
     mounts::create_filesystems(input.steps, &mut detached)?;
     enter_root(rootfs)?;
     mounts::attach(input.steps, detached)?;
-    rustix::system::sethostname(spec.hostname.as_bytes())
-        .map_err(at("sethostname", &spec.hostname))?;
+    if spec.namespaces.uts == Namespace::New {
+        rustix::system::sethostname(spec.hostname.as_bytes())
+            .map_err(at("sethostname", &spec.hostname))?;
+    }
     take_first_stdio(process, input.inherited, input.outputs.as_ref(), channel)?;
     let program = program::prepare(process)?;
     let seccomp = read_seccomp(input.inherited.seccomp.as_ref())?;
@@ -234,6 +232,9 @@ fn become_container(
     drop((input.outputs, input.doors));
     close_all_but(channel)?;
     channel.wait_for_go().map_err(at("read", "start gate"))?;
+    if spec.init {
+        return init::run(process, seccomp.as_deref(), &program, channel);
+    }
     finish(process, seccomp.as_deref(), &program)
 }
 

@@ -18,6 +18,7 @@ use tenantry_shim::protocol::Failure;
 use tenantry_shim::spec::Propagation;
 
 use crate::failure::{at, failure};
+use crate::namespaces;
 use crate::plan::Step;
 use crate::sys::{self, MountChange};
 use crate::{copy_up, in_root};
@@ -50,6 +51,7 @@ pub fn take_trees(steps: &[Step]) -> Result<Detached, Failure> {
                 .map_err(at("mount_setattr", source.display()))?;
             Ok(Some(tree))
         }
+        Step::SharedMemory { of, .. } => namespaces::take_shared_memory(*of).map(Some),
         _ => Ok(None),
     };
     steps.iter().map(take).collect::<Result<_, _>>().map(Detached)
@@ -98,6 +100,7 @@ pub fn attach(steps: &[Step], detached: Detached) -> Result<(), Failure> {
                 move_to(&mount, &place).map_err(at("move_mount", target))?;
             }
             (Step::Tree { target, .. }, Some(tree)) => attach_tree(&tree, target)?,
+            (Step::SharedMemory { target, .. }, Some(tree)) => attach_tree(&tree, target)?,
             (Step::Directory { path }, _) => {
                 rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)).map_err(at("mkdir", path))?;
             }
@@ -124,6 +127,9 @@ pub fn attach(steps: &[Step], detached: Detached) -> Result<(), Failure> {
             (Step::Mask { path }, _) => mask(path, &mut empty_directory)?,
             (Step::ReadOnly { path }, _) => make_read_only(path)?,
             (Step::Filesystem { target, .. } | Step::Tree { target, .. }, None) => {
+                return Err(failure("move_mount", target, Errno::BADF));
+            }
+            (Step::SharedMemory { target, .. }, None) => {
                 return Err(failure("move_mount", target, Errno::BADF));
             }
         }

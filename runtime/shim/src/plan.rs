@@ -7,7 +7,8 @@
 //! No mount that a container may write to honours device nodes: the rootfs,
 //! `/dev` and bound directories are `nodev`, and the standard devices are mounts
 //! of one file each. A container that may `mknod` gains nothing by it, with or
-//! without a device cgroup.
+//! without a device cgroup. One that may do everything (`privileged`) has a `/dev`
+//! that honours them, and nothing else does.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FileType;
 use rustix::mount::MountAttrFlags as Attr;
 use tenantry_shim::spec::{
-    Bind, CgroupPlacement, LaunchSpec, NetworkNamespace, Propagation, Tmpfs,
+    Bind, CgroupPlacement, DeviceNode, LaunchSpec, Member, Namespace, NetworkNamespace,
+    Propagation, Tmpfs,
 };
 
 const PROC: Attr =
@@ -75,6 +77,11 @@ pub enum Step {
         major: u32,
         minor: u32,
     },
+    /// The shared memory of another container, which lies in its mount namespace.
+    SharedMemory {
+        of: Member,
+        target: &'static str,
+    },
     /// More attributes for what is mounted at `path`.
     Restrict {
         path: &'static str,
@@ -118,11 +125,16 @@ pub enum Step {
 
 pub fn plan(spec: &LaunchSpec) -> Vec<Step> {
     let mut steps = vec![filesystem("proc", &[], "/proc", PROC)];
-    steps.extend(device_steps(spec.user_namespace.is_some()));
+    steps.extend(spec.sysctls.iter().map(|sysctl| Step::Write {
+        path: format!("/proc/sys/{}", sysctl.path),
+        text: sysctl.value.clone(),
+    }));
+    steps.extend(device_steps(spec));
+    // Of whichever IPC namespace the child is in.
     steps.push(filesystem("mqueue", &[], "/dev/mqueue", PROC));
-    steps.push(filesystem("tmpfs", &[("mode", "1777"), ("size", "64m")], "/dev/shm", PROC));
+    steps.push(shared_memory_step(spec));
     steps.push(sysfs_step(spec));
-    steps.extend(cgroup_steps(&spec.cgroup));
+    steps.extend(cgroup_steps(&spec.cgroup, spec.privileged));
     let tmpfs = spec.tmpfs.iter().map(|tmpfs| (depth(&tmpfs.target), tmpfs_step(tmpfs)));
     let binds = spec.binds.iter().map(|bind| (depth(&bind.target), bind_step(bind)));
     let mut own: Vec<(usize, Step)> = tmpfs.chain(binds).collect();
@@ -167,7 +179,47 @@ fn tmpfs_step(tmpfs: &Tmpfs) -> Step {
     Step::Filesystem { kind: "tmpfs".into(), options, target, attributes, copy_up: false }
 }
 
-fn device_steps(user_namespace: bool) -> Vec<Step> {
+fn shared_memory_step(spec: &LaunchSpec) -> Step {
+    match spec.namespaces.ipc {
+        Namespace::New => {
+            let size = spec.shm_size_bytes.to_string();
+            filesystem("tmpfs", &[("mode", "1777"), ("size", size.as_str())], "/dev/shm", PROC)
+        }
+        Namespace::Host => Step::Tree {
+            source: PathBuf::from("/dev/shm"),
+            target: "/dev/shm".to_owned(),
+            attributes: PROC,
+            recursive: false,
+            propagation: Propagation::Private,
+        },
+        Namespace::Of(member) => Step::SharedMemory { of: member, target: "/dev/shm" },
+    }
+}
+
+/// Root of a user namespace may not make device nodes, and sees the host's.
+fn node_step(node: &DeviceNode, user_namespace: bool) -> Step {
+    if !user_namespace {
+        return Step::Node {
+            path: node.path.clone(),
+            kind: if node.block { FileType::BlockDevice } else { FileType::CharacterDevice },
+            major: node.major,
+            minor: node.minor,
+            mode: node.mode,
+            uid: node.uid,
+            gid: node.gid,
+        };
+    }
+    Step::Tree {
+        source: node.source.clone(),
+        target: node.path.clone(),
+        attributes: Attr::MOUNT_ATTR_NOSUID.union(Attr::MOUNT_ATTR_NOEXEC),
+        recursive: false,
+        propagation: Propagation::Private,
+    }
+}
+
+fn device_steps(spec: &LaunchSpec) -> Vec<Step> {
+    let user_namespace = spec.user_namespace.is_some();
     let nosuid = Attr::MOUNT_ATTR_NOSUID;
     let options: &[(&str, &str)] = &[("mode", "755"), ("size", "64k")];
     let mut steps = vec![filesystem("tmpfs", options, "/dev", nosuid)];
@@ -190,7 +242,10 @@ fn device_steps(user_namespace: bool) -> Vec<Step> {
     for path in ["/dev/pts", "/dev/mqueue", "/dev/shm"] {
         steps.push(Step::Directory { path: path.to_owned() });
     }
-    steps.push(Step::Restrict { path: "/dev", attributes: Attr::MOUNT_ATTR_NODEV });
+    steps.extend(spec.devices.iter().map(|node| node_step(node, user_namespace)));
+    if !spec.privileged {
+        steps.push(Step::Restrict { path: "/dev", attributes: Attr::MOUNT_ATTR_NODEV });
+    }
     let options: &[(&str, &str)] =
         &[("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
     steps.push(filesystem("devpts", options, "/dev/pts", nosuid.union(Attr::MOUNT_ATTR_NOEXEC)));
@@ -209,16 +264,16 @@ fn sysfs_step(spec: &LaunchSpec) -> Step {
             propagation: Propagation::Private,
         };
     }
-    filesystem("sysfs", &[], "/sys", PROC_READ_ONLY)
+    filesystem("sysfs", &[], "/sys", if spec.privileged { PROC } else { PROC_READ_ONLY })
 }
 
-/// The container's own cgroups, each a read-only mount of its own directory: the
-/// host's hierarchies, and the super blocks that they share, stay as they are.
-pub fn cgroup_steps(placement: &CgroupPlacement) -> Vec<Step> {
+/// The container's own cgroups, each a mount of its own directory, read-only unless the
+/// container may do everything: the host's hierarchies, and the super blocks that they share, stay as they are.
+pub fn cgroup_steps(placement: &CgroupPlacement, privileged: bool) -> Vec<Step> {
     let view = |source: &Path, target: String| Step::Tree {
         source: source.to_owned(),
         target,
-        attributes: PROC_READ_ONLY,
+        attributes: if privileged { PROC } else { PROC_READ_ONLY },
         recursive: false,
         propagation: Propagation::Private,
     };
@@ -257,7 +312,9 @@ fn bind_step(bind: &Bind) -> Step {
 
 #[cfg(test)]
 mod tests {
-    use tenantry_shim::spec::{IdMapping, Process, Rootfs, V1Directory};
+    use tenantry_shim::spec::{
+        CgroupPlacement, IdMapping, Namespaces, Process, Rootfs, Sysctl, V1Directory,
+    };
 
     use super::*;
 
@@ -276,7 +333,13 @@ mod tests {
             tmpfs: vec![],
             cgroup: CgroupPlacement { unified: "/cg/unified/id".into(), v1: vec![] },
             network: NetworkNamespace::New,
+            namespaces: Namespaces::default(),
             user_namespace: None,
+            init: false,
+            devices: vec![],
+            shm_size_bytes: 64 << 20,
+            sysctls: vec![],
+            privileged: false,
             process: Process {
                 args: vec!["/bin/true".into()],
                 env: vec![],
@@ -287,6 +350,7 @@ mod tests {
                 capabilities: 0,
                 no_new_privileges: true,
                 oom_score_adj: None,
+                rlimits: vec![],
                 terminal: None,
             },
             masked_paths: vec!["/proc/kcore".into()],
@@ -321,10 +385,14 @@ mod tests {
             Step::Directory { path } => format!("mkdir {path}"),
             Step::Symlink { path, to } => format!("symlink {path} {to}"),
             Step::Device { path, major, minor } => format!("device {path} {major}:{minor}"),
+            Step::Node { path, kind, major, minor, mode, .. } => {
+                let kind = if *kind == FileType::BlockDevice { "block" } else { "char" };
+                format!("node {path} {kind} {major}:{minor} {mode:o}")
+            }
+            Step::SharedMemory { of, target } => format!("shared memory of {} {target}", of.pid),
+            Step::Write { path, text } => format!("write {path} {text}"),
             Step::Restrict { path, attributes } => format!("restrict {path} {}", flags(attributes)),
-            Step::Node { path, major, minor, .. } => format!("node {path} {major}:{minor}"),
             Step::Link { path, to } => format!("link {path} {to}"),
-            Step::Write { path, text } => format!("write {text} to {path}"),
             Step::Propagate { path, propagation } => format!("propagate {path} {propagation:#x}"),
             Step::Mask { path } => format!("mask {path}"),
             Step::ReadOnly { path } => format!("read-only {path}"),
@@ -396,6 +464,76 @@ mod tests {
         spec.network = NetworkNamespace::Host;
         let lines = outline(&plan(&spec));
         assert!(lines.contains(&"rbind /sys /sys ro,nosuid,nodev,noexec".to_owned()));
+    }
+
+    fn fuse() -> DeviceNode {
+        DeviceNode {
+            path: "/dev/fuse".into(),
+            source: "/dev/fuse".into(),
+            block: false,
+            major: 10,
+            minor: 229,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+        }
+    }
+
+    #[test]
+    fn a_device_of_the_users_comes_before_dev_is_restricted() {
+        let mut spec = spec();
+        spec.devices.push(fuse());
+        let lines = outline(&plan(&spec));
+        let at = |line: &str| lines.iter().position(|known| known == line).expect(line);
+        assert!(at("node /dev/fuse char 10:229 666") < at("restrict /dev nodev"));
+        spec.user_namespace = Some(IdMapping { host_base: 100_000, size: 65_536 });
+        let lines = outline(&plan(&spec));
+        assert!(lines.contains(&"bind /dev/fuse /dev/fuse nosuid,noexec".to_owned()));
+    }
+
+    #[test]
+    fn sysctls_are_written_before_anything_is_read_only() {
+        let mut spec = spec();
+        let sysctl = Sysctl { path: "net/ipv4/ip_forward".into(), value: "1".into() };
+        spec.sysctls.push(sysctl);
+        let lines = outline(&plan(&spec));
+        assert_eq!(lines[1], "write /proc/sys/net/ipv4/ip_forward 1");
+        assert!(lines.iter().position(|line| line.starts_with("read-only")) > Some(1));
+    }
+
+    #[test]
+    fn who_may_do_everything_writes_to_sys_and_its_cgroups_and_opens_devices() {
+        let mut spec = spec();
+        spec.privileged = true;
+        let path = "/cg/cpu/id".into();
+        spec.cgroup.v1.push(V1Directory { controller: "cpu".into(), path });
+        let lines = outline(&plan(&spec));
+        assert!(lines.contains(&"sysfs /sys nosuid,nodev,noexec".to_owned()));
+        assert!(
+            lines.contains(&"bind /cg/cpu/id /sys/fs/cgroup/cpu nosuid,nodev,noexec".to_owned())
+        );
+        assert!(!lines.contains(&"restrict /dev nodev".to_owned()), "{lines:?}");
+    }
+
+    #[test]
+    fn shared_memory_is_its_own_the_hosts_or_anothers() {
+        let mut spec = spec();
+        spec.shm_size_bytes = 4096;
+        let size = |steps: &[Step]| {
+            steps.iter().find_map(|step| match step {
+                Step::Filesystem { target, options, .. } if target == "/dev/shm" => {
+                    options.iter().find(|(name, _)| name == "size").map(|(_, size)| size.clone())
+                }
+                _ => None,
+            })
+        };
+        assert_eq!(size(&plan(&spec)), Some("4096".to_owned()));
+        spec.namespaces.ipc = Namespace::Host;
+        let lines = outline(&plan(&spec));
+        assert!(lines.contains(&"bind /dev/shm /dev/shm nosuid,nodev,noexec".to_owned()));
+        spec.namespaces.ipc = Namespace::Of(Member { pid: 7, inode: 1 });
+        let lines = outline(&plan(&spec));
+        assert!(lines.contains(&"shared memory of 7 /dev/shm".to_owned()));
     }
 
     #[test]

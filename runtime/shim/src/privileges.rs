@@ -8,6 +8,7 @@
 
 use rustix::fs::Mode;
 use rustix::io::Errno;
+use rustix::process::{Pid, Rlimit, getrlimit, prlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use rustix::thread::{Gid, Uid};
 use tenantry_shim::protocol::Failure;
@@ -52,6 +53,8 @@ pub fn assume(process: &Process, seccomp: Option<&[u8]>) -> Result<(), Failure> 
         no_new_privileges: process.no_new_privileges,
         over_user: false,
     };
+    // While there still is the privilege to raise them.
+    set_limits(process)?;
     reduce_to(&kept, seccomp)
 }
 
@@ -80,6 +83,40 @@ pub fn reduce_to(kept: &Kept<'_>, seccomp: Option<&[u8]>) -> Result<(), Failure>
         }
     }
     Ok(())
+}
+
+/// Raises hard limits as far as [`assume`] will need them, which takes a privilege that root of
+/// a user namespace does not have. `None`: the calling process itself. Its limits are the
+/// caller's in either case.
+pub fn raise_limits(process: &Process, pid: Option<Pid>) -> Result<(), Failure> {
+    for wanted in &process.rlimits {
+        let resource = wanted.resource.into();
+        let now = getrlimit(resource);
+        if exceeds(wanted.hard, now.maximum) {
+            let raised = Rlimit { current: now.current, maximum: wanted.hard };
+            prlimit(pid, resource, raised)
+                .map_err(at("prlimit", format_args!("{:?}", wanted.resource)))?;
+        }
+    }
+    Ok(())
+}
+
+fn set_limits(process: &Process) -> Result<(), Failure> {
+    for wanted in &process.rlimits {
+        let limit = Rlimit { current: wanted.soft, maximum: wanted.hard };
+        setrlimit(wanted.resource.into(), limit)
+            .map_err(at("setrlimit", format_args!("{:?}", wanted.resource)))?;
+    }
+    Ok(())
+}
+
+/// Of two limits, where `None` is none.
+fn exceeds(wanted: Option<u64>, now: Option<u64>) -> bool {
+    match (wanted, now) {
+        (_, None) => false,
+        (None, Some(_)) => true,
+        (Some(wanted), Some(now)) => wanted > now,
+    }
 }
 
 fn drop_from_bounding_set(keep: u64) -> Result<(), Failure> {
@@ -144,4 +181,18 @@ fn reduce_capabilities(wanted: Sets) -> Result<(), Failure> {
             .map_err(at("prctl", format_args!("ambient capability {number}")))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_limit_exceeds_every_limit_and_nothing_exceeds_it() {
+        assert!(exceeds(None, Some(u64::MAX)));
+        assert!(exceeds(Some(2), Some(1)));
+        assert!(!exceeds(Some(1), Some(1)));
+        assert!(!exceeds(Some(u64::MAX), None));
+        assert!(!exceeds(None, None));
+    }
 }

@@ -119,6 +119,7 @@ mod tests {
             capabilities: 0,
             no_new_privileges: true,
             oom_score_adj: None,
+            rlimits: vec![],
             terminal: None,
         };
         assert_eq!(prepare(&process).unwrap_err().errno, Errno::INVAL.raw_os_error());

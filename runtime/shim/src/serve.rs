@@ -153,6 +153,7 @@ impl Shim {
         let Some(container) = &mut self.container else { return false };
         let Some(status) = reaped(container.pidfd.as_fd()) else { return false };
         container.status = Some(status);
+        container.end_the_rest();
         self.happen(Event::InitEnded)
     }
 

@@ -10,6 +10,7 @@
 
 use std::path::PathBuf;
 
+use rustix::process::Resource;
 use serde::{Deserialize, Serialize};
 
 /// File descriptors that a shim is born with.
@@ -39,9 +40,27 @@ pub struct LaunchSpec {
     pub tmpfs: Vec<Tmpfs>,
     pub cgroup: CgroupPlacement,
     pub network: NetworkNamespace,
+    /// The host's, or another's, ones only without a user namespace, which would not own them.
+    #[serde(default)]
+    pub namespaces: Namespaces,
     /// `Some`: a user namespace of its own with this mapping.
     pub user_namespace: Option<IdMapping>,
     pub process: Process,
+    /// The container's first process is the shim's own: it passes signals on to the program and
+    /// reaps whoever is left without a parent. It ends with the program, as the program ended.
+    #[serde(default)]
+    pub init: bool,
+    /// Device nodes besides those that every container has.
+    #[serde(default)]
+    pub devices: Vec<DeviceNode>,
+    /// Of `/dev/shm`, unless it is shared.
+    pub shm_size_bytes: u64,
+    /// Written once the container has its namespaces, and before anything is read-only.
+    #[serde(default)]
+    pub sysctls: Vec<Sysctl>,
+    /// `/sys` and its cgroups may be written to, and `/dev` honours device nodes.
+    #[serde(default)]
+    pub privileged: bool,
     /// Files are covered by `/dev/null`, directories by an empty read-only tmpfs.
     pub masked_paths: Vec<String>,
     pub read_only_paths: Vec<String>,
@@ -137,6 +156,63 @@ pub enum NetworkNamespace {
     Given,
 }
 
+/// Those that a container may share with others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Namespaces {
+    pub pid: Namespace,
+    /// With its message queues and `/dev/shm`.
+    pub ipc: Namespace,
+    /// A name is set in a new one alone.
+    pub uts: Namespace,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Namespace {
+    #[default]
+    New,
+    /// The agent's own.
+    Host,
+    Of(Member),
+}
+
+/// A process in a namespace. If that process has ended and its number is somebody else's, the
+/// inode is another one, and the start fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// As the shim sees it.
+    pub pid: i32,
+    /// The namespace's.
+    pub inode: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceNode {
+    /// Below `/dev`.
+    pub path: String,
+    /// Where the host has it: what a container with a user namespace sees.
+    pub source: PathBuf,
+    /// Else a character device.
+    pub block: bool,
+    pub major: u32,
+    pub minor: u32,
+    /// Permissions alone.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sysctl {
+    /// Below `/proc/sys`.
+    pub path: String,
+    pub value: String,
+}
+
 /// Ids 0..size inside are `host_base..host_base+size` outside, users and groups alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -163,10 +239,65 @@ pub struct Process {
     pub capabilities: u64,
     pub no_new_privileges: bool,
     pub oom_score_adj: Option<i32>,
+    /// Those that are not named stay the agent's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rlimits: Vec<Rlimit>,
     /// `Some`: a terminal of the container's own is standard input, output and error, and the
     /// process' controlling terminal. The first process has it as `/dev/console`, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terminal: Option<WindowSize>,
+}
+
+/// `setrlimit(2)`; `None` is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rlimit {
+    pub resource: LimitedResource,
+    pub soft: Option<u64>,
+    pub hard: Option<u64>,
+}
+
+/// `RLIMIT_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitedResource {
+    Core,
+    Cpu,
+    Data,
+    Fsize,
+    Locks,
+    Memlock,
+    Msgqueue,
+    Nice,
+    Nofile,
+    Nproc,
+    Rss,
+    Rtprio,
+    Rttime,
+    Sigpending,
+    Stack,
+}
+
+impl From<LimitedResource> for Resource {
+    fn from(limited: LimitedResource) -> Resource {
+        match limited {
+            LimitedResource::Core => Resource::Core,
+            LimitedResource::Cpu => Resource::Cpu,
+            LimitedResource::Data => Resource::Data,
+            LimitedResource::Fsize => Resource::Fsize,
+            LimitedResource::Locks => Resource::Locks,
+            LimitedResource::Memlock => Resource::Memlock,
+            LimitedResource::Msgqueue => Resource::Msgqueue,
+            LimitedResource::Nice => Resource::Nice,
+            LimitedResource::Nofile => Resource::Nofile,
+            LimitedResource::Nproc => Resource::Nproc,
+            LimitedResource::Rss => Resource::Rss,
+            LimitedResource::Rtprio => Resource::Rtprio,
+            LimitedResource::Rttime => Resource::Rttime,
+            LimitedResource::Sigpending => Resource::Sigpending,
+            LimitedResource::Stack => Resource::Stack,
+        }
+    }
 }
 
 /// Of a terminal, in characters. Zeros: not known.

@@ -181,6 +181,23 @@ pub fn block_signals(block: bool) {
     };
 }
 
+/// Waits for the next signal of any kind. All must be blocked.
+pub fn wait_for_signal() -> Result<i32> {
+    let set = u64::MAX;
+    // SAFETY: the kernel reads eight bytes of `set`; a null siginfo is not written, a null
+    // timeout is none.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigtimedwait,
+            &raw const set,
+            ptr::null_mut::<libc::siginfo_t>(),
+            ptr::null::<libc::timespec>(),
+            size_of::<u64>(),
+        )
+    };
+    check(returned).map(|signal| signal as i32)
+}
+
 /// Any signal number, realtime ones included.
 pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     // SAFETY: the siginfo pointer is null, which the call allows.

@@ -34,8 +34,8 @@ pub async fn list(
     State(app): State<Shared>,
     Query(query): Query<ListQuery>,
 ) -> ApiResult<Json<Vec<Value>>> {
-    let filters =
-        Filters::parse(query.filters.as_deref(), &["id", "name", "label", "status", "volume"])?;
+    let allowed = ["id", "name", "label", "status", "volume", "health"];
+    let filters = Filters::parse(query.filters.as_deref(), &allowed)?;
     let all = is_true(query.all.as_deref()) || !filters.of("status").is_empty();
     let mut containers = app.engine.list();
     containers.retain(|container| (all || is_running(container)) && fits(&filters, container));
@@ -58,7 +58,11 @@ fn fits(filters: &Filters, container: &Snapshot) -> bool {
     let record = &container.record;
     filters.any("id", |id| record.id.starts_with(id))
         && filters.any("name", |name| record.name.contains(name.trim_start_matches('/')))
-        && filters.any("status", |status| record.state.as_str() == status)
+        && filters.any("status", |status| record.state_word() == status)
+        && filters.any("health", |wanted| {
+            let health = container.health.as_ref().filter(|_| is_running(container));
+            health.map_or("none", |health| health.status.as_str()) == wanted
+        })
         && filters.any("volume", |wanted| {
             let config = &record.config;
             config.volumes.iter().any(|used| used.name == wanted || used.target == wanted)
@@ -88,6 +92,10 @@ pub async fn inspect(
 
 pub async fn start(State(app): State<Shared>, Path(id): Path<String>) -> ApiResult<StatusCode> {
     let container = app.engine.get(&id)?;
+    if container.record.paused {
+        let why = "cannot start a paused container, try unpause instead";
+        return Err(ApiError::new(StatusCode::CONFLICT, why));
+    }
     if is_running(&container) {
         return Ok(StatusCode::NOT_MODIFIED);
     }
@@ -213,17 +221,53 @@ pub async fn wait(
     Ok(([("content-type", "application/json")], Body::from_stream(body)).into_response())
 }
 
-/// `docker update`: limits and nothing else.
+pub async fn pause(State(app): State<Shared>, Path(id): Path<String>) -> ApiResult<StatusCode> {
+    app.engine.pause(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub async fn unpause(State(app): State<Shared>, Path(id): Path<String>) -> ApiResult<StatusCode> {
+    app.engine.unpause(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct RenameQuery {
+    name: String,
+}
+
+pub async fn rename(
+    State(app): State<Shared>,
+    Path(id): Path<String>,
+    Query(query): Query<RenameQuery>,
+) -> ApiResult<StatusCode> {
+    let id = app.engine.get(&id)?.record.id.clone();
+    app.engine.rename(&id, query.name.trim_start_matches('/')).await?;
+    // The meters and metrics say its new name, too.
+    app.introduce(&*app.engine.get(&id)?);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `docker update`: limits and the restart policy.
 pub async fn update(
     State(app): State<Shared>,
     Path(id): Path<String>,
     Json(host): Json<HostConfig>,
 ) -> ApiResult<Json<Value>> {
     let policy = host.restart_policy.as_ref().and_then(|policy| policy.name);
-    if policy.is_some_and(|name| name != RestartPolicyNameEnum::EMPTY) {
-        return Err(ApiError::unsupported("RestartPolicy", "a change after creation"));
+    let policy = match policy {
+        None | Some(RestartPolicyNameEnum::EMPTY) => None,
+        Some(_) => Some(create::restart_policy(&host)?),
+    };
+    let limits = create::limits_of(&host)?;
+    // What asks for nothing would be an event that tells of nothing.
+    if !limits.is_empty() || policy.is_none() {
+        app.engine.update_limits(&id, limits).await?;
     }
-    app.engine.update_limits(&id, create::limits_of(&host)?).await?;
+    if let Some(policy) = policy {
+        app.engine.update_restart(&id, policy).await?;
+    }
     Ok(Json(json!({ "Warnings": [] })))
 }
 

@@ -14,13 +14,15 @@ use axum::response::{IntoResponse as _, Response};
 use bollard::models::{ContainerCreateBody, HostConfig, RestartPolicyNameEnum, ThrottleDevice};
 use serde::Deserialize;
 use serde_json::json;
+use tenantry_cgroupfs::Layout;
 use tenantry_container::units::{self, Device};
 use tenantry_container::{
     ContainerConfig, CreateRequest, IoPatch, Limit, LimitsPatch, RestartPolicy, SeccompChoice,
+    ulimits,
 };
 
 use super::super::Shared;
-use super::{mounts, networking, ports, terminal};
+use super::{mounts, networking, ports, surroundings, terminal};
 use crate::api::error::{ApiError, ApiResult};
 use crate::build;
 use crate::profile;
@@ -42,20 +44,29 @@ pub async fn create(
     let Json(body) = body.map_err(|e| ApiError::new(e.status(), e.body_text()))?;
     let name = query.name.filter(|name| !name.is_empty());
     let name = name.map(|name| name.trim_start_matches('/').to_owned());
-    let request = request_of(name, body)?;
+    let mut request = request_of(name, body)?;
     let is_internal = |network: &str| {
         app.engine.networks().find(network).is_ok_and(|network| network.shape.internal)
     };
-    let warnings = networking::warnings(&request.config, is_internal);
+    let mut warnings = networking::warnings(&request.config, is_internal);
+    if request.limits.oom_kill_disable.is_some() && app.hierarchy.layout() == Layout::Unified {
+        // As Docker does it, in its words.
+        request.limits.oom_kill_disable = None;
+        let what = "Your kernel does not support OomKillDisable. OomKillDisable discarded.";
+        warnings.push(what.to_owned());
+    }
     let id = app.engine.create(request).await?;
-    app.introduce(&*app.engine.get(&id)?);
+    let made = app.engine.get(&id)?;
+    app.introduce(&made);
+    let record = &made.record;
+    warnings.extend(ulimits::shortfalls(&record.config.ulimits, &record.process.rlimits));
     let answer = Json(json!({ "Id": id, "Warnings": warnings }));
     Ok((StatusCode::CREATED, answer).into_response())
 }
 
-pub fn request_of(name: Option<String>, body: ContainerCreateBody) -> ApiResult<CreateRequest> {
-    let host = body.host_config.unwrap_or_default();
-    refuse_what_is_missing(&host)?;
+pub fn request_of(name: Option<String>, mut body: ContainerCreateBody) -> ApiResult<CreateRequest> {
+    let host = body.host_config.take().unwrap_or_default();
+    surroundings::refuse_what_is_missing(&body, &host)?;
     let labels = body.labels.unwrap_or_default();
     if let Some(other) = labels.get(profile::LABEL).filter(|value| *value != profile::RECORD) {
         return Err(ApiError::invalid(profile::LABEL, other, profile::RECORD));
@@ -105,33 +116,12 @@ pub fn request_of(name: Option<String>, body: ContainerCreateBody) -> ApiResult<
         cap_drop: host.cap_drop.clone().unwrap_or_default(),
         seccomp: security.seccomp,
         oom_score_adj: host.oom_score_adj.map(|score| score as i32).filter(|score| *score != 0),
+        health: surroundings::health(body.healthcheck),
         ..ContainerConfig::default()
     };
+    surroundings::take(&host, &mut config)?;
     mounts::take(&host, &body.volumes.unwrap_or_default(), &mut config)?;
     Ok(CreateRequest { name, image: body.image.unwrap_or_default(), config, limits })
-}
-
-fn refuse_what_is_missing(host: &HostConfig) -> ApiResult<()> {
-    let some =
-        |list: &Option<Vec<_>>| list.as_ref().is_some_and(|list: &Vec<String>| !list.is_empty());
-    let asked = [
-        ("Privileged", host.privileged == Some(true)),
-        ("Devices", host.devices.as_ref().is_some_and(|devices| !devices.is_empty())),
-        ("Sysctls", host.sysctls.as_ref().is_some_and(|sysctls| !sysctls.is_empty())),
-        ("Dns", some(&host.dns)),
-        ("ExtraHosts", some(&host.extra_hosts)),
-        ("GroupAdd", some(&host.group_add)),
-        ("Ulimits", host.ulimits.as_ref().is_some_and(|ulimits| !ulimits.is_empty())),
-        ("Init", host.init == Some(true)),
-        ("BlkioWeight", host.blkio_weight.is_some_and(|weight| weight > 0)),
-        ("PidMode", host.pid_mode.as_ref().is_some_and(|mode| !mode.is_empty())),
-        ("UTSMode", host.uts_mode.as_ref().is_some_and(|mode| !mode.is_empty())),
-        ("IpcMode", !matches!(host.ipc_mode.as_deref(), None | Some("" | "private" | "none"))),
-    ];
-    match asked.into_iter().find(|(_, asked)| *asked) {
-        Some((field, _)) => Err(ApiError::unsupported(&format!("HostConfig.{field}"), "this")),
-        None => Ok(()),
-    }
 }
 
 /// The limits in a `HostConfig`, as `create` and `update` take them. Zero, and
@@ -144,21 +134,36 @@ pub fn limits_of(host: &HostConfig) -> ApiResult<LimitsPatch> {
     });
     let cpus = positive(host.nano_cpus).map(|nano| nano as f64 / 1e9).or(quota);
     let memory = positive(host.memory).map(|bytes| bytes as u64);
-    let swap = positive(host.memory_swap).map(|total| total as u64);
-    let swap = match (memory, swap) {
-        (Some(memory), Some(total)) if total < memory => {
+    let swap = match (memory, host.memory_swap.unwrap_or(0)) {
+        (_, 0) => None,
+        // Docker's word for as much as there is, of use beside a limit alone.
+        (memory, -1) => memory.map(|_| Limit::Unlimited),
+        (Some(memory), total @ 1..) if (total as u64) < memory => {
             let allowed = format!("Memory ({memory}) or more: it is memory and swap together");
             return Err(ApiError::invalid("HostConfig.MemorySwap", total, allowed));
         }
-        (Some(_), Some(total)) => Some(Limit::Value(total)),
-        _ => None,
+        (_, total @ 1..) => Some(Limit::Value(total as u64)),
+        (_, other) => {
+            let allowed = "-1 (no limit), 0 (as much as Memory), or a number of bytes";
+            return Err(ApiError::invalid("HostConfig.MemorySwap", other, allowed));
+        }
     };
+    let reservation = positive(host.memory_reservation).map(|bytes| bytes as u64);
+    if let (Some(reservation), Some(memory)) = (reservation, memory)
+        && reservation > memory
+    {
+        let allowed = format!("at most Memory ({memory})");
+        return Err(ApiError::invalid("HostConfig.MemoryReservation", reservation, allowed));
+    }
     Ok(LimitsPatch {
         cpus: cpus.map(Limit::Value),
         cpu_weight: positive(host.cpu_shares).map(weight_of_shares),
         cpuset_cpus: host.cpuset_cpus.clone().filter(|list| !list.is_empty()),
         memory_bytes: memory.map(Limit::Value),
         memory_swap_bytes: swap,
+        memory_low_bytes: reservation,
+        oom_kill_disable: host.oom_kill_disable.filter(|disabled| *disabled),
+        io_weight: host.blkio_weight.filter(|weight| *weight > 0).map(io_weight).transpose()?,
         pids: positive(host.pids_limit).map(|pids| Limit::Value(pids as u64)),
         io: io_patches(host)?,
         ..LimitsPatch::default()
@@ -170,6 +175,16 @@ pub fn limits_of(host: &HostConfig) -> ApiResult<LimitsPatch> {
 fn weight_of_shares(shares: i64) -> u64 {
     let shares = shares.clamp(2, 262_144) as u64;
     1 + (shares - 2) * 9_999 / 262_142
+}
+
+/// Docker's weights run from 10 to 1000, the kernel's from 1 to 10000; the line between them is
+/// the one that OCI runtimes use.
+fn io_weight(weight: u16) -> ApiResult<u64> {
+    if !(10..=1000).contains(&weight) {
+        let allowed = "0 (the default), or 10 to 1000";
+        return Err(ApiError::invalid("HostConfig.BlkioWeight", weight, allowed));
+    }
+    Ok(1 + (u64::from(weight) - 10) * 9_999 / 990)
 }
 
 fn io_patches(host: &HostConfig) -> ApiResult<Vec<IoPatch>> {
@@ -214,7 +229,7 @@ fn bandwidth(
     Ok(parsed.map_or((None, None), |(limit, burst)| (Some(limit), burst)))
 }
 
-fn restart_policy(host: &HostConfig) -> ApiResult<RestartPolicy> {
+pub fn restart_policy(host: &HostConfig) -> ApiResult<RestartPolicy> {
     let Some(policy) = &host.restart_policy else { return Ok(RestartPolicy::No) };
     Ok(match policy.name {
         None | Some(RestartPolicyNameEnum::EMPTY | RestartPolicyNameEnum::NO) => RestartPolicy::No,
@@ -253,8 +268,11 @@ impl Security {
                 ("seccomp", "builtin") => security.seccomp = SeccompChoice::Default,
                 // The client has read the file and sends its text.
                 ("seccomp", profile) => security.seccomp = SeccompChoice::Profile(profile.into()),
+                // There are neither AppArmor profiles nor SELinux labels here.
+                ("apparmor", "unconfined") | ("label", "disable") => {}
                 _ => {
-                    let allowed = "no-new-privileges, seccomp=unconfined or a seccomp profile";
+                    let allowed = "no-new-privileges, seccomp=unconfined, a seccomp profile, \
+                                   apparmor=unconfined or label=disable";
                     return Err(ApiError::invalid("HostConfig.SecurityOpt", option, allowed));
                 }
             }
@@ -298,7 +316,10 @@ mod tests {
     #[test]
     fn what_is_not_served_is_refused_by_name() {
         for (host, field) in [
-            (json!({ "Privileged": true }), "Privileged"),
+            (json!({ "IpcMode": "none" }), "IpcMode"),
+            (json!({ "Memory": 8, "MemoryReservation": 9 }), "MemoryReservation"),
+            (json!({ "Memory": 8, "MemorySwap": -2 }), "MemorySwap"),
+            (json!({ "BlkioWeight": 9 }), "BlkioWeight"),
             (json!({ "PortBindings": { "80/sctp": [] } }), "PortBindings"),
             (json!({ "SecurityOpt": ["label=x"] }), "SecurityOpt"),
             (json!({ "Memory": 8, "MemorySwap": 4 }), "MemorySwap"),
@@ -314,6 +335,28 @@ mod tests {
         let body = json!({ "Image": "demo", "Tty": true, "HostConfig": { "ConsoleSize": [5, 7] } });
         let size = parse(body).unwrap().config.terminal.unwrap();
         assert_eq!((size.rows, size.columns), (5, 7));
+    }
+
+    #[test]
+    fn limits_of_memory_and_disks_become_ours() {
+        let limits = |host: serde_json::Value| {
+            parse(json!({ "Image": "demo", "HostConfig": host })).unwrap().limits
+        };
+        let all = limits(json!({
+            "Memory": 100, "MemorySwap": -1, "MemoryReservation": 50, "OomKillDisable": true,
+            "BlkioWeight": 1000, "CpusetCpus": "0", "CpuShares": 1024, "PidsLimit": 7,
+        }));
+        assert_eq!(all.memory_swap_bytes, Some(Limit::Unlimited));
+        assert_eq!(all.memory_low_bytes, Some(50));
+        assert_eq!(all.oom_kill_disable, Some(true));
+        assert_eq!(all.io_weight, Some(10_000));
+        assert_eq!((all.cpu_weight, all.pids), (Some(39), Some(Limit::Value(7))));
+        let none = limits(json!({
+            "MemorySwap": 0, "MemoryReservation": 0, "OomKillDisable": false, "BlkioWeight": 0,
+            "PidsLimit": -1,
+        }));
+        assert_eq!(none, LimitsPatch::default());
+        assert_eq!(limits(json!({ "BlkioWeight": 10 })).io_weight, Some(1));
     }
 
     #[test]

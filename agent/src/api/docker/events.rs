@@ -89,7 +89,7 @@ fn fits(filters: &Filters, event: &Value) -> bool {
         _ => false,
     };
     filters.any("type", |wanted| kind == wanted)
-        && filters.any("event", |wanted| event["Action"] == wanted)
+        && filters.any("event", |wanted| is_action(&text(&event["Action"]), wanted))
         && filters.any("container", is_container)
         && filters.any("network", |wanted| kind == "network" && is_of(wanted))
         && filters.any("volume", |wanted| kind == "volume" && id == wanted)
@@ -97,6 +97,11 @@ fn fits(filters: &Filters, event: &Value) -> bool {
             image == wanted || image.split(':').next() == Some(wanted) || id == wanted
         })
         && filters.labels_fit(&labels)
+}
+
+/// `health_status` is every one of them, as in Docker.
+fn is_action(action: &str, wanted: &str) -> bool {
+    action == wanted || action.split_once(':').is_some_and(|(kind, _)| kind == wanted)
 }
 
 fn render(event: &LifecycleEvent) -> Value {

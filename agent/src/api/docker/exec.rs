@@ -103,6 +103,12 @@ pub async fn create(
         let reason = format!("container {} is not running", container.record.name);
         return Err(ApiError::new(StatusCode::CONFLICT, reason));
     }
+    if container.record.paused {
+        // Here and not at the start: the client has switched protocols by then and shows no reason.
+        let name = &container.record.name;
+        let reason = format!("Container {name} is paused, unpause the container before exec");
+        return Err(ApiError::new(StatusCode::CONFLICT, reason));
+    }
     Keys::parse(config.detach_keys.as_deref())?;
     if config.privileged == Some(true) {
         return Err(ApiError::unsupported("Privileged", "more than the container itself may"));

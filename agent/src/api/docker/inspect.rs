@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use tenantry_container::health::Probe;
 use tenantry_container::{
-    ContainerConfig, Propagation, Record, RestartPolicy, SeccompChoice, Snapshot, State,
-    TmpfsRequest,
+    ContainerConfig, Health, HealthCheck, HealthStatus, NamespaceMode, Propagation, Record,
+    RestartPolicy, SeccompChoice, Snapshot, State, TmpfsRequest,
 };
 
 use super::{networking, ports};
@@ -16,6 +17,8 @@ use crate::collect::value;
 
 /// What Docker writes for a moment that never was.
 const NEVER: &str = "0001-01-01T00:00:00Z";
+/// Of `/dev/shm`, if nobody says another size.
+const DEFAULT_SHM_BYTES: u64 = 64 << 20;
 
 /// One entry of `GET /containers/json`.
 pub fn summary(app: &App, container: &Snapshot) -> Value {
@@ -29,8 +32,8 @@ pub fn summary(app: &App, container: &Snapshot) -> Value {
         "Created": record.created_unix_ns / 1_000_000_000,
         "Ports": ports::summary(container),
         "Labels": record.config.labels,
-        "State": record.state.as_str(),
-        "Status": status(record, jiff::Timestamp::now()),
+        "State": record.state_word(),
+        "Status": status(container, jiff::Timestamp::now()),
         "HostConfig": { "NetworkMode": networking::mode(record) },
         "NetworkSettings": { "Networks": networking::endpoints(container) },
         "Mounts": mounts(app, record),
@@ -63,10 +66,10 @@ pub fn inspect(app: &App, container: &Snapshot) -> Value {
 fn state(container: &Snapshot) -> Value {
     let record = &container.record;
     let ended = record.ended.as_ref();
-    json!({
-        "Status": record.state.as_str(),
+    let mut view = json!({
+        "Status": record.state_word(),
         "Running": record.state == State::Running,
-        "Paused": false,
+        "Paused": record.paused,
         "Restarting": record.state == State::Restarting,
         "OOMKilled": ended.is_some_and(|ended| ended.oom_killed),
         "Dead": record.state == State::Dead,
@@ -75,6 +78,26 @@ fn state(container: &Snapshot) -> Value {
         "Error": ended.and_then(|ended| ended.error.as_deref()).unwrap_or_default(),
         "StartedAt": record.started_unix_ns.map_or(NEVER.into(), rfc3339),
         "FinishedAt": ended.map_or(NEVER.into(), |ended| rfc3339(ended.finished_unix_ns)),
+    });
+    if let Some(health) = &container.health {
+        view["Health"] = health_view(health);
+    }
+    view
+}
+
+fn health_view(health: &Health) -> Value {
+    let probe = |probe: &Probe| {
+        json!({
+            "Start": rfc3339(probe.started_unix_ns),
+            "End": rfc3339(probe.ended_unix_ns),
+            "ExitCode": probe.code,
+            "Output": probe.output,
+        })
+    };
+    json!({
+        "Status": health.status.as_str(),
+        "FailingStreak": health.failing_streak,
+        "Log": health.log.iter().map(probe).collect::<Vec<_>>(),
     })
 }
 
@@ -85,7 +108,7 @@ fn host_config(record: &Record) -> Value {
         .cpu
         .as_ref()
         .and_then(|cpu| Some(cpu.quota_usec? * 1_000_000_000 / cpu.period_usec));
-    json!({
+    let mut view = json!({
         "NetworkMode": networking::mode(record),
         "PortBindings": ports::bindings(config),
         "PublishAllPorts": config.publish_all,
@@ -102,10 +125,56 @@ fn host_config(record: &Record) -> Value {
         "UsernsMode": if config.user_namespace { "private" } else { "" },
         "NanoCpus": nano_cpus.unwrap_or(0),
         "Memory": value(resources.memory_max_bytes.as_ref()).unwrap_or(0),
+        "MemorySwap": value(resources.memory_swap_max_bytes.as_ref()).unwrap_or(0),
+        "MemoryReservation": resources.memory_low_bytes.unwrap_or(0),
+        "OomKillDisable": resources.oom_kill_disable.unwrap_or(false),
         "PidsLimit": value(resources.pids_max.as_ref()).unwrap_or(0),
         "CpusetCpus": resources.cpuset_cpus.as_deref().unwrap_or_default(),
         "LogConfig": { "Type": "tenantry", "Config": {} },
-    })
+    });
+    for (field, value) in surroundings(config) {
+        view[field] = value;
+    }
+    view
+}
+
+/// The rest of `HostConfig`.
+fn surroundings(config: &ContainerConfig) -> serde_json::Map<String, Value> {
+    let view = json!({
+        "Privileged": config.privileged,
+        "Init": config.init,
+        "ShmSize": config.shm_size_bytes.unwrap_or(DEFAULT_SHM_BYTES),
+        "OomScoreAdj": config.oom_score_adj.unwrap_or(0),
+        "Ulimits": config.ulimits.iter().map(|ulimit| {
+            json!({ "Name": ulimit.name, "Soft": ulimit.soft, "Hard": ulimit.hard })
+        }).collect::<Vec<_>>(),
+        "Sysctls": config.sysctls,
+        "ExtraHosts": config.extra_hosts,
+        "Dns": config.resolver.servers,
+        "DnsSearch": config.resolver.search,
+        "DnsOptions": config.resolver.options,
+        "Devices": config.devices.iter().map(|device| {
+            json!({
+                "PathOnHost": device.source, "PathInContainer": device.target,
+                "CgroupPermissions": "rwm",
+            })
+        }).collect::<Vec<_>>(),
+        "GroupAdd": config.group_add,
+        "MaskedPaths": config.masked_paths,
+        "ReadonlyPaths": config.read_only_paths,
+        "PidMode": shared_namespace(&config.pid),
+        "IpcMode": config.ipc.render(),
+        "UTSMode": shared_namespace(&config.uts),
+    });
+    match view {
+        Value::Object(fields) => fields,
+        _ => serde_json::Map::new(),
+    }
+}
+
+/// Docker shows nothing for one that is the container's own.
+fn shared_namespace(mode: &NamespaceMode) -> String {
+    if mode.is_own() { String::new() } else { mode.render() }
 }
 
 fn binds(config: &ContainerConfig) -> Vec<String> {
@@ -181,6 +250,21 @@ fn config(record: &Record) -> Value {
         "OpenStdin": config.open_stdin,
         "Tty": config.terminal.is_some(),
         "StopTimeout": config.stop_timeout_s,
+        "Healthcheck": record.health.as_ref().map(healthcheck),
+    })
+}
+
+/// The check as it is run, with all that was left out.
+fn healthcheck(check: &HealthCheck) -> Value {
+    let ns = |time: std::time::Duration| time.as_nanos() as u64;
+    let test = std::iter::once("CMD").chain(check.args.iter().map(String::as_str));
+    json!({
+        "Test": test.collect::<Vec<_>>(),
+        "Interval": ns(check.interval),
+        "Timeout": ns(check.timeout),
+        "StartPeriod": ns(check.start_period),
+        "StartInterval": ns(check.start_interval),
+        "Retries": check.retries,
     })
 }
 
@@ -195,12 +279,23 @@ fn restart_policy(policy: RestartPolicy) -> Value {
 }
 
 /// `Up 5 minutes`, `Exited (1) 2 hours ago`, …
-fn status(record: &Record, now: jiff::Timestamp) -> String {
+fn status(container: &Snapshot, now: jiff::Timestamp) -> String {
+    let record = &container.record;
     let ago = |unix_ns: u64| table::ago(now.as_second() - (unix_ns / 1_000_000_000) as i64);
     let ended = record.ended.as_ref().map(|ended| (ended.code, ago(ended.finished_unix_ns)));
     match (record.state, ended) {
         (State::Created, _) => "Created".into(),
-        (State::Running, _) => format!("Up {}", record.started_unix_ns.map_or("".into(), ago)),
+        (State::Running, _) => {
+            let up = record.started_unix_ns.map_or("".into(), ago);
+            let further = match container.health.as_ref().map(|health| health.status) {
+                _ if record.paused => " (Paused)",
+                Some(HealthStatus::Starting) => " (health: starting)",
+                Some(HealthStatus::Healthy) => " (healthy)",
+                Some(HealthStatus::Unhealthy) => " (unhealthy)",
+                None => "",
+            };
+            format!("Up {up}{further}")
+        }
         (State::Restarting, Some((code, ago))) => format!("Restarting ({code}) {ago} ago"),
         (State::Restarting, None) => "Restarting".into(),
         (State::Exited, Some((code, ago))) => format!("Exited ({code}) {ago} ago"),

@@ -11,6 +11,7 @@ pub mod build;
 pub mod changes;
 pub mod containers;
 pub mod create;
+pub mod differences;
 pub mod events;
 pub mod exec;
 pub mod filters;
@@ -23,8 +24,11 @@ pub mod networks;
 mod ports;
 pub mod registry;
 mod sizes;
+pub mod stats;
+mod surroundings;
 pub mod system;
 pub mod terminal;
+pub mod top;
 pub mod volumes;
 
 use axum::Router;
@@ -55,6 +59,12 @@ pub fn router(app: Shared) -> Router {
         .route("/containers/{id}/kill", post(containers::kill))
         .route("/containers/{id}/wait", post(containers::wait))
         .route("/containers/{id}/update", post(containers::update))
+        .route("/containers/{id}/pause", post(containers::pause))
+        .route("/containers/{id}/unpause", post(containers::unpause))
+        .route("/containers/{id}/rename", post(containers::rename))
+        .route("/containers/{id}/top", get(top::top))
+        .route("/containers/{id}/changes", get(differences::changes))
+        .route("/containers/{id}/stats", get(stats::stats))
         .route(
             "/containers/{id}/archive",
             get(archive::get)

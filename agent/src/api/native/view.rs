@@ -28,7 +28,7 @@ pub fn container(app: &Shared, snapshot: &Snapshot) -> Container {
         pod: None,
         compose: None,
         cgroup: format!("/{}/{}", app.config.cgroup_parent, record.id),
-        state: record.state.as_str().into(),
+        state: record.state_word().into(),
         pid: live.map(|live| live.pid),
         exit_code: record.ended.as_ref().map(|ended| ended.code),
         oom_killed: record.ended.as_ref().is_some_and(|ended| ended.oom_killed),

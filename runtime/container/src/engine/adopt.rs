@@ -18,7 +18,7 @@ use super::{
     Shared, blocking,
     cell::{Cell, Running},
     ended::{self, Verdict},
-    launch, lending, naming,
+    health, launch, lending, naming,
     remove::RUBBISH,
     start, unix_ns, volumes, way_back, world,
 };
@@ -177,8 +177,10 @@ fn adopt(
 ) -> Result<(), Error> {
     let group = world::group_of(shared, &cell.id);
     let cgroup = group.ids().map_err(|e| Error::failed("read the cgroup's ids", e))?;
-    // An agent that was killed in the middle of a look left it paused.
-    if let Err(error) = group.thaw() {
+    // An agent that was killed in the middle of a look left it paused; so may a user have.
+    if !cell.snapshot().record.paused
+        && let Err(error) = group.thaw()
+    {
         tracing::error!(container_id = cell.id, %error, "its processes may be paused");
     }
     let endpoint = run_file.as_ref().and_then(|run| run.endpoint.clone());
@@ -209,6 +211,7 @@ fn adopt(
         inner.record.started_unix_ns = Some(started_unix_ns);
         inner.running = Some(Running { live, group, shim, since, throttled: None });
     });
+    health::begin(shared, cell);
     tracing::info!(container_id = cell.id, pid, "adopted");
     Ok(())
 }

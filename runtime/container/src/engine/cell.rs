@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 use super::throttle::Throttled;
 use crate::{
     error::Error,
+    health::Health,
     plan::Timings,
     record::{self, Record},
     shim::spawn::Shim,
@@ -46,6 +47,8 @@ pub struct Inner {
     pub start_timings: Timings,
     pub endings: u64,
     pub removed: bool,
+    /// Of the present or last run, if there is a check.
+    pub health: Option<Health>,
     /// Wakes the task that waits for a restart's time, to tell it to give up.
     pub cancel_restart: Option<Arc<Notify>>,
 }
@@ -77,6 +80,7 @@ impl Cell {
             start_timings: Timings::new(),
             endings: 0,
             removed: false,
+            health: None,
             cancel_restart: None,
         };
         let snapshots = watch::channel(Arc::new(render(&inner, &dir))).0;
@@ -206,6 +210,7 @@ fn render(inner: &Inner, dir: &Path) -> Snapshot {
         live: inner.running.as_ref().map(|running| running.live.clone()),
         dir: dir.to_owned(),
         start_timings: inner.start_timings.clone(),
+        health: inner.health.clone(),
         endings: inner.endings,
         removed: inner.removed,
     }

@@ -8,22 +8,24 @@ use std::{fs, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
 
 use tenantry_image::Held;
 use tenantry_network::Port;
-use tenantry_shim::spec::Process;
+use tenantry_shim::spec::{LimitedResource, Process, Rlimit};
 
 use super::{
     Engine, EngineConfig, Shared, blocking, cell::Cell, detached, lending, unix_ns, volumes,
 };
 use crate::{
     capabilities,
-    config::{self, CreateRequest},
+    config::{self, ContainerConfig, CreateRequest, SeccompChoice},
     error::Error,
     events::Action,
+    health::{self, HealthCheck, HealthWish},
     limits::Limits,
     names,
+    namespaces::NamespaceMode,
     process::{resolve_process, with_home, with_term},
     record::{ImageReference, Record, VERSION},
     state::State,
-    user,
+    ulimits, user,
 };
 
 impl Engine {
@@ -88,13 +90,26 @@ fn resolve<'a>(
             wish.network = found.name;
         }
     }
+    for mode in [&mut config.pid, &mut config.ipc] {
+        if let NamespaceMode::Container(reference) = mode {
+            let found = shared.find(reference).map_err(|_| {
+                let value = format!("container:{reference}");
+                Error::invalid("namespace", value, "a container of this host, by name or id")
+            })?;
+            *reference = found.id.clone();
+        }
+    }
     let lender = config.network_of.as_deref().map(|of| lending::find(shared, of)).transpose()?;
     if let Some(lender) = &lender {
         config.network_of = Some(lender.id.clone());
     }
     let change = patch.validate(shared.host_cpus)?;
     let limits = Limits::default().with(&patch, &change);
-    let capabilities = capabilities::resolve(&config.cap_add, &config.cap_drop, shared.bounding)?;
+    let capabilities = granted(&config, shared.bounding)?;
+    let rlimits = rlimits(&config, shared.bounding)?;
+    if config.privileged && config.seccomp == SeccompChoice::Default {
+        config.seccomp = SeccompChoice::Unconfined;
+    }
     shared.seccomp.program(&config.seccomp, capabilities)?;
     let failed = |source: tenantry_image::Error| {
         let reference = reference.clone();
@@ -115,22 +130,34 @@ fn resolve<'a>(
     let of_image = image.config.config().as_ref().and_then(|config| config.volumes().clone());
     volumes::resolve(shared, &mut config, &of_image.unwrap_or_default())?;
     let of_lender = lender.as_ref().map(|lender| lender.lock().record.hostname.clone());
-    let hostname = of_lender.or_else(|| config.hostname.clone());
-    let hostname = hostname.unwrap_or_else(|| id[..12].to_owned());
+    let hostname = match (of_lender, &config.hostname, &config.uts) {
+        (Some(of_lender), ..) => of_lender,
+        (None, _, NamespaceMode::Host) => {
+            rustix::system::uname().nodename().to_string_lossy().into_owned()
+        }
+        (None, Some(hostname), _) => hostname.clone(),
+        (None, None, _) => id[..12].to_owned(),
+    };
     let resolved = resolve_process(&image.config, &config, &hostname)?;
     let passwd = user::read_from_layers(&image.layers, "etc/passwd")?;
     let group = user::read_from_layers(&image.layers, "etc/group")?;
     let user = user::parse_user(&resolved.user, &passwd, &group)?;
+    let mut additional_gids = user.additional_gids;
+    additional_gids.extend(user::parse_groups(&config.group_add, &group)?);
+    additional_gids.sort_unstable();
+    additional_gids.dedup();
+    let health = health_check(&config, &image.document)?;
     let process = Process {
         args: resolved.args,
         env: with_term(with_home(resolved.env, &user.home), config.terminal.is_some()),
         cwd: resolved.cwd,
         uid: user.uid,
         gid: user.gid,
-        additional_gids: user.additional_gids,
+        additional_gids,
         capabilities,
         no_new_privileges: config.no_new_privileges,
         oom_score_adj: config.oom_score_adj,
+        rlimits,
         terminal: config.terminal,
     };
     let record = Record {
@@ -144,8 +171,10 @@ fn resolve<'a>(
         process,
         hostname,
         stop_signal: resolved.stop_signal,
+        health,
         limits,
         state: State::Created,
+        paused: false,
         stopped_by_user: false,
         restarts: 0,
         oom_kills: 0,
@@ -155,6 +184,35 @@ fn resolve<'a>(
         address: None,
     };
     Ok((record, held))
+}
+
+fn granted(config: &ContainerConfig, bounding: capabilities::Set) -> Result<u64, Error> {
+    let mut added = config.cap_add.clone();
+    if config.privileged {
+        added.push("ALL".to_owned());
+    }
+    capabilities::resolve(&added, &config.cap_drop, bounding)
+}
+
+/// The agent's own limits are the most where it lacks the privilege to raise them.
+fn rlimits(config: &ContainerConfig, bounding: capabilities::Set) -> Result<Vec<Rlimit>, Error> {
+    let wanted = ulimits::parse(&config.ulimits)?;
+    if capabilities::contains(bounding, "CAP_SYS_RESOURCE") {
+        return Ok(wanted);
+    }
+    let most = |resource: LimitedResource| rustix::process::getrlimit(resource.into()).maximum;
+    Ok(ulimits::within(&wanted, most))
+}
+
+fn health_check(
+    config: &ContainerConfig,
+    document: &serde_json::Value,
+) -> Result<Option<HealthCheck>, Error> {
+    // OCI has no field for it. What another tool wrote there that is no check is none.
+    let of_image = document.pointer("/config/Healthcheck").cloned();
+    let of_image: Option<HealthWish> =
+        of_image.and_then(|value| serde_json::from_value(value).ok());
+    health::resolve(config.health.as_ref(), of_image.as_ref())
 }
 
 /// `upper` is the container's own writing layer; `work` and `rootfs` belong to

@@ -161,6 +161,7 @@ pub(super) fn judge(
         let decision =
             decide_restart(record.config.restart, history, ending, record.stopped_by_user);
         record.ended = Some(outcome.clone());
+        record.paused = false;
         inner.running = None;
         inner.endings += 1;
         note(inner, decision);

@@ -76,6 +76,10 @@ impl Engine {
             let state = record.state.as_str();
             return Err(Error::Conflict(format!("container {} is {state}", record.name)));
         };
+        if record.paused {
+            let why = "is paused, unpause the container before exec";
+            return Err(Error::Conflict(format!("Container {} {why}", record.name)));
+        }
         let pid = running.live.pid;
         let line = request.args.join(" ");
         let terminal = match &stdio {

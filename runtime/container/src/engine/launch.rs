@@ -5,22 +5,27 @@
 
 use std::{
     fs, io,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
 use tenantry_cgroupfs::Group;
 use tenantry_shim::spec::{
-    Bind, CgroupPlacement, LaunchSpec, NetworkNamespace, Propagation, Rootfs, Tmpfs, V1Directory,
+    Bind, CgroupPlacement, DeviceNode, LaunchSpec, Member, Namespace, Namespaces, NetworkNamespace,
+    Propagation, Rootfs, Tmpfs, V1Directory,
 };
 
-use super::{EngineConfig, create};
+use super::{EngineConfig, Shared, create};
 use crate::{
     config::{NetworkMode, SeccompChoice, TmpfsRequest},
+    devices,
     error::Error,
-    etc,
+    etc::{self, Resolver},
+    namespaces::NamespaceMode,
     record::Record,
     security,
     snapshot::LOG_FILE,
+    sysctls,
 };
 
 pub(super) const EXIT_FILE: &str = "exit.json";
@@ -28,6 +33,58 @@ pub(super) const EXIT_FILE: &str = "exit.json";
 /// `hosts`, `hostname` and `resolv.conf` in a container's directory.
 pub(super) fn files(dir: &Path) -> [PathBuf; 3] {
     ["hosts", "hostname", "resolv.conf"].map(|name| dir.join(name))
+}
+
+/// What of the host, and of other containers, a start finds anew each time.
+#[derive(Default)]
+pub(super) struct FromHost {
+    pub namespaces: Namespaces,
+    pub devices: Vec<DeviceNode>,
+}
+
+/// Docker's.
+const DEFAULT_SHM_BYTES: u64 = 64 << 20;
+
+/// # Errors
+/// [`Error::Conflict`] if a container whose namespace is to be shared does not run, or does not
+/// share it; [`Error::Invalid`] for a device that is not there.
+pub(super) fn from_host(shared: &Shared, record: &Record) -> Result<FromHost, Error> {
+    let config = &record.config;
+    let namespace = |kind: &str, mode: &NamespaceMode| match mode {
+        NamespaceMode::Private | NamespaceMode::Shareable => Ok(Namespace::New),
+        NamespaceMode::Host => Ok(Namespace::Host),
+        NamespaceMode::Container(id) => member(shared, kind, id).map(Namespace::Of),
+    };
+    let namespaces = Namespaces {
+        pid: namespace("pid", &config.pid)?,
+        ipc: namespace("ipc", &config.ipc)?,
+        uts: namespace("uts", &config.uts)?,
+    };
+    let mut devices = devices::read(&config.devices)?;
+    if config.privileged {
+        let all = devices::read_all()?;
+        let is_new = |node: &DeviceNode| devices.iter().all(|known| known.path != node.path);
+        let further: Vec<DeviceNode> = all.into_iter().filter(is_new).collect();
+        devices.extend(further);
+    }
+    Ok(FromHost { namespaces, devices })
+}
+
+fn member(shared: &Shared, kind: &str, id: &str) -> Result<Member, Error> {
+    let other = shared.find(id)?.snapshot();
+    let name = &other.record.name;
+    let upper = kind.to_uppercase();
+    if kind == "ipc" && other.record.config.ipc == NamespaceMode::Private {
+        let hint = "it was not made with --ipc shareable";
+        return Err(Error::Conflict(format!("cannot join IPC of container {name}: {hint}")));
+    }
+    let member = other.live.as_ref().and_then(|live| {
+        let inode = *live.namespaces.get(kind)?;
+        Some(Member { pid: live.pid, inode })
+    });
+    let refused =
+        || Error::Conflict(format!("cannot join {upper} of a non running container: {name}"));
+    member.ok_or_else(refused)
 }
 
 /// Everything the shim is told, complete and literal. `lender`: the directory of who lends it
@@ -39,8 +96,13 @@ pub(super) fn spec(
     lender: Option<&Path>,
     group: &Group,
     volumes: Vec<PathBuf>,
+    host: FromHost,
 ) -> LaunchSpec {
-    let strings = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+    let paths = |own: &Option<Vec<String>>, usual: &[&str]| match own {
+        Some(own) => own.clone(),
+        None if record.config.privileged => Vec::new(),
+        None => usual.iter().map(ToString::to_string).collect(),
+    };
     let [hosts, hostname, resolv] = files(lender.unwrap_or(dir));
     let etc = [(hosts, "/etc/hosts"), (hostname, "/etc/hostname"), (resolv, "/etc/resolv.conf")];
     let own = etc.map(|(source, target)| Bind {
@@ -89,10 +151,16 @@ pub(super) fn spec(
             NetworkMode::Shared => NetworkNamespace::Given,
             NetworkMode::Bridge | NetworkMode::None => NetworkNamespace::New,
         },
+        namespaces: host.namespaces,
         user_namespace: record.config.user_namespace.then(|| create::id_mapping(config)),
         process: record.process.clone(),
-        masked_paths: strings(&security::MASKED_PATHS),
-        read_only_paths: strings(&security::READ_ONLY_PATHS),
+        init: record.config.init,
+        devices: host.devices,
+        shm_size_bytes: record.config.shm_size_bytes.unwrap_or(DEFAULT_SHM_BYTES),
+        sysctls: sysctls::paths(&record.config.sysctls),
+        privileged: record.config.privileged,
+        masked_paths: paths(&record.config.masked_paths, &security::MASKED_PATHS),
+        read_only_paths: paths(&record.config.read_only_paths, &security::READ_ONLY_PATHS),
         seccomp: record.config.seccomp != SeccompChoice::Unconfined,
         stdin: record.config.open_stdin && record.config.terminal.is_none(),
         log_path: dir.join(LOG_FILE),
@@ -112,7 +180,8 @@ fn tmpfs(wanted: &TmpfsRequest) -> Tmpfs {
 }
 
 /// The files of this start; directories exist since `create`.
-pub(super) fn prepare(record: &Record, dir: &Path) -> Result<(), Error> {
+/// `gateway` is where a container reaches its host, if it has a network of its own.
+pub(super) fn prepare(record: &Record, dir: &Path, gateway: Option<Ipv4Addr>) -> Result<(), Error> {
     for bind in &record.config.binds {
         let source = &bind.source;
         fs::metadata(source).map_err(|error| {
@@ -129,7 +198,9 @@ pub(super) fn prepare(record: &Record, dir: &Path) -> Result<(), Error> {
     if record.config.network == NetworkMode::Shared {
         return Ok(());
     }
-    let contents = [etc::HOSTS.to_owned(), format!("{}\n", record.hostname), resolv_conf(record)];
+    let further = etc::render_extra_hosts(&record.config.extra_hosts, gateway)?;
+    let contents =
+        [format!("{}{further}", etc::HOSTS), format!("{}\n", record.hostname), resolv_conf(record)];
     for (path, content) in files(dir).iter().zip(contents) {
         let written = fs::write(path, content);
         written.map_err(|e| Error::failed(format!("write {}", path.display()), e))?;
@@ -140,8 +211,12 @@ pub(super) fn prepare(record: &Record, dir: &Path) -> Result<(), Error> {
 /// By the networks that it is on now.
 pub(super) fn resolv_conf(record: &Record) -> String {
     let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    match record.config.has_names() {
-        true => etc::render_own_resolv_conf(&host, tenantry_network::RESOLVER),
-        false => etc::render_resolv_conf(&host, record.config.network == NetworkMode::Host),
+    let wishes = &record.config.resolver;
+    if record.config.has_names() {
+        // Its own servers are asked by ours.
+        let wishes = Resolver { servers: Vec::new(), ..wishes.clone() };
+        return wishes.render_over(&etc::render_own_resolv_conf(&host, tenantry_network::RESOLVER));
     }
+    let shares = record.config.network == NetworkMode::Host;
+    wishes.render_over(&etc::render_resolv_conf(&host, shares))
 }

@@ -53,9 +53,13 @@ pub(super) async fn update(
     let mut applied = vec![];
     if let Some(running) = &running {
         let (group, wanted) = (running.group.clone(), change.resources.clone());
+        let own = record.limits.resources.clone();
         let (before, written) = blocking("write limits", move || {
             let before = group.read_resources();
-            let before = before.map_err(|e| Error::failed("read the present limits", e))?;
+            let mut before = before.map_err(|e| Error::failed("read the present limits", e))?;
+            // Nobody else changes these two, and they are not read.
+            before.memory_low_bytes = own.memory_low_bytes.or(Some(0));
+            before.oom_kill_disable = own.oom_kill_disable.or(Some(false));
             Ok((before, group.apply(&wanted).map_err(refused)?))
         })
         .await?;
@@ -126,6 +130,8 @@ fn touched(before: &Resources, changed: &Resources) -> Resources {
         memory_max_bytes: changed.memory_max_bytes.and(before.memory_max_bytes),
         memory_swap_max_bytes: changed.memory_swap_max_bytes.and(before.memory_swap_max_bytes),
         memory_high_bytes: changed.memory_high_bytes.and(before.memory_high_bytes),
+        memory_low_bytes: changed.memory_low_bytes.and(before.memory_low_bytes),
+        oom_kill_disable: changed.oom_kill_disable.and(before.oom_kill_disable),
         pids_max: changed.pids_max.and(before.pids_max),
         io_weight: changed.io_weight.and(before.io_weight),
         io: changed.io.iter().map(|limit| device(limit).unwrap_or_else(|| lifted(limit))).collect(),

@@ -33,7 +33,9 @@ impl Engine {
             let owners = mapped.then(|| create::id_mapping(&shared.config));
             let group = cell.lock().running.as_ref().map(|running| running.group.clone());
             blocking("look at a container's files", move || {
-                let _paused = group.filter(|_| pause).map(Paused::new).transpose()?;
+                // One that a user paused stays so.
+                let freezes = pause && !snapshot.record.paused;
+                let _paused = group.filter(|_| freezes).map(Paused::new).transpose()?;
                 Ok(look(&snapshot.upper_path(), owners))
             })
             .await

@@ -37,7 +37,8 @@ pub(super) async fn name(
     if !record.config.has_names() {
         return Ok(());
     }
-    let served = shared.networks.serve_names(&record.id, pid, Vec::new()).await;
+    let servers = record.config.resolver.servers.clone();
+    let served = shared.networks.serve_names(&record.id, pid, servers).await;
     served.map_err(|e| Error::failed("open the container's name server", e))
 }
 
@@ -52,7 +53,11 @@ pub(super) async fn serve_again(shared: &Arc<Shared>, cell: &Arc<Cell>) {
     if !is_named || snapshot.record.config.is_name_server() {
         return;
     }
-    if let Err(error) = shared.networks.serve_names(&cell.id, live.pid as u32, Vec::new()).await {
+    if let Err(error) = shared
+        .networks
+        .serve_names(&cell.id, live.pid as u32, snapshot.record.config.resolver.servers.clone())
+        .await
+    {
         tracing::error!(container_id = cell.id, %error, "it finds no names");
     }
 }

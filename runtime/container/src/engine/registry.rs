@@ -67,6 +67,23 @@ impl Registry {
         Ok(())
     }
 
+    /// One more name for a container that is there.
+    pub fn take_name(&mut self, name: &str, id: &str) -> Result<(), Error> {
+        if let Some(owner) = self.by_name.get(name) {
+            let owner = &owner[..12.min(owner.len())];
+            return Err(Error::Conflict(format!("the name {name} is in use by container {owner}")));
+        }
+        self.by_name.insert(name.to_owned(), id.to_owned());
+        Ok(())
+    }
+
+    /// A name that a container has no more.
+    pub fn give_name_back(&mut self, name: &str, id: &str) {
+        if self.by_name.get(name).is_some_and(|owner| owner == id) {
+            self.by_name.remove(name);
+        }
+    }
+
     pub fn insert(&mut self, name: &str, cell: Arc<Cell>) {
         self.by_name.insert(name.to_owned(), cell.id.clone());
         self.by_id.insert(cell.id.clone(), cell);

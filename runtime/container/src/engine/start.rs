@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Instant};
 use super::{
     Engine, Shared,
     cell::Cell,
-    detached, ended, unix_ns, volumes,
+    detached, ended, health, unix_ns, volumes,
     world::{StartWorld, Started},
 };
 use crate::{
@@ -43,6 +43,10 @@ pub(super) async fn by_user(shared: &Arc<Shared>, cell: &Arc<Cell>) -> Result<()
     let state = cell.snapshot().record.state;
     if state::next(state, Happening::Started).is_none() {
         let name = &cell.snapshot().record.name;
+        if cell.snapshot().record.paused {
+            let why = "cannot start a paused container, try unpause instead";
+            return Err(Error::Conflict(why.to_owned()));
+        }
         return Err(Error::Conflict(format!("container {name} is {}", state.as_str())));
     }
     cell.update(|inner| {
@@ -86,6 +90,7 @@ pub(super) async fn run(shared: &Arc<Shared>, cell: &Arc<Cell>) -> Result<(), Er
             persist_later(cell);
             volumes::tell(shared, &cell.snapshot().record, VolumeAction::Mount);
             shared.tell(cell, Action::Start, &[]);
+            health::begin(shared, cell);
             watch(shared, cell, requests, replies);
             Ok(())
         }

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use tenantry_shim::protocol::{ExitStatus, Reply, Request};
 use tokio::time::timeout;
 
-use super::{Engine, Shared, WaitCondition, blocking, cell::Cell, detached, start, world};
+use super::{Engine, Shared, WaitCondition, blocking, cell::Cell, detached, pause, start, world};
 use crate::{
     error::Error,
     events::Action,
@@ -140,11 +140,13 @@ pub(super) async fn end(
     };
     if !grace.is_zero() && signal != SIGKILL {
         send(shared, cell, signal).await?;
+        pause::thaw(shared, cell).await?;
         if down(grace).await {
             return Ok(());
         }
     }
     send(shared, cell, SIGKILL).await?;
+    pause::thaw(shared, cell).await?;
     if down(KILL_PATIENCE).await {
         return Ok(());
     }
@@ -174,6 +176,9 @@ async fn kill(shared: &Arc<Shared>, cell: &Arc<Cell>, signal: i32) -> Result<(),
         start::persist_later(cell);
     }
     send(shared, cell, signal).await?;
+    if signal == SIGKILL || signal == SIGTERM || signal == record.stop_signal {
+        pause::thaw(shared, cell).await?;
+    }
     shared.tell(cell, Action::Kill, &[("signal", signal.to_string())]);
     Ok(())
 }

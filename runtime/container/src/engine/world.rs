@@ -21,6 +21,7 @@ use super::{
     launch, lending, limits, naming, networking, start, unix_ns, volumes,
 };
 use crate::{
+    config::NetworkMode,
     error::Error,
     plan::{StartFacts, Step, Timings, World},
     record::{self, Record, RunFile},
@@ -135,6 +136,14 @@ impl StartWorld {
     async fn spawn_shim(&self) -> Result<(), Error> {
         let begun = Instant::now();
         let loan = lending::borrow(&self.shared, &self.record.config)?;
+        let config = &self.record.config;
+        let host = if config.privileged || !config.devices.is_empty() {
+            let (shared, record) = (self.shared.clone(), self.record.clone());
+            blocking("look at the host's devices", move || launch::from_host(&shared, &record))
+                .await?
+        } else {
+            launch::from_host(&self.shared, &self.record)?
+        };
         let spec = launch::spec(
             &self.shared.config,
             &self.record,
@@ -142,6 +151,7 @@ impl StartWorld {
             loan.as_ref().map(|loan| loan.dir.as_path()),
             &self.group,
             volumes::sources(&self.shared, &self.record),
+            host,
         );
         let (program, name) = (self.shared.shim_program.clone(), self.cell.short().to_owned());
         let socket = socket_path(&self.shared, &self.cell);
@@ -267,8 +277,13 @@ impl World for StartWorld {
         match step {
             Step::PrepareRootfs => {
                 let (record, cell) = (self.record.clone(), self.cell.clone());
-                blocking("prepare the root filesystem", move || launch::prepare(&record, &cell.dir))
-                    .await
+                // Every bridge's containers reach the host there.
+                let gateway = (record.config.network == NetworkMode::Bridge)
+                    .then(|| self.shared.networks.default_network().config().gateway());
+                blocking("prepare the root filesystem", move || {
+                    launch::prepare(&record, &cell.dir, gateway)
+                })
+                .await
             }
             Step::CreateCgroup => {
                 let group = self.group.clone();

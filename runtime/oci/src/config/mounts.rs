@@ -71,7 +71,7 @@ fn mount_steps(mount: &Mount, place: &str, world: &World<'_>) -> Result<Vec<Step
                 return Err(Error::invalid(field, target, "/sys/fs/cgroup for cgroups"));
             }
             // Of the container's own groups alone and read-only, whatever the options are.
-            Ok(cgroup_steps(world.placement))
+            Ok(cgroup_steps(world.placement, false))
         }
         kind => {
             let mut attributes = options.attributes;

@@ -52,6 +52,8 @@ pub fn plan(process: &Process) -> Result<ProcessPlan, Error> {
             capabilities: 0,
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             oom_score_adj: process.oom_score_adj(),
+            // Set from outside, by who starts it.
+            rlimits: Vec::new(),
             terminal: terminal(process),
         },
         umask: user.umask().unwrap_or(0o022) & 0o777,

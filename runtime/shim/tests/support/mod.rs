@@ -22,7 +22,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tenantry_shim::log::{HEADER_BYTES, Header, Stream};
 use tenantry_shim::protocol::{ExitRecord, ExitStatus, Reply, Request};
 use tenantry_shim::spec::{
-    CgroupPlacement, LaunchSpec, NetworkNamespace, Process, Rootfs, V1Directory,
+    CgroupPlacement, LaunchSpec, Namespaces, NetworkNamespace, Process, Rootfs, V1Directory,
 };
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -109,7 +109,13 @@ impl Lab {
             tmpfs: vec![],
             cgroup: create_cgroups(&id),
             network: NetworkNamespace::New,
+            namespaces: Namespaces::default(),
             user_namespace: None,
+            init: false,
+            devices: vec![],
+            shm_size_bytes: 64 << 20,
+            sysctls: vec![],
+            privileged: false,
             process: process(args),
             masked_paths: vec!["/proc/kcore".into(), "/proc/acpi".into(), "/sys/firmware".into()],
             read_only_paths: vec!["/proc/sys".into(), "/proc/sysrq-trigger".into()],
@@ -353,6 +359,7 @@ pub fn process(args: &[&str]) -> Process {
         capabilities: DEFAULT_CAPABILITIES,
         no_new_privileges: true,
         oom_score_adj: None,
+        rlimits: vec![],
         terminal: None,
     }
 }

@@ -39,7 +39,7 @@ pub async fn usage(State(app): State<Shared>) -> ApiResult<Json<Value>> {
     let unused = images.iter().filter(|image| number(image, "Containers") == 0);
     let free = unused.map(|image| number(image, "Size") - number(image, "SharedSize")).sum();
     let image_usage = counted(&images, used.count(), layers, free);
-    let runs = |view: &&Value| view["State"] == "running";
+    let runs = |view: &&Value| matches!(view["State"].as_str(), Some("running" | "paused"));
     let running = containers.iter().filter(runs).count();
     let written: u64 = containers.iter().map(|view| number(view, "SizeRw")).sum();
     let stopped = containers.iter().filter(|view| !runs(view));
