@@ -43,6 +43,9 @@ const DEFAULT_FOREIGN: u32 = 128;
 pub struct RawConfig {
     pub data_dir: Option<PathBuf>,
     pub run_dir: Option<PathBuf>,
+    /// Who may use the sockets besides root: a group, by name or number. Whoever is in it is
+    /// root here: it takes one `run --privileged`.
+    pub socket_group: Option<String>,
     /// Where `/metrics`, `/live` and `/ready` are served.
     pub listen: Option<SocketAddr>,
     pub cgroup_parent: Option<String>,
@@ -171,6 +174,8 @@ pub struct RawRules {
 pub struct Config {
     pub data_dir: PathBuf,
     pub run_dir: PathBuf,
+    /// `None`: the sockets are root's alone.
+    pub socket_group: Option<u32>,
     pub listen: SocketAddr,
     pub cgroup_parent: String,
     pub max_containers: u32,
@@ -359,6 +364,7 @@ impl RawConfig {
         let governor = governor(&self.governor)?;
         let control = control(self.control, data_dir.join("decisions.jsonl"))?;
         Ok(Config {
+            socket_group: self.socket_group.map(|group| group_id(&group)).transpose()?,
             governor,
             control,
             rules: rules(self.rules)?,
@@ -504,6 +510,18 @@ pub(crate) fn check(
     Err(ConfigError::Invalid { field, value: value(), allowed: allowed() })
 }
 
+/// A group's number, or that of its name on this host.
+fn group_id(text: &str) -> Result<u32, ConfigError> {
+    let by_name = || nix::unistd::Group::from_name(text).ok().flatten();
+    let id = text.parse().ok().or_else(|| by_name().map(|group| group.gid.as_raw()));
+    let wrong = || ConfigError::Invalid {
+        field: "socket_group",
+        value: text.to_owned(),
+        allowed: "the name or number of a group of this host".into(),
+    };
+    id.ok_or_else(wrong)
+}
+
 fn is_plain_name(name: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
     !name.is_empty() && name.len() <= 32 && name.bytes().all(allowed)
@@ -554,6 +572,7 @@ mod tests {
             ("data_dir = \"relative\"", "data_dir"),
             ("cgroup_parent = \"a/b\"", "cgroup_parent"),
             ("cgroup_parent = \"docker\"", "cgroup_parent"),
+            ("socket_group = \"no such group\"", "socket_group"),
             ("max_containers = 0", "max_containers"),
             ("[foreign]\nmax = 0", "foreign.max"),
             ("max_containers = 4000\n[foreign]\nmax = 96", "foreign.max"),

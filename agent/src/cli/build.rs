@@ -45,23 +45,51 @@ pub struct BuildFlags {
 }
 
 pub async fn build(docker: &Docker, flags: BuildFlags) -> anyhow::Result<ExitCode> {
-    let ignore = read_ignore(&flags.context)?;
     let own = |name: &str| std::env::var(name).ok();
-    let arguments = pairs(&flags.build_arg, own);
-    let labels = pairs(&flags.label, |_| Some(String::new()));
+    let order = Order {
+        context: flags.context,
+        dockerfile: flags.file,
+        tag: flags.tag,
+        arguments: pairs(&flags.build_arg, own),
+        labels: pairs(&flags.label, |_| Some(String::new())),
+        target: flags.target,
+        no_cache: flags.no_cache,
+        network: flags.network,
+        quiet: flags.quiet,
+    };
+    carry_out(docker, order).await
+}
+
+/// What is to be built, of what, and how.
+#[derive(Debug)]
+pub struct Order {
+    pub context: PathBuf,
+    pub dockerfile: String,
+    pub tag: Option<String>,
+    pub arguments: HashMap<String, String>,
+    pub labels: HashMap<String, String>,
+    pub target: String,
+    pub no_cache: bool,
+    pub network: String,
+    pub quiet: bool,
+}
+
+/// Sends the context and shows what the agent says; a failed step's code, if one failed.
+pub async fn carry_out(docker: &Docker, order: Order) -> anyhow::Result<ExitCode> {
+    let ignore = read_ignore(&order.context)?;
     let mut options = query::BuildImageOptionsBuilder::new()
-        .dockerfile(&flags.file)
-        .buildargs(&arguments)
-        .labels(&labels)
-        .target(&flags.target)
-        .networkmode(&flags.network)
-        .nocache(flags.no_cache)
-        .q(flags.quiet)
+        .dockerfile(&order.dockerfile)
+        .buildargs(&order.arguments)
+        .labels(&order.labels)
+        .target(&order.target)
+        .networkmode(&order.network)
+        .nocache(order.no_cache)
+        .q(order.quiet)
         .rm(true);
-    if let Some(name) = &flags.tag {
+    if let Some(name) = &order.tag {
         options = options.t(name);
     }
-    let body = bollard::body_try_stream(tar_of(flags.context, flags.file, ignore));
+    let body = bollard::body_try_stream(tar_of(order.context, order.dockerfile, ignore));
     let mut answers = std::pin::pin!(docker.build_image(options.build(), None, Some(body)));
     let mut made = false;
     while let Some(answer) = answers.next().await {

@@ -49,22 +49,22 @@ pub struct RmFlags {
 pub struct ExecFlags {
     /// Keep standard input open.
     #[arg(long, short)]
-    interactive: bool,
+    pub interactive: bool,
     /// Give it a terminal.
     #[arg(long, short)]
-    tty: bool,
+    pub tty: bool,
     /// Do not wait.
     #[arg(long, short)]
-    detach: bool,
+    pub detach: bool,
     #[arg(long, short, value_name = "NAME=VALUE")]
-    env: Vec<String>,
+    pub env: Vec<String>,
     #[arg(long, short, value_name = "USER[:GROUP]")]
-    user: Option<String>,
+    pub user: Option<String>,
     #[arg(long, short)]
-    workdir: Option<String>,
-    name: String,
+    pub workdir: Option<String>,
+    pub name: String,
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    pub command: Vec<String>,
 }
 
 #[derive(Debug, Args)]

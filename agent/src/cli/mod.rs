@@ -9,6 +9,7 @@ mod audit;
 mod blame;
 mod build;
 mod call_line;
+mod compose;
 mod connections;
 mod container;
 mod cost;
@@ -21,7 +22,6 @@ mod limits;
 mod namespaces;
 mod native;
 mod network;
-mod ports;
 mod profile;
 mod registry;
 mod rules;
@@ -92,6 +92,8 @@ enum Verb {
     /// Make, list and remove networks; put containers on them and take them off.
     #[command(subcommand)]
     Network(network::NetworkVerb),
+    /// Run applications of several containers, as a Compose file describes them.
+    Compose(Box<compose::ComposeFlags>),
     /// Check a registry's password and keep it in Docker's config.json.
     Login(registry::LoginFlags),
     /// Forget it.
@@ -220,6 +222,7 @@ async fn dispatch(target: &Target, verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Commit(flags) => image::kept::commit(&target.docker()?, flags).await.map(done),
         Verb::Image(verb) => image::image(&target.docker()?, verb).await.map(done),
         Verb::Network(verb) => network::network(&target.docker()?, verb).await.map(done),
+        Verb::Compose(flags) => compose::compose(target, *flags).await,
         Verb::Login(flags) => registry::login(target.docker_plain(), flags).await.map(done),
         Verb::Logout(flags) => registry::logout(&flags).map(done),
         Verb::Limit(flags) => limit::limit(target, flags).await.map(done),
@@ -241,11 +244,12 @@ async fn dispatch(target: &Target, verb: Verb) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The agent's own words where it answered; else what kept us from asking.
+/// What kept us from it, and the agent's own words where it answered.
 fn message(error: &anyhow::Error) -> String {
-    match error.downcast_ref::<bollard::errors::Error>() {
+    let words = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref() {
         Some(bollard::errors::Error::DockerResponseServerError { message, .. }) => message.clone(),
         Some(bollard::errors::Error::DockerStreamError { error }) => error.clone(),
-        _ => format!("{error:#}"),
-    }
+        _ => cause.to_string(),
+    };
+    error.chain().map(words).collect::<Vec<_>>().join(": ")
 }

@@ -10,19 +10,20 @@ use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::errors::Error as DockerError;
 use bollard::models::{
-    ContainerCreateBody, ContainerWaitResponse, HostConfig, NetworkingConfig, RestartPolicy,
-    RestartPolicyNameEnum, ThrottleDevice,
+    ContainerCreateBody, ContainerWaitResponse, HostConfig, NetworkingConfig, PortMap,
+    RestartPolicy, RestartPolicyNameEnum, ThrottleDevice,
 };
 use bollard::query_parameters as query;
 use clap::{Args, ValueEnum};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use tenantry_compose::ports;
 use tenantry_container::Limit;
 use tenantry_container::units::{self, Device};
 use tokio::io::AsyncWriteExt as _;
 
 use super::flags::LimitArgs;
 use super::surroundings::SurroundingArgs;
-use super::{network, ports, registry, terminal};
+use super::{network, registry, terminal};
 
 /// From the end of a terminal's output to the news that the container has ended.
 const ENDS_WITHIN: Duration = Duration::from_millis(500);
@@ -144,10 +145,15 @@ async fn pull(docker: &Docker, pull: Pull, image: &str) -> anyhow::Result<()> {
 }
 
 pub async fn run(docker: &Docker, flags: RunFlags) -> anyhow::Result<ExitCode> {
-    let (detach, interactive, rm, tty) = (flags.detach, flags.interactive, flags.rm, flags.tty);
-    let keys = flags.detach_keys.clone();
+    let detach = flags.detach;
+    let how = Foreground {
+        interactive: flags.interactive,
+        tty: flags.tty,
+        rm: flags.rm,
+        keys: flags.detach_keys.clone(),
+    };
     if !detach {
-        terminal::check_input(interactive, tty)?;
+        terminal::check_input(how.interactive, how.tty)?;
     }
     let name = flags.name.clone();
     pull(docker, flags.pull, &flags.image).await?;
@@ -163,6 +169,23 @@ pub async fn run(docker: &Docker, flags: RunFlags) -> anyhow::Result<ExitCode> {
         println!("{id}");
         return Ok(ExitCode::SUCCESS);
     }
+    foreground(docker, &id, how).await
+}
+
+/// How a container that was created is stayed with.
+#[derive(Debug)]
+pub struct Foreground {
+    pub interactive: bool,
+    pub tty: bool,
+    /// It is removed when it ends.
+    pub rm: bool,
+    /// That leave it.
+    pub keys: String,
+}
+
+/// Starts a container, is its terminal or its pipes, and leaves with its code.
+pub async fn foreground(docker: &Docker, id: &str, how: Foreground) -> anyhow::Result<ExitCode> {
+    let Foreground { interactive, tty, rm, keys } = how;
     let options = query::AttachContainerOptionsBuilder::new()
         .stdin(interactive)
         .stdout(true)
@@ -170,13 +193,13 @@ pub async fn run(docker: &Docker, flags: RunFlags) -> anyhow::Result<ExitCode> {
         .stream(true)
         .detach_keys(&keys)
         .build();
-    let attached = docker.attach_container(&id, Some(options)).await?;
+    let attached = docker.attach_container(id, Some(options)).await?;
     let condition = if rm { "removed" } else { "next-exit" };
     let options = query::WaitContainerOptionsBuilder::new().condition(condition).build();
-    let mut waiting = docker.wait_container(&id, Some(options)).boxed();
+    let mut waiting = docker.wait_container(id, Some(options)).boxed();
     // The wait must be at the agent before the start: a quick program ends at once.
     // And a start that failed is told even if the wait was answered, too.
-    let mut starting = std::pin::pin!(start(docker, &id));
+    let mut starting = std::pin::pin!(start(docker, id));
     let mut answer = None;
     loop {
         tokio::select! {
@@ -192,7 +215,7 @@ pub async fn run(docker: &Docker, flags: RunFlags) -> anyhow::Result<ExitCode> {
         let options = query::ResizeContainerTTYOptionsBuilder::new();
         let options = options.h(rows.into()).w(columns.into()).build();
         // The container may have ended just now.
-        let _ = docker.resize_container_tty(&id, options).await;
+        let _ = docker.resize_container_tty(id, options).await;
     };
     tokio::select! {
         copied = copy_output(attached.output) => copied?,
@@ -202,7 +225,7 @@ pub async fn run(docker: &Docker, flags: RunFlags) -> anyhow::Result<ExitCode> {
     if tty && answer.is_none() {
         // The output ends with the container, or by the keys.
         answer = tokio::time::timeout(ENDS_WITHIN, waiting.next()).await.ok();
-        let state = docker.inspect_container(&id, None::<query::InspectContainerOptions>).await;
+        let state = docker.inspect_container(id, None::<query::InspectContainerOptions>).await;
         let state = state.ok().and_then(|container| container.state);
         if answer.is_none() && state.and_then(|state| state.running) == Some(true) {
             return Ok(ExitCode::SUCCESS);
@@ -216,7 +239,7 @@ pub async fn run(docker: &Docker, flags: RunFlags) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code as u8))
 }
 
-async fn start(docker: &Docker, id: &str) -> Result<(), DockerError> {
+pub async fn start(docker: &Docker, id: &str) -> Result<(), DockerError> {
     docker.start_container(id, None::<query::StartContainerOptions>).await
 }
 
@@ -265,7 +288,7 @@ fn create_body(flags: RunFlags) -> anyhow::Result<ContainerCreateBody> {
             NetworkingConfig { endpoints_config: Some(endpoints) }
         });
     let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
-    let port_bindings = Some(ports::bindings(&flags.publish)?);
+    let port_bindings = Some(port_bindings(&flags.publish)?);
     let healthcheck = flags.surroundings.health()?;
     let surroundings = flags.surroundings;
     let mut body = ContainerCreateBody {
@@ -315,6 +338,14 @@ fn create_body(flags: RunFlags) -> anyhow::Result<ContainerCreateBody> {
     };
     surroundings.apply(body.host_config.get_or_insert_default())?;
     Ok(body)
+}
+
+fn port_bindings(texts: &[String]) -> anyhow::Result<PortMap> {
+    let mut map = PortMap::new();
+    for text in texts {
+        ports::bind(&mut map, text).map_err(|wrong| anyhow::anyhow!("--publish {wrong}"))?;
+    }
+    Ok(map)
 }
 
 /// A seccomp profile is read here, as Docker's client does: its path is this machine's, and

@@ -171,8 +171,9 @@ async fn run(config: Config, shim: Option<PathBuf>) -> Result<(), Refusal> {
 }
 
 async fn serve(app: Arc<App>) -> Result<(), Refusal> {
-    let docker = bind(&app.config.run_dir.join("docker.sock"))?;
-    let native = bind(&app.config.run_dir.join("tenantry.sock"))?;
+    let group = app.config.socket_group;
+    let docker = bind(&app.config.run_dir.join("docker.sock"), group)?;
+    let native = bind(&app.config.run_dir.join("tenantry.sock"), group)?;
     let listen = app.config.listen;
     let scrape = TcpListener::bind(listen).await.map_err(Refusal::failed(listen.to_string()))?;
     let address = scrape.local_addr().map_err(Refusal::failed(listen.to_string()))?;
@@ -304,7 +305,7 @@ fn make_private(directory: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o711))
 }
 
-fn bind(path: &Path) -> Result<UnixListener, Refusal> {
+fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, Refusal> {
     let failed = || Refusal::failed::<std::io::Error>(path.display().to_string());
     // The lock says that no other agent serves it: it is a dead one's.
     match std::fs::remove_file(path) {
@@ -312,6 +313,8 @@ fn bind(path: &Path) -> Result<UnixListener, Refusal> {
         _ => {}
     }
     let listener = UnixListener::bind(path).map_err(failed())?;
+    // Until its mode is set, nobody but root can write to it, and so connect.
+    std::os::unix::fs::chown(path, None, group).map_err(failed())?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed())?;
     Ok(listener)
 }

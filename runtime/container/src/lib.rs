@@ -22,7 +22,7 @@ pub mod held;
 pub mod limit_changes;
 pub mod limit_history;
 pub mod limits;
-mod names;
+pub mod names;
 pub mod namespaces;
 pub mod overlay;
 pub mod plan;

@@ -60,6 +60,7 @@ const HOST_TEST: &[Package] = &[
     needs("iperf3", Probe::Program("iperf3")),
     needs("prometheus", Probe::Program("promtool")),
     wants("docker-cli", Probe::Program("docker")),
+    wants("docker-compose", Probe::Program("docker-compose")),
     // Other runtimes, whose containers are metered too.
     wants("docker.io", Probe::Program("dockerd")),
     wants("podman", Probe::Program("podman")),

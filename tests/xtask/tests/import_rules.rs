@@ -18,6 +18,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     // Dockerfiles: values in, values out. It knows no store and no engine.
     ("tenantry-build", &[]),
     ("tenantry-cgroupfs", &[]),
+    // Compose files: values in, values out. It asks no agent.
+    ("tenantry-compose", &[]),
     ("tenantry-image", &[]),
     ("tenantry-network", &[]),
     // The protocol alone: what is fetched is handed to whoever keeps it.
@@ -50,6 +52,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "tenantry-abi",
             "tenantry-build",
             "tenantry-cgroupfs",
+            "tenantry-compose",
             "tenantry-container",
             "tenantry-control",
             "tenantry-ebpf",
