@@ -94,7 +94,7 @@ pub struct RunFlags {
     /// no-new-privileges, seccomp=unconfined or seccomp=FILE.
     #[arg(long)]
     security_opt: Vec<String>,
-    /// `private` gives the container a user namespace of its own.
+    /// `private` gives the container a user namespace, `auto` one with ids that no other has.
     #[arg(long, value_name = "MODE")]
     userns: Option<String>,
     /// A host directory or file; both paths absolute.

@@ -92,6 +92,10 @@ pub struct ContainerConfig {
     pub terminal: Option<WindowSize>,
     pub read_only_rootfs: bool,
     pub user_namespace: bool,
+    /// With ids of the host that no other container has; else those of all that have a user
+    /// namespace.
+    #[serde(default)]
+    pub own_user_ids: bool,
     pub no_new_privileges: bool,
     pub cap_add: Vec<String>,
     pub cap_drop: Vec<String>,

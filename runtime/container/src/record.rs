@@ -44,6 +44,9 @@ pub struct Record {
     pub health: Option<HealthCheck>,
     pub limits: Limits,
     pub state: State,
+    /// Which range of the host's ids its user namespace has; 0 is the one that many share.
+    #[serde(default)]
+    pub user_range: u32,
     /// Its processes stand still, since somebody asked for it; only of a running one.
     #[serde(default)]
     pub paused: bool,

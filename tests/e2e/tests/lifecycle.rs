@@ -59,6 +59,29 @@ fn a_user_namespace_maps_root_to_nobody_of_the_host() {
 }
 
 #[test]
+fn containers_with_ids_of_their_own_share_none() {
+    skip_unless_possible!();
+    let agent = TestAgent::start();
+    let root_of = |name: &str| -> u32 {
+        agent.run_detached(name, &["--userns", "auto"], &["sleep", "1000"]).unwrap();
+        assert_eq!(agent.ok(&["exec", name, "stat", "-c", "%u", "/bin"]), "0\n");
+        agent.ok(&["exec", name, "touch", "/data/mine"]);
+        let map = std::fs::read_to_string(format!("/proc/{}/uid_map", agent.pid_of(name))).unwrap();
+        let [inside, outside, size] = map.split_whitespace().collect::<Vec<_>>()[..] else {
+            panic!("{map}")
+        };
+        assert_eq!((inside, size), ("0", "65536"), "{map}");
+        outside.parse().unwrap()
+    };
+    let [one, two] = ["one", "two"].map(root_of);
+    assert!(one.abs_diff(two) >= 65_536, "{one} {two}");
+    // A range goes back with its container.
+    agent.ok(&["rm", "-f", "one"]);
+    assert_eq!(root_of("three"), one);
+    agent.finish();
+}
+
+#[test]
 fn exec_joins_the_container_and_brings_back_code_and_streams() {
     skip_unless_possible!();
     let agent = TestAgent::start();

@@ -88,6 +88,7 @@ pub fn request_of(name: Option<String>, mut body: ContainerCreateBody) -> ApiRes
         ingress_burst_bytes,
         ..limits_of(&host)?
     };
+    let (user_namespace, own_user_ids) = user_namespace(host.userns_mode.as_deref())?;
     let mut config = ContainerConfig {
         entrypoint: body.entrypoint,
         command: body.cmd,
@@ -110,7 +111,8 @@ pub fn request_of(name: Option<String>, mut body: ContainerCreateBody) -> ApiRes
         terminal: (body.tty == Some(true))
             .then(|| terminal::console_size(host.console_size.as_deref())),
         read_only_rootfs: host.readonly_rootfs.unwrap_or(false),
-        user_namespace: user_namespace(host.userns_mode.as_deref())?,
+        user_namespace,
+        own_user_ids,
         no_new_privileges: security.no_new_privileges,
         cap_add: host.cap_add.clone().unwrap_or_default(),
         cap_drop: host.cap_drop.clone().unwrap_or_default(),
@@ -242,11 +244,15 @@ pub fn restart_policy(host: &HostConfig) -> ApiResult<RestartPolicy> {
     })
 }
 
-fn user_namespace(mode: Option<&str>) -> ApiResult<bool> {
+/// Whether it has a user namespace, and whether with ids that nobody else has.
+fn user_namespace(mode: Option<&str>) -> ApiResult<(bool, bool)> {
     match mode {
-        None | Some("" | "host") => Ok(false),
-        Some("private") => Ok(true),
-        Some(other) => Err(ApiError::invalid("HostConfig.UsernsMode", other, "host or private")),
+        None | Some("" | "host") => Ok((false, false)),
+        Some("private") => Ok((true, false)),
+        Some("auto") => Ok((true, true)),
+        Some(other) => {
+            Err(ApiError::invalid("HostConfig.UsernsMode", other, "host, private or auto"))
+        }
     }
 }
 

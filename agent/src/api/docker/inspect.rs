@@ -122,7 +122,11 @@ fn host_config(record: &Record) -> Value {
         "CapAdd": config.cap_add,
         "CapDrop": config.cap_drop,
         "ReadonlyRootfs": config.read_only_rootfs,
-        "UsernsMode": if config.user_namespace { "private" } else { "" },
+        "UsernsMode": match (config.user_namespace, config.own_user_ids) {
+            (false, _) => "",
+            (true, false) => "private",
+            (true, true) => "auto",
+        },
         "NanoCpus": nano_cpus.unwrap_or(0),
         "Memory": value(resources.memory_max_bytes.as_ref()).unwrap_or(0),
         "MemorySwap": value(resources.memory_swap_max_bytes.as_ref()).unwrap_or(0),

@@ -8,7 +8,7 @@ use std::{fs, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
 
 use tenantry_image::Held;
 use tenantry_network::Port;
-use tenantry_shim::spec::{LimitedResource, Process, Rlimit};
+use tenantry_shim::spec::{IdMapping, LimitedResource, Process, Rlimit};
 
 use super::{
     Engine, EngineConfig, Shared, blocking, cell::Cell, detached, lending, unix_ns, volumes,
@@ -52,7 +52,8 @@ fn create(shared: &Arc<Shared>, request: CreateRequest) -> Result<String, Error>
     };
     let dir = shared.containers_dir().join(&id);
     let made = resolve(shared, request, &id, &name).and_then(|(record, held)| {
-        make_directories(&dir, record.config.user_namespace, shared)?;
+        let owner = id_mapping(&shared.config, &record).map(|mapping| mapping.host_base);
+        make_directories(&dir, owner)?;
         volumes::claim(shared, &record)?;
         volumes::populate(shared, &record, &dir)?;
         let cell = Arc::new(Cell::new(record, dir.clone()));
@@ -160,6 +161,7 @@ fn resolve<'a>(
         rlimits,
         terminal: config.terminal,
     };
+    let user_range = if config.own_user_ids { shared.registry().reserve_user_range(id) } else { 0 };
     let record = Record {
         version: VERSION,
         id: id.to_owned(),
@@ -174,6 +176,7 @@ fn resolve<'a>(
         health,
         limits,
         state: State::Created,
+        user_range,
         paused: false,
         stopped_by_user: false,
         restarts: 0,
@@ -217,13 +220,12 @@ fn health_check(
 
 /// `upper` is the container's own writing layer; `work` and `rootfs` belong to
 /// the mount. The way to them is passable (0711) for a mapped root.
-fn make_directories(dir: &Path, mapped: bool, shared: &Shared) -> Result<(), Error> {
+fn make_directories(dir: &Path, owner: Option<u32>) -> Result<(), Error> {
     let make = |path: &Path, mode: u32| {
         let made = fs::DirBuilder::new().mode(mode).create(path);
         made.map_err(|e| Error::failed(format!("make directory {}", path.display()), e))
     };
     make(dir, 0o711)?;
-    let owner = mapped.then_some(shared.config.user_namespace_base);
     for (name, mode) in [("upper", 0o755), ("work", 0o711), ("rootfs", 0o755)] {
         let path = dir.join(name);
         make(&path, mode)?;
@@ -233,10 +235,9 @@ fn make_directories(dir: &Path, mapped: bool, shared: &Shared) -> Result<(), Err
     Ok(())
 }
 
-/// Where a container with a user namespace of its own has its root.
-pub(super) fn id_mapping(config: &EngineConfig) -> tenantry_shim::spec::IdMapping {
-    tenantry_shim::spec::IdMapping {
-        host_base: config.user_namespace_base,
-        size: EngineConfig::USER_NAMESPACE_SIZE,
-    }
+/// Which ids of the host a container with a user namespace of its own has.
+pub(super) fn id_mapping(config: &EngineConfig, record: &Record) -> Option<IdMapping> {
+    let size = EngineConfig::USER_NAMESPACE_SIZE;
+    let host_base = config.user_namespace_base + record.user_range * size;
+    record.config.user_namespace.then_some(IdMapping { host_base, size })
 }

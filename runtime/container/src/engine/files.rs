@@ -92,7 +92,7 @@ impl Engine {
             let op = cell.op.lock().await;
             let snapshot = cell.snapshot();
             let record = snapshot.record.clone();
-            let owners = record.config.user_namespace.then(|| create::id_mapping(&shared.config));
+            let owners = create::id_mapping(&shared.config, &record);
             if let Some(live) = snapshot.live.clone() {
                 // Its end must not wait for a slow reader.
                 drop(op);

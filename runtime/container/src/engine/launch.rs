@@ -152,7 +152,7 @@ pub(super) fn spec(
             NetworkMode::Bridge | NetworkMode::None => NetworkNamespace::New,
         },
         namespaces: host.namespaces,
-        user_namespace: record.config.user_namespace.then(|| create::id_mapping(config)),
+        user_namespace: create::id_mapping(config, record),
         process: record.process.clone(),
         init: record.config.init,
         devices: host.devices,

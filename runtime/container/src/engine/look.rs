@@ -29,8 +29,7 @@ impl Engine {
         detached(async move {
             let _op = cell.op.lock().await;
             let snapshot = cell.snapshot();
-            let mapped = snapshot.record.config.user_namespace;
-            let owners = mapped.then(|| create::id_mapping(&shared.config));
+            let owners = create::id_mapping(&shared.config, &snapshot.record);
             let group = cell.lock().running.as_ref().map(|running| running.group.clone());
             blocking("look at a container's files", move || {
                 // One that a user paused stays so.

@@ -96,7 +96,8 @@ pub struct EngineConfig {
     pub cgroup_parent: String,
     pub shim_path: PathBuf,
     pub max_containers: usize,
-    /// Where user namespaces are mapped to, 65,536 ids from here.
+    /// Where user namespaces are mapped to: 65,536 ids from here for all that share them, and
+    /// as many behind for each container that has its own.
     pub user_namespace_base: u32,
     /// A program and its first arguments that a shim runs when an agent that throttled
     /// bandwidth is gone: bridge, host interface, egress and ingress (bits a second,

@@ -16,6 +16,8 @@ pub struct Registry {
     by_id: BTreeMap<String, Arc<Cell>>,
     /// Values are ids, also of containers that are still being created.
     by_name: HashMap<String, String>,
+    /// Ranges of user ids that one container alone has, and whose they are.
+    user_ranges: BTreeMap<u32, String>,
 }
 
 impl Registry {
@@ -67,6 +69,15 @@ impl Registry {
         Ok(())
     }
 
+    /// A range of user ids that no other container has, counted from one; it goes back with the
+    /// container. There are as many as containers may be.
+    pub fn reserve_user_range(&mut self, id: &str) -> u32 {
+        let free = (1..).find(|range| !self.user_ranges.contains_key(range));
+        let range = free.expect("there are more ranges than containers");
+        self.user_ranges.insert(range, id.to_owned());
+        range
+    }
+
     /// One more name for a container that is there.
     pub fn take_name(&mut self, name: &str, id: &str) -> Result<(), Error> {
         if let Some(owner) = self.by_name.get(name) {
@@ -86,6 +97,10 @@ impl Registry {
 
     pub fn insert(&mut self, name: &str, cell: Arc<Cell>) {
         self.by_name.insert(name.to_owned(), cell.id.clone());
+        let range = cell.lock().record.user_range;
+        if range > 0 {
+            self.user_ranges.insert(range, cell.id.clone());
+        }
         self.by_id.insert(cell.id.clone(), cell);
     }
 
@@ -95,5 +110,6 @@ impl Registry {
         if self.by_name.get(name).is_some_and(|owner| owner == id) {
             self.by_name.remove(name);
         }
+        self.user_ranges.retain(|_, owner| owner != id);
     }
 }

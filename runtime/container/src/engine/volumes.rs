@@ -86,8 +86,8 @@ pub(super) fn claim(shared: &Shared, record: &Record) -> Result<(), Error> {
 pub(super) fn populate(shared: &Shared, record: &Record, dir: &Path) -> Result<(), Error> {
     for used in &record.config.volumes {
         shared.volumes.populate(&used.name, |fresh| {
-            let mapping = create::id_mapping(&shared.config);
-            let shift = record.config.user_namespace.then_some(mapping.host_base);
+            let mapping = create::id_mapping(&shared.config, record);
+            let shift = mapping.map(|mapping| mapping.host_base);
             let copied = !used.no_copy && copy(record, dir, &used.target, fresh)?;
             if !copied && shift.is_some() {
                 fs::create_dir(fresh).map_err(failed("make directory", fresh))?;
