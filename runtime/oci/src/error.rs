@@ -1,7 +1,8 @@
 //! What can go wrong, in words that name field, value and what is allowed.
 //!
-//! Callers of a runtime read its log and look for the kernel's words in it ("No such file
-//! or directory" is Podman's exit code 127), so [`Error::chain`] has all sources.
+//! Callers of a runtime read its log and look for the kernel's words in it, in lower case as
+//! Go has them: "no such file or directory" is exit code 127 of Podman's and of Docker's
+//! client, "permission denied" 126. So [`Error::chain`] has all sources.
 
 use std::error::Error as _;
 use std::io;
@@ -29,8 +30,9 @@ pub enum Error {
     NotRunning { operation: &'static str, id: String, status: Status },
     #[error("cannot {operation} container {id:?}: it is {status}, allowed: {allowed}")]
     Status { operation: &'static str, id: String, status: Status, allowed: &'static str },
-    #[error("cannot execute {program} in the container")]
-    Program { program: String, source: io::Error },
+    /// The kernel's words stand in the message itself, since only here their case matters.
+    #[error("cannot execute {program} in the container: {why}")]
+    Program { program: String, why: String },
     #[error("hook {path}: {why}", path = path.display())]
     Hook { path: PathBuf, why: String },
     #[error("{operation} {object}")]
@@ -79,7 +81,10 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let source = io::Error::from_raw_os_error(failure.errno);
         if failure.operation == "execve" {
-            return Self::Program { program: failure.object, source };
+            let why = source.to_string();
+            // The first letter is ASCII in all of them.
+            let why = format!("{}{}", why[..1].to_lowercase(), &why[1..]);
+            return Self::Program { program: failure.object, why };
         }
         Self::Failed { operation: failure.operation, object: failure.object, source }
     }
@@ -94,6 +99,6 @@ mod tests {
         let failure =
             Failure { operation: "execve".into(), object: "/bin/x".into(), errno: libc::ENOENT };
         let text = Error::from(failure).chain();
-        assert!(text.starts_with("cannot execute /bin/x in the container: No such file"), "{text}");
+        assert!(text.starts_with("cannot execute /bin/x in the container: no such file"), "{text}");
     }
 }

@@ -1,6 +1,8 @@
 //! `tenantry-runtime` as others use it: bundles of their making, their command lines, and
 //! Podman itself. What it does is looked at in `/proc` and in cgroups.
 
+#[expect(dead_code, reason = "the engines' other test uses more of them")]
+mod engines;
 mod oci;
 
 use std::path::Path;
@@ -9,6 +11,7 @@ use std::process::Command;
 use serde_json::json;
 use tenantry_e2e::{skip_unless_possible, until};
 
+use engines::Engine as _;
 use oci::{Bundle, output_of};
 
 #[test]
@@ -79,11 +82,11 @@ fn who_creates_hears_of_a_missing_program_and_nothing_is_left() {
     let log = bundle.directory.join("log");
     let arguments = ["--log", log.to_str().unwrap(), "--log-format", "json", "create", "missing"];
     let error = bundle.fails(&arguments);
-    assert!(error.contains("no-such-program") && error.contains("No such file"), "{error}");
+    assert!(error.contains("no-such-program") && error.contains("no such file"), "{error}");
     let line = std::fs::read_to_string(&log).unwrap();
     let line: serde_json::Value = serde_json::from_str(line.trim()).unwrap();
     assert_eq!(line["level"], "error");
-    assert!(line["msg"].as_str().unwrap().contains("No such file"), "{line}");
+    assert!(line["msg"].as_str().unwrap().contains("no such file"), "{line}");
     assert!(bundle.fails(&["state", "missing"]).contains("does not exist"));
     bundle.finish();
 }
@@ -129,7 +132,7 @@ fn a_further_process_is_where_the_first_one_is() {
     let output = bundle.command(&["exec", "further", "sh", "-c", "exit 9"]).output().unwrap();
     assert_eq!(output.status.code(), Some(9));
     let error = bundle.fails(&["exec", "further", "no-such-program"]);
-    assert!(error.contains("No such file"), "{error}");
+    assert!(error.contains("no such file"), "{error}");
     bundle.ok(&["delete", "--force", "further"]);
     bundle.finish();
 }
@@ -280,6 +283,48 @@ fn podman_runs_executes_kills_and_removes_with_it() {
     podman.ok(&["rm", "work"]);
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
     drop(podman);
+}
+
+#[test]
+fn docker_runs_executes_pauses_updates_and_removes_with_it() {
+    skip_unless_possible!();
+    let program = oci::program();
+    let runtime = format!("tenantry={}", program.display());
+    let docker = match engines::Docker::start_with(&["--add-runtime", &runtime]) {
+        Ok(docker) => docker,
+        Err(why) => return println!("SKIPPED: {why}"),
+    };
+    let run = |flags: &[&str], command: &[&str]| {
+        let run = ["run", "--runtime", "tenantry", "--network", "none"];
+        docker.command(&[&run[..], flags, &[engines::IMAGE], command].concat())
+    };
+    let said = output_of(run(&["--rm", "--init"], &["echo", "hello"]));
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "hello\n", "{said:?}");
+    for (program, code) in [("no-such-program", 127), ("/bin", 126)] {
+        let output = output_of(run(&["--rm"], &[program]));
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+    }
+    let flags = ["-d", "--name", "work", "--pids-limit", "50", "--memory", "64m"];
+    let started = output_of(run(&flags, &["sleep", "1000"]));
+    assert!(started.status.success(), "{started:?}");
+    let pid = u64::from(docker.pid("work"));
+    assert_eq!(oci::cgroup_file(pid, "pids", "pids.max").unwrap(), "50");
+    let memory = || {
+        oci::cgroup_file(pid, "memory", "memory.max")
+            .or_else(|| oci::cgroup_file(pid, "memory", "memory.limit_in_bytes"))
+    };
+    assert_eq!(memory().unwrap(), "67108864");
+    docker.ok(&["update", "--memory", "96m", "--memory-swap", "96m", "work"]);
+    assert_eq!(memory().unwrap(), "100663296");
+    assert_eq!(docker.ok(&["exec", "work", "sh", "-c", "echo $((6 * 7))"]), "42\n");
+    docker.ok(&["pause", "work"]);
+    assert!(oci::cgroup_file(pid, "", "cgroup.events").unwrap().contains("frozen 1"));
+    docker.ok(&["unpause", "work"]);
+    docker.ok(&["kill", "work"]);
+    assert_eq!(docker.ok(&["wait", "work"]), "137\n");
+    docker.ok(&["start", "work"]);
+    docker.remove("work");
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
 }
 
 #[test]

@@ -108,6 +108,11 @@ pub struct Docker {
 impl Docker {
     /// Says why there is none.
     pub fn start() -> Result<Self, String> {
+        Self::start_with(&[])
+    }
+
+    /// With these options of the daemon's.
+    pub fn start_with(options: &[&str]) -> Result<Self, String> {
         for program in ["dockerd", "docker"] {
             if !is_installed(program) {
                 return Err(format!("{program} is not installed (Debian: docker.io, docker-cli)"));
@@ -119,11 +124,12 @@ impl Docker {
             "mount --make-rprivate / && ip link set lo up && exec dockerd -H unix://{root}/d.sock \
              --data-root {root}/data --exec-root {root}/exec -p {root}/pid --bridge none \
              --iptables=false --storage-driver overlay2 --exec-opt native.cgroupdriver=cgroupfs \
-             --oom-score-adjust 0"
+             --oom-score-adjust 0 \"$@\""
         );
         let log = std::fs::File::create(place.root.join("log")).map_err(|e| e.to_string())?;
         let daemon = Command::new("unshare")
-            .args(["-n", "-m", "/bin/sh", "-c", &daemon])
+            .args(["-n", "-m", "/bin/sh", "-c", &daemon, "dockerd"])
+            .args(options)
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(|e| e.to_string())?)
             .stderr(log)
@@ -150,7 +156,7 @@ impl Docker {
         self.place.root.join("d.sock")
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("docker");
         command
             .arg("-H")
@@ -161,7 +167,7 @@ impl Docker {
         command
     }
 
-    fn ok(&self, arguments: &[&str]) -> String {
+    pub fn ok(&self, arguments: &[&str]) -> String {
         ok(&arguments.join(" "), self.command(arguments).output().expect("docker runs"))
     }
 
