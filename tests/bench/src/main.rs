@@ -1,4 +1,4 @@
-//! `cargo xtask bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame] [bandwidth]
+//! `cargo xtask bench [run] [syscalls] [sched] [redis] [idle] [scrape] [blame] [bandwidth]
 //! [audit] [images] [noisy]`: what tenantry costs, beside peers, in one run on one machine; without a name all
 //! but `noisy`. `record` measures nothing: it writes the decision logs that tests replay.
 //!
@@ -10,13 +10,14 @@ mod bandwidth;
 mod blame;
 mod idle;
 mod images;
-mod launch;
+
 mod noisy;
 mod order;
 mod peers;
 mod programs;
 mod record;
 mod redis;
+mod run;
 mod sched;
 mod scrape;
 mod spread;
@@ -24,7 +25,7 @@ mod syscalls;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: tenantry-bench [launch] [syscalls] [sched] [redis] [idle] [scrape] [blame] [bandwidth] [audit] [images] [noisy] [record]";
+const USAGE: &str = "usage: tenantry-bench [run] [syscalls] [sched] [redis] [idle] [scrape] [blame] [bandwidth] [audit] [images] [noisy] [record]";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
             syscalls::measure(call, rest.first().copied()).map(|nanos| println!("{nanos}"))
         }
         [] => run(&[
-            "launch",
+            "run",
             "syscalls",
             "sched",
             "redis",
@@ -67,7 +68,7 @@ fn run(names: &[&str]) -> anyhow::Result<()> {
     for name in names {
         match *name {
             "audit" => audit::run()?,
-            "launch" => launch::run()?,
+            "run" => run::run()?,
             "syscalls" => syscalls::run()?,
             "sched" => sched::run()?,
             "redis" => redis::run()?,
