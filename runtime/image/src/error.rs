@@ -42,7 +42,8 @@ pub enum Error {
     InvalidDigest { text: String },
     #[error("{option} `{value}`: allowed is {allowed}")]
     InvalidOption { option: &'static str, value: String, allowed: &'static str },
-    #[error("no such image: {name}")]
+    /// Docker's own words: clients' libraries know by them that it is an image that is missing.
+    #[error("No such image: {name}")]
     NotFound { name: String },
     #[error("image id `{prefix}` is ambiguous: {}", candidates.join(", "))]
     Ambiguous { prefix: String, candidates: Vec<String> },

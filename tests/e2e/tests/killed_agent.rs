@@ -21,7 +21,7 @@ const RUN: &[&str] = &[
     "run",
     "-d",
     "--name",
-    "c",
+    "cc",
     "--network",
     "n",
     "-p",
@@ -36,13 +36,13 @@ const RUN: &[&str] = &[
     "sleep",
     "1000",
 ];
-const GONE: &[&str] = &["rm", "-f", "c"];
+const GONE: &[&str] = &["rm", "-f", "cc"];
 
 const VERBS: [Verb; 5] = [
     Verb { arguments: RUN, before: &[GONE] },
-    Verb { arguments: &["stop", "-t", "0", "c"], before: &[GONE, RUN] },
-    Verb { arguments: &["start", "c"], before: &[GONE, RUN, &["stop", "-t", "0", "c"]] },
-    Verb { arguments: &["network", "connect", "m", "c"], before: &[GONE, RUN] },
+    Verb { arguments: &["stop", "-t", "0", "cc"], before: &[GONE, RUN] },
+    Verb { arguments: &["start", "cc"], before: &[GONE, RUN, &["stop", "-t", "0", "cc"]] },
+    Verb { arguments: &["network", "connect", "m", "cc"], before: &[GONE, RUN] },
     Verb { arguments: GONE, before: &[GONE, RUN] },
 ];
 
@@ -55,7 +55,7 @@ fn prepare(agent: &TestAgent, verb: &Verb) {
 }
 
 fn container(agent: &TestAgent) -> Option<Value> {
-    let found = agent.output(&["inspect", "c"]);
+    let found = agent.output(&["inspect", "cc"]);
     found.status.success().then(|| json(&String::from_utf8_lossy(&found.stdout))[0].take())
 }
 
@@ -89,10 +89,10 @@ fn is_whole(agent: &TestAgent, what: &str) {
 fn can_go_on(agent: &TestAgent) {
     match container(agent) {
         None => drop(agent.ok(RUN)),
-        Some(view) if view["State"]["Running"] == false => drop(agent.ok(&["start", "c"])),
+        Some(view) if view["State"]["Running"] == false => drop(agent.ok(&["start", "cc"])),
         Some(_) => {}
     }
-    agent.ok(&["exec", "c", "touch", "/kept/here"]);
+    agent.ok(&["exec", "cc", "touch", "/kept/here"]);
 }
 
 #[test]

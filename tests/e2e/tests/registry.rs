@@ -273,7 +273,7 @@ fn docker_push_gives_the_registry_what_skopeo_finds_there() {
     ok(&agent, &["pull", &twin]);
     assert_eq!(ok(&agent, &["run", "--rm", &twin, "echo", "hi"]), "hi");
     let error = fails(&agent, &["push", &registry.name("made/demo:nothing")]);
-    assert!(error.contains("no such image"), "{error}");
+    assert!(error.contains("No such image"), "{error}");
     drop(registry);
     agent.finish();
 }

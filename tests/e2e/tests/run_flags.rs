@@ -293,7 +293,7 @@ fn a_container_is_paused_renamed_listed_and_compared() {
     ok(&agent, &["start", "web"]);
     ok(&agent, &["rename", "web", "site"]);
     assert_eq!(agent.state("site"), "running");
-    assert!(fails(&agent, &["inspect", "web"]).contains("No such"));
+    assert!(fails(&agent, &["inspect", "web"]).to_lowercase().contains("no such"));
     agent.run_detached("web", &[], &["sleep", "1000"]).unwrap();
     assert!(fails(&agent, &["rename", "web", "site"]).contains("in use"));
 

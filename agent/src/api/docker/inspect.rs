@@ -134,7 +134,8 @@ fn host_config(record: &Record) -> Value {
         "OomKillDisable": resources.oom_kill_disable.unwrap_or(false),
         "PidsLimit": value(resources.pids_max.as_ref()).unwrap_or(0),
         "CpusetCpus": resources.cpuset_cpus.as_deref().unwrap_or_default(),
-        "LogConfig": { "Type": "tenantry", "Config": {} },
+        // The driver whose logs clients know that they can ask for.
+        "LogConfig": { "Type": "json-file", "Config": {} },
     });
     for (field, value) in surroundings(config) {
         view[field] = value;
