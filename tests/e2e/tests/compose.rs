@@ -33,8 +33,9 @@ impl Project<'_> {
             Client::Ours => self.agent.client(&["compose"]),
             Client::DockerCompose => {
                 let mut command = Command::new("docker-compose");
+                // It builds through the docker client, which hears of the agent by this alone.
                 let socket = format!("unix://{}", self.agent.docker_socket().display());
-                command.args(["-H", &socket]);
+                command.env("DOCKER_HOST", &socket).env("DOCKER_BUILDKIT", "0");
                 command.env("DOCKER_CONFIG", self.agent.scratch.join("docker"));
                 command
             }

@@ -105,6 +105,7 @@ pub fn router(app: Shared) -> Router {
         .route("/build", post(build::build).layer(DefaultBodyLimit::disable()))
         .route("/build/prune", post(build::prune))
         .route("/auth", post(registry::login))
+        .route("/plugins/{name}/json", get(system::plugin))
         .route("/distribution/{*rest}", get(registry::distribution))
         .fallback(any(not_served))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

@@ -1,15 +1,20 @@
 //! `/_ping`, `/version`, `/info`.
 
 use axum::Json;
-use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::extract::{Path, State};
 use axum::http::header::HeaderValue;
+use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use tenantry_cgroupfs::Layout;
 
 use super::super::{Shared, is_running};
 use super::{API_VERSION, MIN_API_VERSION};
-use crate::api::error::ApiResult;
+use crate::api::error::{ApiError, ApiResult};
+
+/// The last place in which `docker inspect NAME` looks for what it has not found elsewhere.
+pub async fn plugin(Path(name): Path<String>) -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, format!("plugin {name:?} not found"))
+}
 
 pub async fn ping() -> (HeaderMap, &'static str) {
     let headers = [

@@ -40,6 +40,8 @@ fn describe(image: &Image, summary: Option<&ImageSummary>) -> Value {
         "DockerVersion": text("docker_version"),
         "Author": text("author"),
         "Config": config,
+        // Of no use since there are layers, but docker-compose 1.29 fails without it.
+        "ContainerConfig": config,
         "Architecture": text("architecture"),
         "Os": text("os"),
         "Size": size,
