@@ -104,7 +104,7 @@ mod tests {
         check(2, &[], &["create 1", "create 2"]);
         check(3, &[one.clone(), three.clone()], &["keep 1", "keep 3", "create 2"]);
         check(1, &[one.clone(), two.clone(), three], &["remove 3", "remove 2", "keep 1"]);
-        check(0, &[one.clone()], &["remove 1"]);
+        check(0, std::slice::from_ref(&one), &["remove 1"]);
         check(1, &[present(1, "h", false)], &["start 1"]);
         check(2, &[present(1, "old", true), two.clone()], &["recreate 1", "keep 2"]);
         check(1, &[present(1, "old", true), two], &["remove 1", "keep 2"]);

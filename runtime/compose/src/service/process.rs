@@ -33,7 +33,7 @@ pub fn read(fields: &mut Fields<'_>, context: &Context<'_>, parts: &mut Parts) -
 /// One text is split as a shell splits it, and run without one.
 fn words(at: &At<'_>) -> Result<Vec<String>> {
     match at.is_text() {
-        true => at.parsed("words with closed quotes", |text| shlex::split(text)),
+        true => at.parsed("words with closed quotes", shlex::split),
         false => at.strings(),
     }
 }
