@@ -235,7 +235,6 @@ mod tests {
             (json!({ "CgroupnsMode": "host" }), "CgroupnsMode"),
             (json!({ "DeviceCgroupRules": ["c 1:3 rwm"] }), "DeviceCgroupRules"),
             (json!({ "Runtime": "runc" }), "Runtime"),
-            (json!({ "Links": ["a:b"] }), "Links"),
         ] {
             let host = serde_json::from_value(host).unwrap();
             let body = ContainerCreateBody::default();
