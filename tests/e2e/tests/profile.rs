@@ -68,7 +68,15 @@ const WORKLOADS: &[Workload] = &[
     ours("blocks", &["dd", "if=/dev/zero", "of=/tmp/x", "bs=4k", "count=50", "conv=fsync"]),
     ours("fifo", &["sh", "-c", "mkfifo /tmp/p; echo through > /tmp/p & cat /tmp/p; wait"]),
     ours("signals", &["sh", "-c", "trap 'echo caught; exit 3' USR1; kill -USR1 $$; sleep 5"]),
-    ours("killed", &["sh", "-c", "sleep 100 & sleep 1; kill -9 $!; wait $!; echo $?"]),
+    ours(
+        "killed",
+        // Each `wait` has something to wait for: one that has not makes other calls.
+        &[
+            "sh",
+            "-c",
+            "sleep 9 & p=$!; (sleep 0.3; kill -9 $p; sleep 0.3) & wait $p; echo $?; wait",
+        ],
+    ),
     // Not the first process: the kernel spares that one a SIGTERM that it did not ask for.
     ours("timeout", &["sh", "-c", "timeout 1 sleep 60; echo $?"]),
     ours(
@@ -114,7 +122,7 @@ const WORKLOADS: &[Workload] = &[
     with(
         "unconfined",
         &["--security-opt", "seccomp=unconfined"],
-        &["sh", "-c", "uname -s; hostname -d; date +%Z"],
+        &["sh", "-c", "uname -s; nproc; date +%Z"],
     ),
     of_host("python", "/usr/bin/python3", &["/usr/bin/python3", "-c", PYTHON]),
     of_host(
@@ -144,8 +152,9 @@ const WORKLOADS: &[Workload] = &[
         &[
             "/usr/bin/bash",
             "-c",
-            "coproc cat; echo x >&${COPROC[1]}; \
-        read -u ${COPROC[0]} y; echo $y <(echo a) | wc -w",
+            // Waits for all that it began: how far they come before a container's end differs.
+            "coproc cat; echo x >&${COPROC[1]}; read -u ${COPROC[0]} y; \
+        wc -w <(echo $y a); wait $!; eval \"exec ${COPROC[1]}>&-\"; wait",
         ],
     ),
     of_host(
