@@ -53,6 +53,9 @@ print(sorted(done), server.recv(4), subprocess.run(['/bin/echo', 'child']).retur
 ";
 
 /// What differs: files, pipes, signals, users, sockets, threads, terminals that are none.
+///
+/// A shell waits for all that it began (how far they come before a container's end differs), and
+/// where it waits there is something left to wait for (a `wait` for nothing makes other calls).
 const WORKLOADS: &[Workload] = &[
     ours("nothing", &["true"]),
     ours("failing", &["sh", "-c", "ls /missing; exit 7"]),
@@ -66,11 +69,13 @@ const WORKLOADS: &[Workload] = &[
         &["sh", "-c", "cd /tmp; touch f; chmod 640 f; chown 1000:1000 f; stat -c '%a %u' f"],
     ),
     ours("blocks", &["dd", "if=/dev/zero", "of=/tmp/x", "bs=4k", "count=50", "conv=fsync"]),
-    ours("fifo", &["sh", "-c", "mkfifo /tmp/p; echo through > /tmp/p & cat /tmp/p; wait"]),
+    ours(
+        "fifo",
+        &["sh", "-c", "mkfifo /tmp/p; (echo through > /tmp/p; sleep 0.3) & cat /tmp/p; wait"],
+    ),
     ours("signals", &["sh", "-c", "trap 'echo caught; exit 3' USR1; kill -USR1 $$; sleep 5"]),
     ours(
         "killed",
-        // Each `wait` has something to wait for: one that has not makes other calls.
         &[
             "sh",
             "-c",
@@ -152,7 +157,6 @@ const WORKLOADS: &[Workload] = &[
         &[
             "/usr/bin/bash",
             "-c",
-            // Waits for all that it began: how far they come before a container's end differs.
             "coproc cat; echo x >&${COPROC[1]}; read -u ${COPROC[0]} y; \
         wc -w <(echo $y a); wait $!; eval \"exec ${COPROC[1]}>&-\"; wait",
         ],
@@ -181,8 +185,9 @@ const WORKLOADS: &[Workload] = &[
         &[
             "sh",
             "-c",
-            "/usr/bin/redis-server --port 7000 --save '' > /dev/null & \
-        sleep 1; /usr/bin/redis-cli -p 7000 set a b; /usr/bin/redis-cli -p 7000 shutdown; wait",
+            "/usr/bin/redis-server --port 7000 --save '' > /dev/null & p=$!; \
+        sleep 1; /usr/bin/redis-cli -p 7000 set a b; \
+        (sleep 0.3; /usr/bin/redis-cli -p 7000 shutdown; sleep 0.3) & wait $p; wait",
         ],
     ),
 ];
