@@ -43,7 +43,7 @@ pub fn run() -> Result<()> {
     let one_by_one = start::run(&arms)?;
     start::where_the_time_goes(&agent, &LIMITS)?;
     crowd::run(&arms, &one_by_one)?;
-    many::monitors(&podman, docker.as_ref())?;
+    many::monitors(&podman, docker.as_ref());
     drop((podman, docker));
     many::run(agent)
 }

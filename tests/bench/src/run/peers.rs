@@ -176,8 +176,10 @@ impl Podman {
     fn own(&self, verb: &[&str]) -> Vec<String> {
         let (store, run) = (self.root.join("root"), self.root.join("run"));
         let (store, run) = (store.display().to_string(), run.display().to_string());
-        let own = ["podman", "--root", &store, "--runroot", &run, "--cgroup-manager", "cgroupfs"];
-        [words(&own), words(verb)].concat()
+        // Its default, crun 1.8, refuses a host that has cgroup v2 beside v1.
+        let own = ["podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs"];
+        let places = ["--root", &store, "--runroot", &run];
+        [words(&own), words(&places), words(verb)].concat()
     }
 
     fn run_with(&self, flags: &[&str], command: &[&str]) -> Vec<String> {
@@ -189,7 +191,7 @@ impl Podman {
 
     pub fn run(&self) -> Arm {
         let commands = vec![self.run_with(&["--rm"], &["/bin/true"])];
-        Arm { slow: true, ..Arm::new("podman run --rm --rootfs, no network", commands) }
+        Arm { slow: true, ..Arm::new("podman (runc) run --rm --rootfs, no network", commands) }
     }
 
     pub fn detached(&self, name: &str) -> Result<()> {
