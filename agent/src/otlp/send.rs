@@ -9,7 +9,6 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{HeaderMap, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::net::TcpStream;
 
 use super::endpoint::Endpoint;
 
@@ -71,7 +70,7 @@ impl Sender {
         let mut connection = match self.connection.take().filter(|it| !it.is_closed()) {
             Some(connection) => connection,
             None => {
-                let stream = TcpStream::connect(&self.endpoint.address)
+                let stream = tenantry_registry::connect(&self.endpoint.address)
                     .await
                     .map_err(|source| SendError::Connect { address: address(), source })?;
                 let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(http)?;

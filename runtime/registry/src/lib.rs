@@ -42,4 +42,5 @@ pub use error::{Error, Result};
 pub use host::{Insecure, InvalidInsecure, endpoint};
 pub use manifest::Manifest;
 pub use registry::{Client, Registry, Settings};
+pub use resolve::connect;
 pub use upload::{Open, Outgoing, Pushed};
