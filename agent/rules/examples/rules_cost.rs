@@ -1,6 +1,6 @@
 //! What the default rules cost for an event that matches none: nanoseconds by kind.
 //!
-//! `cargo run --release --example cost -p tenantry-rules`
+//! `cargo run --release --example rules_cost -p tenantry-rules`
 
 use std::hint::black_box;
 use std::time::Instant;

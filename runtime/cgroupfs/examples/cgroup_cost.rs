@@ -1,5 +1,5 @@
 //! What a container start and a sampling round pay for cgroups, on this machine.
-//! Root: `cargo run --release -p tenantry-cgroupfs --example cost`.
+//! Root: `cargo run --release -p tenantry-cgroupfs --example cgroup_cost`.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What one look costs: `cargo run --release -p tenantry-control --example cost`.
+//! What one look costs: `cargo run --release -p tenantry-control --example look_cost`.
 //!
 //! Two hundred containers, half of them protected, ten rules with patterns; blame of the
 //! kind that a busy host has. Quiet, with somebody bad for whom nobody may be limited, and
