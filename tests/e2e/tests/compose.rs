@@ -132,6 +132,12 @@ fn lives_as_six(client: Client) {
     });
     let limit = agent.native(&scaled["worker"][0])["limits"]["memory_bytes"].clone();
     assert_eq!(limit, 32 << 20);
+    // Bandwidth by a label, in the kernel's words.
+    let link = agent.native(&first["gateway"][0])["host_interface"].clone();
+    let link = format!("ifb{}", link.as_str().expect("a link").trim_start_matches("veth"));
+    let queues = Command::new("tc").args(["qdisc", "show", "dev", &link]).output().unwrap();
+    let queues = String::from_utf8_lossy(&queues.stdout).into_owned();
+    assert!(queues.contains("rate 100Mbit"), "{queues}");
 
     // Updated on its own.
     shop.edition = "2";
