@@ -8,6 +8,8 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tenantry_image::remove_tree;
+
 const PREFIX: &str = "build-";
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
@@ -42,7 +44,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.dir) {
+        if let Err(error) = remove_tree(&self.dir) {
             tracing::warn!(path = %self.dir.display(), %error, "stays until the next start");
         }
     }
@@ -54,7 +56,7 @@ pub(super) fn clear(parent: &Path) -> io::Result<()> {
     for entry in fs::read_dir(parent)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(PREFIX) {
-            fs::remove_dir_all(entry.path())?;
+            remove_tree(&entry.path())?;
         }
     }
     Ok(())

@@ -18,6 +18,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tenantry_image::remove_tree;
 use tokio::sync::broadcast;
 
 use crate::{error::Error, record};
@@ -121,7 +122,7 @@ impl Volumes {
             let path = entry.map_err(failed("read", &dir))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if name.starts_with(RUBBISH) || !path.join(DATA).is_dir() {
-                if let Err(error) = fs::remove_dir_all(&path) {
+                if let Err(error) = remove_tree(&path) {
                     tracing::warn!(path = %path.display(), %error, "rubbish not removed");
                 }
                 continue;
@@ -220,7 +221,7 @@ impl Volumes {
         let data = self.data(name);
         if fs::read_dir(&data).map_err(failed("read", &data))?.next().is_none() {
             let fresh = self.dir.join(name).join(FRESH);
-            match fs::remove_dir_all(&fresh) {
+            match remove_tree(&fresh) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(failed("remove", &fresh)(error));
                 }
@@ -284,7 +285,7 @@ impl Volumes {
             .and_then(|()| make_directory(&data, 0o755).map_err(failed("make directory", &data)));
         if let Err(error) = made {
             // What cannot be removed is cleared at the next start.
-            let _ = fs::remove_dir_all(&dir);
+            let _ = remove_tree(&dir);
             return Err(error);
         }
         let name = volume.name.clone();
@@ -310,7 +311,7 @@ impl Volumes {
         }
         known.remove(name);
         self.tell(VolumeAction::Destroy, name, &[("driver", "local")]);
-        match fs::remove_dir_all(&rubbish) {
+        match remove_tree(&rubbish) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(failed("remove", &rubbish)(error))
             }

@@ -13,10 +13,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, StatxFlags, Timespec,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, StatxFlags, Timespec,
     Timestamps, Uid,
 };
 use rustix::io::Errno;
+
+use crate::remove_tree::remove_at;
 
 /// Below a tree's root: no `.`, no `..`, no empty component. Empty is the root.
 pub(crate) type Components = Vec<OsString>;
@@ -178,7 +180,7 @@ impl Tree {
     /// are gone with it.
     pub fn remove(&mut self, name: &OsStr) -> io::Result<u64> {
         let mut freed = 0;
-        remove(self.parent(), name, &mut freed)?;
+        remove_at(self.parent(), name, &mut freed)?;
         self.parent_path = None;
         Ok(freed)
     }
@@ -295,23 +297,4 @@ fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {
 
 fn joined(components: &[OsString]) -> OsString {
     if components.is_empty() { ".".into() } else { components.join(OsStr::new("/")) }
-}
-
-fn remove(directory: &OwnedFd, name: &OsStr, freed: &mut u64) -> io::Result<()> {
-    let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_nlink == 1 {
-            *freed += stat.st_size as u64;
-        }
-        return Ok(rustix::fs::unlinkat(directory, name, AtFlags::empty())?);
-    }
-    let flags = OFlags::RDONLY | DIRECTORY;
-    let inner = rustix::fs::openat(directory, name, flags, Mode::empty())?;
-    let names: Vec<OsString> = Dir::read_from(&inner)?
-        .map(|entry| entry.map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()))
-        .collect::<Result<_, _>>()?;
-    for inner_name in names.iter().filter(|name| *name != "." && *name != "..") {
-        remove(&inner, inner_name, freed)?;
-    }
-    Ok(rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR)?)
 }

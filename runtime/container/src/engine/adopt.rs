@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tenantry_image::remove_tree;
 use tenantry_shim::protocol::{ExitRecord, Reply, Request};
 
 use super::{
@@ -67,7 +68,7 @@ fn read_records(shared: &Shared) -> Result<Vec<Arc<Cell>>, Error> {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name.starts_with(RUBBISH) {
-            if let Err(error) = fs::remove_dir_all(&path) {
+            if let Err(error) = remove_tree(&path) {
                 tracing::warn!(path = %path.display(), %error, "rubbish not removed");
             }
         } else if config::is_id(&name) {

@@ -6,7 +6,7 @@
 
 use std::{fs, os::unix::fs::DirBuilderExt, path::Path, sync::Arc};
 
-use tenantry_image::Held;
+use tenantry_image::{Held, remove_tree};
 use tenantry_network::Port;
 use tenantry_shim::spec::{IdMapping, LimitedResource, Process, Rlimit};
 
@@ -72,7 +72,7 @@ fn create(shared: &Arc<Shared>, request: CreateRequest) -> Result<String, Error>
             shared.registry().remove(&name, &id);
             shared.volumes.release(&id, true);
             // It may not have come to that.
-            let _ = fs::remove_dir_all(&dir);
+            let _ = remove_tree(&dir);
             Err(error)
         }
     }

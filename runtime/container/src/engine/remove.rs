@@ -5,10 +5,12 @@
 //! [`super::adopt`] clears.
 
 use std::{
-    fs, io,
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
+
+use tenantry_image::remove_tree;
 
 use super::{Engine, Shared, blocking, cell::Cell, detached, stop};
 use crate::{
@@ -86,7 +88,7 @@ pub(super) async fn locked(
             .leave_disk(&rubbish)
             .map_err(|e| Error::failed(format!("rename {}", leaving.dir.display()), e))?;
         let renamed = begun.elapsed().as_micros() as u64;
-        let removed = fs::remove_dir_all(&rubbish);
+        let removed = remove_tree(&rubbish);
         let micros = begun.elapsed().as_micros() as u64 - renamed;
         tracing::debug!(container_id = leaving.id, renamed, removed = micros, "directory gone");
         match removed {
