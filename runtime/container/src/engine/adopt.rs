@@ -285,7 +285,7 @@ fn revive(shared: &Arc<Shared>, cell: &Arc<Cell>) {
         (RestartDecision::Restart { .. }, _) => {
             let (shared, cell, config) = (shared.clone(), cell.clone(), record.config.clone());
             tokio::spawn(async move {
-                lending::wait_for_lender(&shared, &config).await;
+                lending::wait_for_lenders(&shared, &config).await;
                 let _op = cell.op.lock().await;
                 // Somebody else was quicker.
                 if cell.lock().running.is_some() || cell.snapshot().removed {

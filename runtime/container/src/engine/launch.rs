@@ -17,7 +17,7 @@ use tenantry_shim::spec::{
 
 use super::{EngineConfig, Shared, create};
 use crate::{
-    config::{NetworkMode, SeccompChoice, TmpfsRequest},
+    config::{ContainerConfig, NetworkMode, SeccompChoice, TmpfsRequest},
     devices,
     error::Error,
     etc::{self, Resolver},
@@ -46,20 +46,10 @@ pub(super) struct FromHost {
 const DEFAULT_SHM_BYTES: u64 = 64 << 20;
 
 /// # Errors
-/// [`Error::Conflict`] if a container whose namespace is to be shared does not run, or does not
-/// share it; [`Error::Invalid`] for a device that is not there.
+/// Those of [`namespaces`]; [`Error::Invalid`] for a device that is not there.
 pub(super) fn from_host(shared: &Shared, record: &Record) -> Result<FromHost, Error> {
     let config = &record.config;
-    let namespace = |kind: &str, mode: &NamespaceMode| match mode {
-        NamespaceMode::Private | NamespaceMode::Shareable => Ok(Namespace::New),
-        NamespaceMode::Host => Ok(Namespace::Host),
-        NamespaceMode::Container(id) => member(shared, kind, id).map(Namespace::Of),
-    };
-    let namespaces = Namespaces {
-        pid: namespace("pid", &config.pid)?,
-        ipc: namespace("ipc", &config.ipc)?,
-        uts: namespace("uts", &config.uts)?,
-    };
+    let namespaces = namespaces(shared, config)?;
     let mut devices = devices::read(&config.devices)?;
     if config.privileged {
         let all = devices::read_all()?;
@@ -68,6 +58,22 @@ pub(super) fn from_host(shared: &Shared, record: &Record) -> Result<FromHost, Er
         devices.extend(further);
     }
     Ok(FromHost { namespaces, devices })
+}
+
+/// # Errors
+/// [`Error::Conflict`] if a container whose namespace is to be shared does not run, or does not
+/// share it.
+pub(super) fn namespaces(shared: &Shared, config: &ContainerConfig) -> Result<Namespaces, Error> {
+    let namespace = |kind: &str, mode: &NamespaceMode| match mode {
+        NamespaceMode::Private | NamespaceMode::Shareable => Ok(Namespace::New),
+        NamespaceMode::Host => Ok(Namespace::Host),
+        NamespaceMode::Container(id) => member(shared, kind, id).map(Namespace::Of),
+    };
+    Ok(Namespaces {
+        pid: namespace("pid", &config.pid)?,
+        ipc: namespace("ipc", &config.ipc)?,
+        uts: namespace("uts", &config.uts)?,
+    })
 }
 
 fn member(shared: &Shared, kind: &str, id: &str) -> Result<Member, Error> {

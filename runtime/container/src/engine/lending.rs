@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Shared, cell::Cell};
+use super::{Shared, cell::Cell, launch};
 use crate::{config::ContainerConfig, error::Error};
 
 /// For a lender that starts at the same time.
@@ -69,11 +69,15 @@ pub(super) fn borrow(shared: &Shared, config: &ContainerConfig) -> Result<Option
     Ok(Some(Loan { dir: cell.dir.clone(), namespace: namespace.into() }))
 }
 
-/// After a boot of the host all containers begin at once: who borrows begins after its lender.
-/// One that waits in vain is told so by its start.
-pub(super) async fn wait_for_lender(shared: &Shared, config: &ContainerConfig) {
+/// After a boot of the host all containers begin at once: who borrows a network or another
+/// namespace begins after its lender. One that waits in vain is told so by its start.
+pub(super) async fn wait_for_lenders(shared: &Shared, config: &ContainerConfig) {
     let deadline = Instant::now() + PATIENCE;
-    while matches!(borrow(shared, config), Err(Error::Conflict(_))) && Instant::now() < deadline {
+    let rests = || {
+        matches!(borrow(shared, config), Err(Error::Conflict(_)))
+            || matches!(launch::namespaces(shared, config), Err(Error::Conflict(_)))
+    };
+    while rests() && Instant::now() < deadline {
         tokio::time::sleep(LOOK).await;
     }
 }
