@@ -60,6 +60,12 @@ fn check_name(name: &str, config: &ContainerConfig) -> Result<(), Error> {
     if !name.split('.').all(is_part) {
         return refused("parts of letters, digits, - and _ between single dots");
     }
+    if let ["net", _, "conf" | "neigh", interface, ..] = *name.split('.').collect::<Vec<_>>()
+        && !["all", "default", "lo"].contains(&interface)
+    {
+        // An interface comes when its settings have been written, and has the default's then.
+        return refused("all, default or lo in an interface's place");
+    }
     if name.starts_with("net.") {
         return match config.network {
             NetworkMode::Host => refused("no net.* with the host's network"),
@@ -106,6 +112,8 @@ mod tests {
             "fs.mqueue.msg_max",
             "kernel.shm_rmid_forced",
             "kernel.domainname",
+            "net.ipv4.conf.all.rp_filter",
+            "net.ipv6.neigh.default.gc_thresh1",
         ] {
             assert!(check(&with(name, "1")).is_ok(), "{name}");
         }
@@ -122,6 +130,7 @@ mod tests {
             "net..x",
             "net/../kernel/panic",
             "net.ipv4.../x",
+            "net.ipv4.conf.eth0.rp_filter",
             "",
         ] {
             assert!(check(&with(name, "1")).is_err(), "{name}");
