@@ -260,7 +260,7 @@ pub async fn update(
         None | Some(RestartPolicyNameEnum::EMPTY) => None,
         Some(_) => Some(create::restart_policy(&host)?),
     };
-    let limits = create::limits_of(&host)?;
+    let limits = create::new_limits_of(&host)?;
     // What asks for nothing would be an event that tells of nothing.
     if !limits.is_empty() || policy.is_none() {
         app.engine.update_limits(&id, limits).await?;

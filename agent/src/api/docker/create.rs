@@ -126,8 +126,20 @@ pub fn request_of(name: Option<String>, mut body: ContainerCreateBody) -> ApiRes
     Ok(CreateRequest { name, image: body.image.unwrap_or_default(), config, limits })
 }
 
-/// The limits in a `HostConfig`, as `create` and `update` take them. Zero, and
-/// Docker's -1, are "not limited", which is where a container begins.
+/// As `update` takes them: there -1 takes a limit away.
+pub fn new_limits_of(host: &HostConfig) -> ApiResult<LimitsPatch> {
+    let mut limits = limits_of(host)?;
+    if host.memory_swap == Some(-1) {
+        limits.memory_swap_bytes = Some(Limit::Unlimited);
+    }
+    if host.pids_limit == Some(-1) {
+        limits.pids = Some(Limit::Unlimited);
+    }
+    Ok(limits)
+}
+
+/// The limits in a `HostConfig`, as `create` takes them. Zero, and Docker's -1, are
+/// "not limited", which is where a container begins.
 pub fn limits_of(host: &HostConfig) -> ApiResult<LimitsPatch> {
     let positive = |n: Option<i64>| n.filter(|n| *n > 0);
     let quota = positive(host.cpu_quota).map(|quota| {
@@ -293,6 +305,15 @@ mod tests {
 
     fn parse(json: serde_json::Value) -> ApiResult<CreateRequest> {
         request_of(None, serde_json::from_value(json).unwrap())
+    }
+
+    #[test]
+    fn an_update_takes_a_limit_away_where_a_create_asks_for_none() {
+        let host = HostConfig { memory_swap: Some(-1), pids_limit: Some(-1), ..Default::default() };
+        assert!(limits_of(&host).unwrap().is_empty());
+        let taken = new_limits_of(&host).unwrap();
+        assert_eq!(taken.memory_swap_bytes, Some(Limit::Unlimited));
+        assert_eq!(taken.pids, Some(Limit::Unlimited));
     }
 
     #[test]
