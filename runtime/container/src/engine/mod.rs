@@ -110,7 +110,9 @@ pub struct EngineConfig {
 
 impl EngineConfig {
     pub const DEFAULT_MAX_CONTAINERS: usize = 255;
-    pub const DEFAULT_USER_NAMESPACE_BASE: u32 = 100_000;
+    /// The last 4,096 ranges below 2³¹, which nobody gives away: `useradd` ends at 600,100,000
+    /// (`SUB_UID_MAX`), systemd before this one ("Users, Groups, UIDs and GIDs on systemd Systems").
+    pub const DEFAULT_USER_NAMESPACE_BASE: u32 = 0x7000_0000;
     pub const USER_NAMESPACE_SIZE: u32 = 65_536;
 }
 

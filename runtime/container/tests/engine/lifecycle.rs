@@ -219,7 +219,7 @@ async fn a_user_namespace_maps_root_to_nobody_special() {
     wait_for_output(&house, &id, "0\n1\n").await;
     let pid = house.engine.get(&id).unwrap().live.as_ref().unwrap().pid;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    assert!(status.contains("Uid:\t100000\t"), "{status}");
+    assert!(status.contains("Uid:\t1879048192\t"), "{status}");
     house.demolish().await;
 }
 
