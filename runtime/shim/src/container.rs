@@ -54,7 +54,7 @@ impl Container {
     /// The first process exists afterwards and waits at the gate.
     pub fn launch(spec: LaunchSpec, inherited: Inherited) -> Result<Self, Failure> {
         let home = Home::of(&spec);
-        let log = LogFile::open(&spec.log_path)?;
+        let log = LogFile::open(&spec.log_path, spec.log_bound)?;
         let shares_pids = spec.namespaces.pid != Namespace::New;
         let kill_file = spec.cgroup.unified.join("cgroup.kill").display().to_string();
         let launched = launch::launch(&spec, &home.placement, &inherited)?;
@@ -80,6 +80,15 @@ impl Container {
         })
     }
 
+    /// Until then nobody looks at the outputs.
+    pub fn is_held_up(&self) -> bool {
+        self.log.is_held()
+    }
+
+    pub fn look_at_readers(&mut self) {
+        self.log.look_at_readers();
+    }
+
     /// The output pipes that still have a writer, or the terminal until it is hung up.
     pub fn outputs(&self) -> impl Iterator<Item = (Stream, BorrowedFd<'_>)> {
         let pipes = [(Stream::Stdout, self.stdout()), (Stream::Stderr, self.stderr.as_ref())];
@@ -100,9 +109,11 @@ impl Container {
         self.terminal.as_ref()?.master.try_clone().ok()
     }
 
-    /// Until here our copy kept the terminal from being hung up by processes that closed
-    /// theirs for a moment; now the end of the last of theirs is the end of the output.
-    pub fn let_terminal_end(&mut self) {
+    /// The first process has ended. Until here our copy kept the terminal from being hung up by
+    /// processes that closed theirs for a moment; now the end of the last of theirs is the end of
+    /// the output, and nobody's slowness holds it up.
+    pub fn let_output_end(&mut self) {
+        self.log.end_waiting();
         let Some(pty) = self.terminal.take() else { return };
         drop(pty.slave);
         self.stdout = Some(pty.master);

@@ -1,8 +1,8 @@
 //! What the agent and a shim say to each other.
 //!
-//! Three small contracts are all that the agent names of it: [`spec`], what a shim is
-//! told at birth; [`protocol`], what it is asked and answers later; and [`log`], the
-//! file it writes. They do no IO.
+//! A few small contracts are all that the agent names of it: [`spec`], what a shim is
+//! told at birth; [`protocol`], what it is asked and answers later; [`log`] and
+//! [`log_pieces`], the files it writes. They do no IO.
 //!
 //! The other modules are how a process becomes a container. Two programs are made of
 //! them, each of one thread from birth to death: `tenantry-shim`, which stays with its
@@ -29,6 +29,7 @@ pub mod launch;
 pub mod lifecycle;
 pub mod log;
 pub mod log_file;
+pub mod log_pieces;
 pub mod mounts;
 pub mod namespaces;
 pub mod overlay;

@@ -358,6 +358,7 @@ mod tests {
             seccomp: false,
             stdin: false,
             log_path: "/log".into(),
+            log_bound: None,
             exit_path: "/exit".into(),
         }
     }

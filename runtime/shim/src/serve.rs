@@ -74,6 +74,9 @@ impl Shim {
                 }
             }
             self.connections.retain(Connection::is_open);
+            if let Some(container) = &mut self.container {
+                container.look_at_readers();
+            }
             // After the requests that were there: a renewal that came in time counts.
             self.switch.look_at_the_clock();
             if let Some(event) = self.silence()
@@ -269,7 +272,7 @@ impl Shim {
             Action::UndoAndSayFailed => self.undo_and_say_failed(),
             Action::KeepStatus => {
                 if let Some(container) = &mut self.container {
-                    container.let_terminal_end();
+                    container.let_output_end();
                 }
                 self.drain_started = Instant::now();
                 self.last_output = self.drain_started;

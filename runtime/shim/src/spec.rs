@@ -70,8 +70,20 @@ pub struct LaunchSpec {
     pub stdin: bool,
     /// Frames of [`crate::log`] are appended here.
     pub log_path: PathBuf,
+    /// `None`: one piece, which grows as long as there is room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_bound: Option<LogBound>,
     /// A [`crate::protocol::ExitStatus`] appears here, complete or not at all.
     pub exit_path: PathBuf,
+}
+
+/// How much of a log is kept: see [`crate::log_pieces`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogBound {
+    pub piece_bytes: u64,
+    /// 1 or more.
+    pub pieces: u32,
 }
 
 /// An overlay, mounted in the container's own mount namespace only: the host

@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tenantry_shim::log::Stream;
 
 use super::{MAX_CONNECTIONS, Shim};
+use crate::container::Container;
 use crate::lifecycle::{Event, Phase};
 
 /// An agent that spawned a shim and never watched it is gone.
@@ -18,6 +19,9 @@ const FIRST_WATCH_WAIT: Duration = Duration::from_secs(30);
 /// silence must last, and how long the shim listens at most.
 const DRAIN_QUIET: Duration = Duration::from_millis(100);
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+
+/// Nothing tells when a reader lets go of a piece of the log.
+const LOOK_AT_READERS: Duration = Duration::from_millis(5);
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Source {
@@ -48,8 +52,10 @@ impl Shim {
             if matches!(self.phase, Phase::Gate | Phase::Starting) {
                 add(Source::Channel, container.channel.as_fd(), PollFlags::IN);
             }
-            for (stream, pipe) in container.outputs() {
-                add(Source::Output(stream), pipe, PollFlags::IN);
+            if !container.is_held_up() {
+                for (stream, pipe) in container.outputs() {
+                    add(Source::Output(stream), pipe, PollFlags::IN);
+                }
             }
             for execution in &container.executions {
                 if let Some(channel) = &execution.channel {
@@ -72,7 +78,9 @@ impl Shim {
         if self.connections.len() < MAX_CONNECTIONS {
             add(Source::Listener, self.listener.as_fd(), PollFlags::IN);
         }
-        let deadline = self.deadline().into_iter().chain(self.switch.deadline()).min();
+        let held_up = self.container.as_ref().is_some_and(Container::is_held_up);
+        let look = held_up.then(|| Instant::now() + LOOK_AT_READERS);
+        let deadline = self.deadline().into_iter().chain(self.switch.deadline()).chain(look).min();
         let timeout = deadline.map(timespec_until);
         match poll(&mut polled, timeout.as_ref()) {
             Ok(_) => {}

@@ -122,6 +122,7 @@ impl Lab {
             seccomp: false,
             stdin: false,
             log_path: path("log"),
+            log_bound: None,
             exit_path: path("exit"),
         };
         Self { id, directory, spec, seccomp: None, stdin: None, network: None }
