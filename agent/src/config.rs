@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use tenantry_container::{Limit, LogConfig, units};
 use tenantry_ebpf::AuditFilter;
 use tenantry_network::Ipv4Subnet;
 
@@ -60,6 +61,16 @@ pub struct RawConfig {
     pub control: RawControl,
     pub rules: RawRules,
     pub registries: RawRegistries,
+    pub logs: RawLogs,
+}
+
+/// What of a container's output is kept that does not say it itself (`--log-opt`).
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawLogs {
+    /// Of one file, such as 20m; -1 is no bound.
+    pub max_size: Option<String>,
+    pub max_file: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -205,6 +216,7 @@ pub struct Config {
     pub control: Settings,
     pub rules: RuleSettings,
     pub registries: tenantry_registry::Settings,
+    pub log: LogConfig,
     /// `None`: only our own containers are metered.
     pub foreign: Option<ForeignConfig>,
 }
@@ -228,6 +240,8 @@ pub enum ConfigError {
     Parse { path: PathBuf, message: String },
     #[error(transparent)]
     AuditFilter(BadFilter),
+    #[error(transparent)]
+    Log(tenantry_container::Error),
     #[error("{field} = {value:?} is not allowed: {allowed}")]
     Invalid { field: &'static str, value: String, allowed: String },
 }
@@ -369,6 +383,7 @@ impl RawConfig {
             control,
             rules: rules(self.rules)?,
             registries: self.registries.validate()?,
+            log: logs(self.logs)?,
             max_series,
             blame_pairs,
             linger: Duration::from_secs(linger_seconds),
@@ -407,6 +422,20 @@ fn control(raw: RawControl, journal: PathBuf) -> Result<Settings, ConfigError> {
     )?;
     let policy = raw.policy.map(|path| absolute("control.policy", Some(path), "")).transpose()?;
     Ok(Settings { interval: Duration::from_millis(interval_ms), policy, journal })
+}
+
+fn logs(raw: RawLogs) -> Result<LogConfig, ConfigError> {
+    let max_size = match raw.max_size.as_deref() {
+        None => None,
+        Some("-1") => Some(Limit::Unlimited),
+        Some(text) => {
+            let bytes = units::parse_file_size("logs.max_size", text).map_err(ConfigError::Log)?;
+            Some(Limit::Value(bytes))
+        }
+    };
+    let wanted = LogConfig { discards: false, max_size, max_file: raw.max_file };
+    wanted.check().map_err(ConfigError::Log)?;
+    Ok(wanted.or(&LogConfig::DEFAULT))
 }
 
 fn rules(raw: RawRules) -> Result<RuleSettings, ConfigError> {
@@ -607,6 +636,8 @@ mod tests {
             ("[control]\npolicy = \"policy.toml\"", "control.policy"),
             ("[governor]\nbudget_percent = nan", "governor.budget_percent"),
             ("[rules]\nfiles = [\"own.toml\"]", "rules.files"),
+            ("[logs]\nmax_size = \"lots\"", "logs.max_size"),
+            ("[logs]\nmax_size = \"1k\"\nmax_file = 0", "max-file"),
             ("[governor]\ninterval_seconds = 0", "governor.interval_seconds"),
         ] {
             let error = error_of(text);

@@ -4,8 +4,9 @@
 //! more: attach, `logs --follow` and a log read after the agent's restart are
 //! one and the same thing.
 
-use std::fs::File;
-use std::io::Read as _;
+mod lines;
+mod pieces;
+
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::pin::Pin;
@@ -17,6 +18,9 @@ use tenantry_shim::log::{HEADER_BYTES, Header, Stream as Source};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
+pub use self::lines::{Last, Lines};
+use self::pieces::{Got, Pieces};
+pub use self::pieces::{Start, newest};
 use crate::readable;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,11 +55,12 @@ impl Parser {
     }
 }
 
+/// Of one client.
 #[derive(Debug)]
-struct Follower {
-    file: File,
+pub struct Reader {
+    pieces: Pieces,
     parser: Parser,
-    /// `None`: the end of the file is the end of the stream.
+    /// `None`: what is there now is all.
     watch: Option<Watch>,
 }
 
@@ -67,30 +72,41 @@ struct Watch {
     ended: Option<oneshot::Receiver<()>>,
 }
 
-/// All frames from byte `from` on. With `ended`, goes on until that resolves and
-/// the file is read to its end.
-pub fn frames(
-    path: &Path,
-    from: u64,
-    ended: Option<oneshot::Receiver<()>>,
-) -> std::io::Result<Frames> {
-    use std::io::Seek as _;
-    // Attach comes before the first start, and so before the shim makes the file.
-    let mut file = File::options().read(true).append(true).create(true).open(path)?;
-    let watch = match ended {
-        None => None,
-        Some(ended) => {
-            let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
-            let changes = inotify::init(flags)?;
-            inotify::add_watch(&changes, path, inotify::WatchFlags::MODIFY)?;
-            Some(Watch { changes: Some(readable::register(changes)?), ended: Some(ended) })
-        }
-    };
-    file.seek(std::io::SeekFrom::Start(from))?;
-    let follower = Follower { file, parser: Parser::default(), watch };
-    Ok(Box::pin(futures_util::stream::try_unfold(follower, |mut follower| async move {
-        Ok(follower.next().await?.map(|frame| (frame, follower)))
-    })))
+/// Which frames are read, and what is due to the reader.
+#[derive(Debug)]
+pub struct Reading {
+    pub from: Start,
+    /// `Some`: on until that resolves and the log is read to its end.
+    pub until: Option<oneshot::Receiver<()>>,
+    /// The reader must not miss anything: a log with a bound keeps what it has not read, and the
+    /// container waits for it.
+    pub holds: bool,
+}
+
+impl Reader {
+    /// `path` is that of the log's first piece. It is watched when this returns.
+    pub fn open(path: &Path, reading: Reading) -> std::io::Result<Self> {
+        let Reading { from, until, holds } = reading;
+        let watch = match until {
+            None => None,
+            Some(ended) => {
+                let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+                let changes = inotify::init(flags)?;
+                // Of the directory, as the next piece appears there. Little else happens in it.
+                let kinds = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE;
+                inotify::add_watch(&changes, path.parent().unwrap_or(path), kinds)?;
+                Some(Watch { changes: Some(readable::register(changes)?), ended: Some(ended) })
+            }
+        };
+        let pieces = Pieces::open(path, from, holds)?;
+        Ok(Self { pieces, parser: Parser::default(), watch })
+    }
+
+    pub fn into_frames(self) -> Frames {
+        Box::pin(futures_util::stream::try_unfold(self, |mut reader| async move {
+            Ok(reader.next().await?.map(|frame| (frame, reader)))
+        }))
+    }
 }
 
 impl Drop for Watch {
@@ -104,14 +120,12 @@ impl Drop for Watch {
     }
 }
 
-impl Follower {
-    async fn next(&mut self) -> std::io::Result<Option<Frame>> {
+impl Reader {
+    /// `None` at the end of the log, or of what is there, and never before.
+    pub async fn next(&mut self) -> std::io::Result<Option<Frame>> {
         loop {
-            if let Some(frame) = self.parser.next()? {
+            if let Some(frame) = self.next_kept().await? {
                 return Ok(Some(frame));
-            }
-            if self.read_more()? {
-                continue;
             }
             let Some(watch) = &mut self.watch else { return Ok(None) };
             let (Some(ended), Some(changes)) = (&mut watch.ended, &watch.changes) else {
@@ -125,12 +139,28 @@ impl Follower {
         }
     }
 
-    fn read_more(&mut self) -> std::io::Result<bool> {
+    /// `None` at the end of what is there now.
+    pub async fn next_kept(&mut self) -> std::io::Result<Option<Frame>> {
+        loop {
+            if let Some(frame) = self.parser.next()? {
+                return Ok(Some(frame));
+            }
+            match self.read_more()? {
+                // A long log leaves others their turn.
+                Got::Bytes(_) => tokio::task::yield_now().await,
+                Got::NextPiece => self.parser = Parser::default(),
+                Got::End => return Ok(None),
+            }
+        }
+    }
+
+    fn read_more(&mut self) -> std::io::Result<Got> {
         let start = self.parser.pending.len();
         self.parser.pending.resize(start + PIECE_BYTES, 0);
-        let read = self.file.read(&mut self.parser.pending[start..]);
-        self.parser.pending.truncate(start + *read.as_ref().unwrap_or(&0));
-        Ok(read? > 0)
+        let got = self.pieces.read(&mut self.parser.pending[start..]);
+        let count = if let Ok(Got::Bytes(count)) = &got { *count } else { 0 };
+        self.parser.pending.truncate(start + count);
+        got
     }
 }
 
@@ -160,17 +190,6 @@ pub fn multiplexed(frame: &Frame, timestamps: bool) -> Bytes {
 pub fn rendered(frame: &Frame, timestamps: bool, terminal: bool) -> Bytes {
     let bytes = multiplexed(frame, timestamps);
     if terminal { bytes.slice(8..) } else { bytes }
-}
-
-/// A frame cut after each newline, because `tail` and timestamps are by line.
-pub fn lines(frame: &Frame) -> Vec<Frame> {
-    let mut rest = frame.payload.clone();
-    let mut lines = Vec::new();
-    while !rest.is_empty() {
-        let end = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |at| at + 1);
-        lines.push(Frame { payload: rest.split_to(end), ..frame.clone() });
-    }
-    lines
 }
 
 /// With all nine digits, as Docker's log lines have them, so that lines stand in columns.
@@ -223,14 +242,5 @@ mod tests {
         assert_eq!(&bytes[..], b"\x02\0\0\0\0\0\0\x03no\n");
         let plain = rendered(&frame(Source::Stdout, b"yes\r\n"), false, true);
         assert_eq!(&plain[..], b"yes\r\n");
-    }
-
-    #[test]
-    fn a_frame_of_several_lines_is_cut_after_each() {
-        let texts: Vec<Bytes> = lines(&frame(Source::Stdout, b"a\nb\nc"))
-            .into_iter()
-            .map(|line| line.payload)
-            .collect();
-        assert_eq!(texts, ["a\n", "b\n", "c"]);
     }
 }

@@ -14,8 +14,9 @@ use tenantry_container::{ContainerConfig, CreateRequest, HealthWish, Snapshot};
 use super::error::StepError;
 use super::output::Output;
 use super::{LABEL, Request};
+use crate::api::Shared;
 use crate::api::docker::attach::ended;
-use crate::api::{Shared, logs};
+use crate::api::logs::{Reader, Reading, Start};
 
 /// What a command needs of the stage besides its words.
 #[derive(Debug)]
@@ -84,8 +85,9 @@ async fn follow(app: &Shared, id: &str, run: &Run, output: &Output) -> Result<Pa
     output.say(&format!(" ---> Running in {}\n", &id[..12])).await?;
     // The log must be watched before the program may write to it.
     let end = ended(app, id).await;
-    let frames = logs::frames(&container.log_path(), 0, Some(end));
-    let mut frames = frames.map_err(StepError::file("watch the output of", id))?;
+    let reading = Reading { from: Start::Beginning, until: Some(end), holds: true };
+    let reader = Reader::open(&container.log_path(), reading);
+    let mut frames = reader.map_err(StepError::file("watch the output of", id))?.into_frames();
     app.engine.start(id).await?;
     let mut text = Text::default();
     loop {

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bollard::models::{DeviceMapping, HealthConfig, HostConfig, ResourcesUlimits};
+use bollard::models::{
+    DeviceMapping, HealthConfig, HostConfig, HostConfigLogConfig, ResourcesUlimits,
+};
 use clap::Args;
 use tenantry_container::units;
 
@@ -51,6 +53,12 @@ pub struct SurroundingArgs {
     /// host.
     #[arg(long, value_name = "MODE")]
     uts: Option<String>,
+    /// json-file, or none.
+    #[arg(long, value_name = "DRIVER")]
+    log_driver: Option<String>,
+    /// How much of its output is kept: max-size=10m, max-file=3.
+    #[arg(long, value_name = "NAME=VALUE")]
+    log_opt: Vec<String>,
     /// -1000 (never killed) to 1000 (killed first).
     #[arg(long, value_name = "SCORE", allow_hyphen_values = true)]
     oom_score_adj: Option<i64>,
@@ -102,7 +110,22 @@ impl SurroundingArgs {
         host.ipc_mode = self.ipc.clone();
         host.uts_mode = self.uts.clone();
         host.oom_score_adj = self.oom_score_adj;
+        host.log_config = self.log_config()?;
         Ok(())
+    }
+
+    fn log_config(&self) -> anyhow::Result<Option<HostConfigLogConfig>> {
+        if self.log_driver.is_none() && self.log_opt.is_empty() {
+            return Ok(None);
+        }
+        let option = |text: &String| -> anyhow::Result<(String, String)> {
+            let (name, value) = text
+                .split_once('=')
+                .with_context(|| format!("--log-opt {text:?} is not allowed: NAME=VALUE"))?;
+            Ok((name.to_owned(), value.to_owned()))
+        };
+        let config = self.log_opt.iter().map(option).collect::<anyhow::Result<_>>()?;
+        Ok(Some(HostConfigLogConfig { typ: self.log_driver.clone(), config: Some(config) }))
     }
 
     /// `None`: the image's alone.

@@ -113,6 +113,7 @@ pub(super) async fn assemble(
             user_namespace_base: EngineConfig::DEFAULT_USER_NAMESPACE_BASE,
             restore_bandwidth: guard::restore_bandwidth_command()
                 .map_err(Refusal::failed("own path"))?,
+            log: config.log.clone(),
             limit_history: Arc::clone(&limit_history),
         };
         let engine = Engine::open(

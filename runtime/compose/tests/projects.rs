@@ -150,6 +150,20 @@ fn limits_and_times_are_in_the_engine_s_units() {
 }
 
 #[test]
+fn what_is_kept_of_the_output_is_the_engine_s_to_judge() {
+    let text = "services: {web: {image: i, logging: {driver: json-file, options: {max-file: 3, \
+                max-size: 10m}}}}";
+    let host = container(&read(text).unwrap(), "web").host_config.unwrap();
+    let config = host.log_config.unwrap();
+    assert_eq!(config.typ.as_deref(), Some("json-file"));
+    let options: BTreeMap<_, _> = config.config.unwrap().into_iter().collect();
+    let expected = [("max-file", "3"), ("max-size", "10m")];
+    assert!(options.iter().map(|(name, value)| (&name[..], &value[..])).eq(expected));
+    let wrong = "services: {web: {image: i, logging: {option: {}}}}";
+    assert!(read(wrong).unwrap_err().contains("option"));
+}
+
+#[test]
 fn networks_and_volumes_have_their_names_on_the_host() {
     let project = shop();
     let networks: Vec<&str> = project.networks.keys().map(String::as_str).collect();

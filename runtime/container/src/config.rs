@@ -19,6 +19,7 @@ use crate::{
     etc::{self, Resolver},
     health::HealthWish,
     limits::LimitsPatch,
+    log_config::LogConfig,
     namespaces::{self, NamespaceMode},
     restart::RestartPolicy,
     signals, sysctls,
@@ -126,6 +127,8 @@ pub struct ContainerConfig {
     pub uts: NamespaceMode,
     /// Over what the image says.
     pub health: Option<HealthWish>,
+    /// In a record with what the agent's own settings say.
+    pub log: LogConfig,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -340,6 +343,7 @@ fn check_surroundings(config: &ContainerConfig) -> Result<(), Error> {
     namespaces::check(config)?;
     etc::check_extra_hosts(&config.extra_hosts)?;
     config.resolver.check()?;
+    config.log.check()?;
     if let Some(bytes) = config.shm_size_bytes
         && !SHM_BYTES.contains(&bytes)
     {

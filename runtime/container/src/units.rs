@@ -9,6 +9,7 @@ use crate::{error::Error, limits::Limit};
 
 const BYTES_ALLOWED: &str = "a number with an optional unit b, k, m, g or t (powers of 1024)";
 const BITS_ALLOWED: &str = "a number with an optional unit bit, kbit, mbit or gbit, or max";
+const FILE_SIZE_ALLOWED: &str = "a number with an optional unit k, m or g, such as 10m";
 const CPUS_ALLOWED: &str = "a number of CPUs such as 0.5 or 2, at least 0.01, or max";
 const DEVICE_ALLOWED: &str = "DEVICE:RATE, such as /dev/sda:10m or 8:0:10m";
 
@@ -27,6 +28,32 @@ pub fn parse_bytes(field: &str, text: &str) -> Result<u64, Error> {
         _ => return Err(refused()),
     };
     scale(number, (1u64 << shift) as f64).ok_or_else(refused)
+}
+
+/// `20m`, `10k`, `1000`: bytes of a file of the log, in powers of 1000 as Docker reads them.
+pub fn parse_file_size(field: &str, text: &str) -> Result<u64, Error> {
+    let refused = || Error::invalid(field, text, FILE_SIZE_ALLOWED);
+    let (number, unit) = split_number(text);
+    let unit = unit.trim_start().to_ascii_lowercase();
+    let letter = unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')).unwrap_or(&unit);
+    let factor = match letter {
+        "" => 1.0,
+        "k" => 1e3,
+        "m" => 1e6,
+        "g" => 1e9,
+        "t" => 1e12,
+        _ => return Err(refused()),
+    };
+    scale(number, factor).ok_or_else(refused)
+}
+
+/// What [`parse_file_size`] reads, exactly.
+pub fn render_file_size(bytes: u64) -> String {
+    let units = [(1_000_000_000, "g"), (1_000_000, "m"), (1000, "k")];
+    match units.into_iter().find(|(factor, _)| bytes > 0 && bytes.is_multiple_of(*factor)) {
+        Some((factor, unit)) => format!("{}{unit}", bytes / factor),
+        None => bytes.to_string(),
+    }
 }
 
 /// As [`parse_bytes`], or `max`.

@@ -12,7 +12,6 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use futures_util::StreamExt as _;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -20,7 +19,8 @@ use tenantry_container::{Action, WaitCondition};
 use tokio::io::{AsyncWriteExt as _, ReadHalf};
 use tokio::sync::oneshot;
 
-use super::super::{Shared, begin, logs};
+use super::super::logs::{self, Reader, Reading, Start};
+use super::super::{Shared, begin};
 use super::terminal::{self, Keys, Left};
 use crate::api::error::{ApiError, ApiResult};
 
@@ -56,14 +56,12 @@ pub async fn attach(
     let (response, upgrade) = upgrade(request, terminal)?;
     let earlier = is_true(query.logs.as_deref());
     let follow = is_true(query.stream.as_deref());
-    let path = container.log_path();
-    let from = match earlier {
-        true => 0,
-        false => std::fs::metadata(&path).map_or(0, |metadata| metadata.len()),
-    };
+    let from = if earlier { Start::Beginning } else { Start::End };
     // The log must be watched before the client may start the container.
-    let ended = if follow { Some(ended(&app, &container.record.id).await) } else { None };
-    let mut frames = logs::frames(&path, from, ended).map_err(ApiError::internal)?;
+    let until = if follow { Some(ended(&app, &container.record.id).await) } else { None };
+    // A client that is slower than the container holds it up, as the reader of a pipe does.
+    let reading = Reading { from, until, holds: follow };
+    let mut output = Reader::open(&container.log_path(), reading).map_err(ApiError::internal)?;
     let (stdout, stderr) = (is_true(query.stdout.as_deref()), is_true(query.stderr.as_deref()));
     let id = container.record.id.clone();
     let wants_stdin = is_true(query.stdin.as_deref());
@@ -92,9 +90,9 @@ pub async fn attach(
                     let _ = app.engine.note(&id, Action::Detach, &[]);
                     break;
                 }
-                frame = frames.next() => frame,
+                frame = output.next() => frame,
             };
-            let Some(Ok(frame)) = frame else { break };
+            let Ok(Some(frame)) = frame else { break };
             let wanted = match frame.source {
                 tenantry_shim::log::Stream::Stdout => stdout,
                 tenantry_shim::log::Stream::Stderr => stderr,

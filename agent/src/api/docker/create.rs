@@ -22,7 +22,7 @@ use tenantry_container::{
 };
 
 use super::super::Shared;
-use super::{mounts, networking, ports, surroundings, terminal};
+use super::{log_config, mounts, networking, ports, surroundings, terminal};
 use crate::api::error::{ApiError, ApiResult};
 use crate::build;
 use crate::profile;
@@ -119,6 +119,7 @@ pub fn request_of(name: Option<String>, mut body: ContainerCreateBody) -> ApiRes
         seccomp: security.seccomp,
         oom_score_adj: host.oom_score_adj.map(|score| score as i32).filter(|score| *score != 0),
         health: surroundings::health(body.healthcheck),
+        log: log_config::parse(host.log_config.clone())?,
         ..ContainerConfig::default()
     };
     surroundings::take(&host, &mut config)?;

@@ -9,9 +9,9 @@ use tenantry_container::{
     RestartPolicy, SeccompChoice, Snapshot, State, TmpfsRequest,
 };
 
-use super::{networking, ports};
+use super::{log_config, networking, ports};
 use crate::api::App;
-use crate::api::logs::rfc3339;
+use crate::api::logs::{self, rfc3339};
 use crate::cli::table;
 use crate::collect::value;
 
@@ -51,7 +51,7 @@ pub fn inspect(app: &App, container: &Snapshot) -> Value {
         "Args": args.collect::<Vec<_>>(),
         "State": state(container),
         "Image": record.image.id,
-        "LogPath": container.log_path(),
+        "LogPath": logs::newest(&container.log_path()),
         "Name": format!("/{}", record.name),
         "RestartCount": record.restarts,
         "Driver": "overlay",
@@ -134,8 +134,7 @@ fn host_config(record: &Record) -> Value {
         "OomKillDisable": resources.oom_kill_disable.unwrap_or(false),
         "PidsLimit": value(resources.pids_max.as_ref()).unwrap_or(0),
         "CpusetCpus": resources.cpuset_cpus.as_deref().unwrap_or_default(),
-        // The driver whose logs clients know that they can ask for.
-        "LogConfig": { "Type": "json-file", "Config": {} },
+        "LogConfig": log_config::view(&config.log),
     });
     for (field, value) in surroundings(config) {
         view[field] = value;

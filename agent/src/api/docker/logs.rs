@@ -1,17 +1,19 @@
 //! `GET /containers/{id}/logs`.
 
 use std::collections::VecDeque;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
-use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::TryStreamExt as _;
 use serde::Deserialize;
 use tenantry_shim::log::Stream as Source;
+use tokio::sync::oneshot;
 
-use super::super::logs::{self, Frame, Frames};
+use super::super::logs::{self, Frame, Last, Lines, Reader, Reading, Start};
 use super::super::{Shared, is_running};
 use super::attach::{ended, is_true};
 use crate::api::error::{ApiError, ApiResult};
@@ -40,12 +42,21 @@ struct Filter {
 }
 
 impl Filter {
+    fn is_by_time(&self) -> bool {
+        (self.since_ns, self.until_ns) != (0, u64::MAX)
+    }
+
     fn wants(&self, frame: &Frame) -> bool {
         let stream = match frame.source {
             Source::Stdout => self.stdout,
             Source::Stderr => self.stderr,
         };
         stream && (self.since_ns..=self.until_ns).contains(&frame.unix_ns)
+    }
+
+    fn wanted(&self, mut lines: Vec<Frame>) -> Vec<Frame> {
+        lines.retain(|line| self.wants(line));
+        lines
     }
 }
 
@@ -55,6 +66,11 @@ pub async fn logs(
     Query(query): Query<LogsQuery>,
 ) -> ApiResult<Response> {
     let container = app.engine.get(&id)?;
+    if container.record.config.log.discards {
+        // Docker's words and status.
+        let message = "configured logging driver does not support reading";
+        return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, message));
+    }
     let filter = Filter {
         stdout: is_true(query.stdout.as_deref()),
         stderr: is_true(query.stderr.as_deref()),
@@ -71,53 +87,106 @@ pub async fn logs(
                 .map_err(|_| ApiError::invalid("tail", text, "a number of lines, or \"all\""))?,
         ),
     };
-    let path = container.log_path();
-    let length = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
     let follow = is_true(query.follow.as_deref()) && is_running(&container);
-    let ended = if follow { Some(ended(&app, &container.record.id).await) } else { None };
-    let (mut earlier, mut from) = (Vec::new(), 0);
-    if let Some(tail) = tail {
-        earlier =
-            last_lines(logs::frames(&path, 0, None).map_err(ApiError::internal)?, tail, filter)
-                .await
-                .map_err(ApiError::internal)?;
-        from = length;
-    }
-    let later = match (tail, follow) {
-        (Some(_), false) => futures_util::stream::empty().boxed(),
-        _ => logs::frames(&path, from, ended).map_err(ApiError::internal)?,
-    };
-    let timestamps = is_true(query.timestamps.as_deref());
-    let terminal = container.record.config.terminal.is_some();
-    let render = move |frame: Frame| -> Bytes {
-        if timestamps {
-            let lines = logs::lines(&frame);
-            lines.iter().flat_map(|line| logs::rendered(line, true, terminal)).collect()
-        } else {
-            logs::rendered(&frame, false, terminal)
+    let until = match follow {
+        true => {
+            let ended = ended(&app, &container.record.id).await;
+            Some(sooner(ended, filter.until_ns))
         }
+        false => None,
     };
-    let frames = futures_util::stream::iter(earlier.into_iter().map(Ok))
-        .chain(later)
-        .try_filter(move |frame| std::future::ready(filter.wants(frame)))
-        .map_ok(render);
+    let reading = Reading { from: Start::Beginning, until, holds: false };
+    let mut reader = Reader::open(&container.log_path(), reading).map_err(ApiError::internal)?;
+    let timestamps = is_true(query.timestamps.as_deref());
+    let by_line = timestamps || tail.is_some() || filter.is_by_time();
+    let mut lines = by_line.then(Lines::default);
+    let mut ready = VecDeque::new();
+    if let (Some(tail), Some(lines)) = (tail, &mut lines) {
+        let last = last_lines(&mut reader, lines, tail, filter, follow).await;
+        ready = last.map_err(ApiError::internal)?;
+    }
+    // Without `follow` what is there now has been looked through.
+    let over = tail.is_some() && !follow;
+    let shown = Shown { reader, filter, lines, ready, over };
+    let terminal = container.record.config.terminal.is_some();
+    let frames = futures_util::stream::try_unfold(shown, |mut shown| async move {
+        std::io::Result::Ok(shown.next().await?.map(|frame| (frame, shown)))
+    });
+    let frames = frames.map_ok(move |frame| logs::rendered(&frame, timestamps, terminal));
     let media_type = [(CONTENT_TYPE, super::attach::media_type(terminal))];
     Ok((media_type, Body::from_stream(frames)).into_response())
 }
 
-async fn last_lines(
-    mut frames: Frames,
-    count: usize,
+/// `ended`, or the moment `until_ns`, whichever comes first.
+fn sooner(ended: oneshot::Receiver<()>, until_ns: u64) -> oneshot::Receiver<()> {
+    if until_ns == u64::MAX {
+        return ended;
+    }
+    let (sender, receiver) = oneshot::channel();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let left = Duration::from_nanos(until_ns).saturating_sub(now);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = ended => {}
+            () = tokio::time::sleep(left) => {}
+        }
+        let _ = sender.send(());
+    });
+    receiver
+}
+
+/// What one client is shown.
+#[derive(Debug)]
+struct Shown {
+    reader: Reader,
     filter: Filter,
-) -> std::io::Result<Vec<Frame>> {
-    let mut last = VecDeque::new();
-    while let Some(frame) = frames.try_next().await? {
-        if filter.wants(&frame) {
-            last.extend(logs::lines(&frame));
-            last.drain(..last.len().saturating_sub(count));
+    /// `Some`: whole lines are wanted.
+    lines: Option<Lines>,
+    ready: VecDeque<Frame>,
+    over: bool,
+}
+
+impl Shown {
+    async fn next(&mut self) -> std::io::Result<Option<Frame>> {
+        loop {
+            if let Some(frame) = self.ready.pop_front() {
+                return Ok(Some(frame));
+            }
+            if self.over {
+                return Ok(None);
+            }
+            match (self.reader.next().await?, &mut self.lines) {
+                (Some(frame), Some(lines)) => {
+                    self.ready.extend(self.filter.wanted(lines.push(frame)));
+                }
+                (Some(frame), None) if self.filter.wants(&frame) => return Ok(Some(frame)),
+                (Some(_), None) => {}
+                (None, lines) => {
+                    let rest = lines.iter_mut().flat_map(Lines::rest).collect();
+                    self.ready.extend(self.filter.wanted(rest));
+                    self.over = true;
+                }
+            }
         }
     }
-    Ok(last.into())
+}
+
+/// Of what is there now. A line that has not ended yet is one, unless its end is waited for.
+async fn last_lines(
+    reader: &mut Reader,
+    lines: &mut Lines,
+    count: usize,
+    filter: Filter,
+    follow: bool,
+) -> std::io::Result<VecDeque<Frame>> {
+    let mut last = Last::new(count);
+    while let Some(frame) = reader.next_kept().await? {
+        last.extend(filter.wanted(lines.push(frame)));
+    }
+    if !follow {
+        last.extend(filter.wanted(lines.rest()));
+    }
+    Ok(last.into_lines())
 }
 
 fn unix_ns(field: &str, text: Option<&str>) -> ApiResult<Option<u64>> {
@@ -140,17 +209,5 @@ mod tests {
         assert_eq!(unix_ns("since", Some("12")).unwrap(), Some(12_000_000_000));
         assert_eq!(unix_ns("since", Some("")).unwrap(), None);
         assert!(unix_ns("since", Some("yesterday")).is_err());
-    }
-
-    #[tokio::test]
-    async fn tail_counts_lines_and_not_frames() {
-        let frame = |payload: &'static str| {
-            Ok(Frame { source: Source::Stdout, unix_ns: 1, payload: payload.into() })
-        };
-        let frames = futures_util::stream::iter([frame("a\nb\nc\n"), frame("d\n")]).boxed();
-        let all = Filter { stdout: true, stderr: true, since_ns: 0, until_ns: u64::MAX };
-        let last = last_lines(frames, 2, all).await.unwrap();
-        let texts: Vec<Bytes> = last.into_iter().map(|frame| frame.payload).collect();
-        assert_eq!(texts, ["c\n", "d\n"]);
     }
 }

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use bollard_stubs::models::{
-    ContainerCreateBody, HostConfig, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, HostConfig, HostConfigLogConfig, RestartPolicy, RestartPolicyNameEnum,
 };
 
 pub use dependencies::{Condition, Dependency};
@@ -131,6 +131,7 @@ pub fn read(name: &str, at: &At<'_>, context: &Context<'_>) -> Result<Service> {
     let resources = resources::read(&mut fields, &mut parts)?;
     let (uploads, volumes_of) = mounts::read(&mut fields, context, &mut parts)?;
     let (attachments, links) = networks::read(&mut fields, context, &mut parts)?;
+    parts.host.log_config = fields.read("logging", logging)?;
     parts.body.healthcheck = fields.read("healthcheck", health::read)?;
     let shared = |mode: &mut Option<String>| {
         let of = mode.as_deref()?.strip_prefix("service:")?.to_owned();
@@ -160,15 +161,7 @@ pub fn read(name: &str, at: &At<'_>, context: &Context<'_>) -> Result<Service> {
             at.invalid(format!("one name cannot be {scale} containers': scale is 1 at most"))
         );
     }
-    fields.ignore(&[
-        "extends",
-        "attach",
-        "develop",
-        "logging",
-        "platform",
-        "storage_opt",
-        "runtime",
-    ]);
+    fields.ignore(&["extends", "attach", "develop", "platform", "storage_opt", "runtime"]);
     fields.refuse(
         &["external_links", "credential_spec", "provider", "models", "gpus", "use_api_socket"],
         "not supported",
@@ -276,6 +269,14 @@ fn restart(at: &At<'_>) -> Result<RestartPolicy> {
         let is_known = retries.is_none() || name == RestartPolicyNameEnum::ON_FAILURE;
         is_known.then_some(RestartPolicy { name: Some(name), maximum_retry_count: retries })
     })
+}
+
+fn logging(at: &At<'_>) -> Result<HostConfigLogConfig> {
+    let mut fields = at.fields()?;
+    let wanted =
+        HostConfigLogConfig { typ: fields.string("driver")?, config: map(&mut fields, "options")? };
+    fields.finish()?;
+    Ok(wanted)
 }
 
 /// A field's list, where it is said and not empty.

@@ -91,6 +91,7 @@ fn resolve<'a>(
             wish.network = found.name;
         }
     }
+    config.log = config.log.or(&shared.config.log);
     for mode in [&mut config.pid, &mut config.ipc] {
         if let NamespaceMode::Container(reference) = mode {
             let found = shared.find(reference).map_err(|_| {

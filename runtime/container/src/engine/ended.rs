@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::{
     Shared, adopt, blocking,
     cell::{Cell, Running},
-    launch, remove, start, unix_ns, volumes, world,
+    launch, log_readers, remove, start, unix_ns, volumes, world,
 };
 use crate::{
     error::Error,
@@ -235,6 +235,7 @@ pub(super) async fn follow(shared: &Arc<Shared>, cell: &Arc<Cell>, decision: Res
             restart_after(shared, cell, after);
         }
         RestartDecision::Stay if cell.snapshot().record.config.auto_remove => {
+            log_readers::wait(cell).await;
             if let Err(error) = remove::locked(shared, cell, true).await {
                 tracing::error!(container_id = cell.id, error = error.chain(), "not removed");
             }

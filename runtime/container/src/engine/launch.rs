@@ -170,7 +170,7 @@ pub(super) fn spec(
         seccomp: record.config.seccomp != SeccompChoice::Unconfined,
         stdin: record.config.open_stdin && record.config.terminal.is_none(),
         log_path: dir.join(LOG_FILE),
-        log_bound: None,
+        log_bound: record.config.log.bound(),
         exit_path: dir.join(EXIT_FILE),
     }
 }

@@ -19,6 +19,7 @@ mod health;
 mod launch;
 mod lending;
 mod limits;
+mod log_readers;
 mod look;
 mod naming;
 mod networking;
@@ -61,6 +62,7 @@ use crate::{
     limit_changes::Act,
     limit_history::LimitHistory,
     limits::{Applied, LimitsPatch},
+    log_config::LogConfig,
     seccomp,
     shim::program::ShimProgram,
     snapshot::Snapshot,
@@ -104,6 +106,8 @@ pub struct EngineConfig {
     /// `BITS:BYTES` with a burst, or `max`) are appended, and of who was to send last the
     /// nftables table and its address. Empty: bandwidth cannot be throttled.
     pub restore_bandwidth: Vec<String>,
+    /// What of a container's output is kept where it does not say.
+    pub log: LogConfig,
     /// Where each change of a limit is told.
     pub limit_history: Arc<LimitHistory>,
 }

@@ -18,7 +18,7 @@ use std::{
 use tenantry_cgroupfs::CgroupIds;
 use tenantry_container::{
     ContainerConfig, CreateRequest, Engine, EngineConfig, ExecStdio, Identity, LimitsPatch,
-    NetworkMode,
+    LogConfig, NetworkMode,
 };
 use tenantry_image::{ImportOptions, Store};
 use tenantry_network::{NetworkConfig, Networks, NetworksConfig, Shape};
@@ -143,6 +143,7 @@ async fn try_open(run_dir: &str) -> Result<House, String> {
         max_containers: 100,
         user_namespace_base: EngineConfig::DEFAULT_USER_NAMESPACE_BASE,
         restore_bandwidth: vec!["/bin/true".to_owned()],
+        log: LogConfig::DEFAULT,
         limit_history: Arc::default(),
     };
     let network_config = network_config(&tag, number);
