@@ -50,7 +50,7 @@ pub struct SurroundingArgs {
     /// private, shareable, host, or container:NAME.
     #[arg(long, value_name = "MODE")]
     ipc: Option<String>,
-    /// host.
+    /// host, or container:NAME.
     #[arg(long, value_name = "MODE")]
     uts: Option<String>,
     /// json-file, or none.

@@ -50,22 +50,18 @@ pub fn check(config: &ContainerConfig) -> Result<(), Error> {
             (_, NamespaceMode::Container(reference)) if reference.is_empty() => {
                 return refused("container: and the name or id of a container");
             }
-            ("uts", NamespaceMode::Container(_) | NamespaceMode::Shareable) => {
-                return refused("host");
+            ("pid" | "uts", NamespaceMode::Shareable) => {
+                return refused("host or container:NAME");
             }
-            ("pid", NamespaceMode::Shareable) => return refused("host or container:NAME"),
             _ => {}
         }
     }
-    if config.uts == NamespaceMode::Host && config.hostname.is_some() {
-        let allowed = "none with --uts host: the host's name stays";
-        return Err(Error::invalid(
-            "hostname",
-            config.hostname.as_deref().unwrap_or_default(),
-            allowed,
-        ));
-    }
-    Ok(())
+    let Some(hostname) = config.hostname.as_deref().filter(|_| !config.uts.is_own()) else {
+        return Ok(());
+    };
+    let mode = config.uts.render();
+    let allowed = format!("none with --uts {mode}: the name there stays");
+    Err(Error::invalid("hostname", hostname, allowed))
 }
 
 #[cfg(test)]
@@ -91,7 +87,9 @@ mod tests {
         assert_eq!(refused(|c| c.uts = NamespaceMode::Host), None);
         assert_eq!(refused(|c| c.pid = of("")).as_deref(), Some("pid"));
         assert_eq!(refused(|c| c.pid = NamespaceMode::Shareable).as_deref(), Some("pid"));
-        assert_eq!(refused(|c| c.uts = of("web")).as_deref(), Some("uts"));
+        assert_eq!(refused(|c| c.uts = of("web")), None);
+        assert_eq!(refused(|c| c.uts = of("")).as_deref(), Some("uts"));
+        assert_eq!(refused(|c| c.uts = NamespaceMode::Shareable).as_deref(), Some("uts"));
     }
 
     #[test]
@@ -107,11 +105,13 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_name_is_not_changed() {
-        let both = refused(|c| {
-            c.uts = NamespaceMode::Host;
-            c.hostname = Some("web".into());
-        });
-        assert_eq!(both.as_deref(), Some("hostname"));
+    fn nobody_elses_name_is_changed() {
+        for mode in [NamespaceMode::Host, NamespaceMode::Container("web".into())] {
+            let both = refused(|c| {
+                c.uts = mode;
+                c.hostname = Some("web".into());
+            });
+            assert_eq!(both.as_deref(), Some("hostname"));
+        }
     }
 }

@@ -81,7 +81,7 @@ fn check_name(name: &str, config: &ContainerConfig) -> Result<(), Error> {
     }
     match (name, &config.uts) {
         ("kernel.domainname", NamespaceMode::Private) => Ok(()),
-        ("kernel.domainname", _) => refused("no domain name with the host's UTS namespace"),
+        ("kernel.domainname", _) => refused("no domain name with somebody else's UTS namespace"),
         _ => refused(ALLOWED),
     }
 }

@@ -176,6 +176,21 @@ fn namespaces_are_the_hosts_or_anothers() {
     let seen = ok(&agent, &["exec", "second", "ps", "-o", "pid,args"]);
     assert_eq!(seen.matches("sleep 1000").count(), 2, "{seen}");
 
+    // The stock client knows no container here, only `host`.
+    let joined = ["run", "-d", "--name", "third", "--uts", "container:first", IMAGE];
+    agent.run(&[&joined[..], &["sleep", "1000"]].concat()).unwrap();
+    assert_eq!(inode(agent.pid_of("third"), "uts"), inode(first, "uts"));
+    let name = ok(&agent, &["exec", "first", "hostname"]);
+    assert_eq!(ok(&agent, &["exec", "third", "hostname"]), name);
+    assert_eq!(ok(&agent, &["exec", "third", "cat", "/etc/hostname"]), name);
+    let id = ok(&agent, &["inspect", "--format", "{{.Id}}", "first"]);
+    let mode = ok(&agent, &["inspect", "--format", "{{.HostConfig.UTSMode}}", "third"]);
+    assert_eq!(mode, format!("container:{id}"));
+    ok(&agent, &["rm", "-f", "third"]);
+    let both = [&joined[..5], &["container:first", "--hostname", "x", IMAGE]].concat();
+    let (_, refused) = agent.fails(&both);
+    assert!(refused.contains("hostname"), "{refused}");
+
     let private = run("private", &[]);
     assert_ne!(inode(private, "ipc"), inode(first, "ipc"));
     let arguments = ["run", "--rm", "--ipc", "container:private", IMAGE, "true"];

@@ -92,7 +92,7 @@ fn resolve<'a>(
         }
     }
     config.log = config.log.or(&shared.config.log);
-    for mode in [&mut config.pid, &mut config.ipc] {
+    for mode in [&mut config.pid, &mut config.ipc, &mut config.uts] {
         if let NamespaceMode::Container(reference) = mode {
             let found = shared.find(reference).map_err(|_| {
                 let value = format!("container:{reference}");
@@ -133,6 +133,7 @@ fn resolve<'a>(
     volumes::resolve(shared, &mut config, &of_image.unwrap_or_default())?;
     let of_lender = lender.as_ref().map(|lender| lender.lock().record.hostname.clone());
     let hostname = match (of_lender, &config.hostname, &config.uts) {
+        (_, _, NamespaceMode::Container(id)) => shared.find(id)?.lock().record.hostname.clone(),
         (Some(of_lender), ..) => of_lender,
         (None, _, NamespaceMode::Host) => {
             rustix::system::uname().nodename().to_string_lossy().into_owned()
