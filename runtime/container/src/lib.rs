@@ -28,6 +28,7 @@ pub mod namespaces;
 pub mod overlay;
 pub mod plan;
 pub mod process;
+mod propagation;
 pub mod record;
 pub mod restart;
 pub mod seccomp;

@@ -51,6 +51,11 @@ impl TestAgent {
     /// As [`Self::spawn`], and imports [`IMAGE`].
     pub fn spawn_with_image(&mut self) -> Result<()> {
         self.spawn()?;
+        self.import_image()
+    }
+
+    /// Into an agent that runs.
+    pub fn import_image(&self) -> Result<()> {
         let rootfs = self.scratch.join("rootfs.tar");
         image::write_rootfs(&rootfs)?;
         self.run(&["image", "import", IMAGE, path(&rootfs)]).map(drop)
@@ -121,6 +126,15 @@ impl TestAgent {
         let words = std::iter::once(command.get_program()).chain(command.get_args());
         let words: Vec<&str> = words.filter_map(|word| word.to_str()).collect();
         self.spawn_as(cgroup.command(&words.join(" ")))
+    }
+
+    /// The same, in a mount namespace of its own, where nothing is shared with the host's.
+    pub fn spawn_with_own_mounts(&mut self) -> Result<()> {
+        let command = self.configured_command();
+        let mut unshared = Command::new("unshare");
+        unshared.args(["--mount", "--propagation", "private"]);
+        unshared.arg(command.get_program()).args(command.get_args());
+        self.spawn_as(unshared)
     }
 
     fn spawn_as(&mut self, mut command: Command) -> Result<()> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tenantry_e2e::agent::{IMAGE, TestAgent, json};
-use tenantry_e2e::docker::{fails, ok};
+use tenantry_e2e::docker::{fails, ok, output};
 use tenantry_e2e::{skip_without_docker, until};
 
 fn data(agent: &TestAgent, name: &str) -> PathBuf {
@@ -198,5 +198,57 @@ fn what_happens_to_a_volume_is_told() {
     assert_eq!(of_told, ["create told", "mount told", "unmount told", "destroy told"]);
     events.kill().unwrap();
     events.wait().unwrap();
+    agent.finish();
+}
+
+#[test]
+fn later_mounts_are_seen_as_a_binds_propagation_says() {
+    skip_without_docker!();
+    let mut agent = TestAgent::prepare().unwrap();
+    agent.configure("").unwrap();
+    agent.spawn_with_own_mounts().unwrap();
+    agent.import_image().unwrap();
+    let there = agent.scratch.join("there").display().to_string();
+    let pid = agent.pid().to_string();
+    // What the host is to these containers: the agent's mounts, which end with it.
+    let on_host = |script: &str| {
+        let mut command = std::process::Command::new("nsenter");
+        command.args(["-t", &pid, "-m", "sh", "-ec", script]).env("THERE", &there);
+        command.status().expect("nsenter runs").success()
+    };
+    assert!(on_host("mkdir $THERE && mount -t tmpfs x $THERE && mount --make-shared $THERE"));
+    for (word, hosts_are_seen, own_are_seen) in
+        [("rprivate", false, false), ("rslave", true, false), ("rshared", true, true)]
+    {
+        assert!(on_host(&format!("mkdir $THERE/host.{word} $THERE/own.{word}")));
+        let bind = format!("{there}:/there:{word}");
+        let run = ["run", "-d", "--name", word, "--privileged", "-v", &bind];
+        ok(&agent, &[&run[..], &[IMAGE, "sleep", "1000"]].concat());
+        let file = format!("host.{word}/later");
+        assert!(on_host(&format!("mount -t tmpfs x $THERE/host.{word}; touch $THERE/{file}")));
+        let seen = output(&agent, &["exec", word, "test", "-e", &format!("/there/{file}")]);
+        assert_eq!(seen.status.success(), hosts_are_seen, "{word}, of the host");
+        let file = format!("own.{word}/later");
+        let mount = format!("mount -t tmpfs x /there/own.{word} && touch /there/{file}");
+        ok(&agent, &["exec", word, "sh", "-c", &mount]);
+        assert_eq!(on_host(&format!("test -e $THERE/{file}")), own_are_seen, "{word}, of its own");
+        let format = "{{(index .Mounts 0).Propagation}} {{index .HostConfig.Binds 0}}";
+        let told = ok(&agent, &["inspect", "--format", format, word]);
+        let bind = if word == "rprivate" { bind.replace(":rprivate", "") } else { bind };
+        assert_eq!(told, format!("{word} {bind}"));
+    }
+    let mount = format!("type=bind,source={there},target=/x,bind-propagation=slave");
+    let peers = ["run", "--rm", "--mount", &mount, IMAGE, "grep", " /x ", "/proc/self/mountinfo"];
+    assert!(ok(&agent, &peers).contains(" master:"));
+    // Of what is private there is nothing to be had.
+    let private = agent.scratch.display().to_string();
+    for (word, kind) in [("rslave", "shared or slave"), ("shared", "shared")] {
+        let bind = format!("{private}:/x:{word}");
+        let refused = fails(&agent, &["run", "--rm", "-v", &bind, IMAGE, "true"]);
+        assert!(refused.contains(&format!("but it is not a {kind} mount")), "{refused}");
+    }
+    let wrong = format!("{there}:/x:rsideways");
+    let refused = fails(&agent, &["create", "-v", &wrong, IMAGE, "true"]);
+    assert!(refused.contains("rsideways") && refused.contains("[r]shared"), "{refused}");
     agent.finish();
 }

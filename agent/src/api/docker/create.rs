@@ -41,7 +41,12 @@ pub async fn create(
     Query(query): Query<CreateQuery>,
     body: Result<Json<ContainerCreateBody>, JsonRejection>,
 ) -> ApiResult<Response> {
-    let Json(body) = body.map_err(|e| ApiError::new(e.status(), e.body_text()))?;
+    // Docker's status for whatever is wrong with it, a word that is none of the allowed included.
+    let wrong = |e: JsonRejection| match e.status() {
+        StatusCode::UNPROCESSABLE_ENTITY => ApiError::new(StatusCode::BAD_REQUEST, e.body_text()),
+        status => ApiError::new(status, e.body_text()),
+    };
+    let Json(body) = body.map_err(wrong)?;
     let name = query.name.filter(|name| !name.is_empty());
     let name = name.map(|name| name.trim_start_matches('/').to_owned());
     let mut request = request_of(name, body)?;

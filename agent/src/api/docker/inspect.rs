@@ -182,13 +182,29 @@ fn shared_namespace(mode: &NamespaceMode) -> String {
 }
 
 fn binds(config: &ContainerConfig) -> Vec<String> {
-    let line = |source: &str, target: &str, read_only: bool| {
-        let mode = if read_only { ":ro" } else { "" };
-        format!("{source}:{target}{mode}")
+    let line = |source: &str, target: &str, options: &[Option<&str>]| {
+        let options: Vec<&str> = options.iter().copied().flatten().collect();
+        let colon = if options.is_empty() { "" } else { ":" };
+        format!("{source}:{target}{colon}{}", options.join(","))
     };
-    let binds = config.binds.iter().map(|bind| line(&bind.source, &bind.target, bind.read_only));
+    let read_only = |is_so: bool| is_so.then_some("ro");
+    let binds = config.binds.iter().map(|bind| {
+        let usual = bind.propagation == Propagation::Private;
+        let other = (!usual).then(|| propagation(bind.propagation));
+        line(&bind.source, &bind.target, &[read_only(bind.read_only), other])
+    });
     let volumes = config.volumes.iter().filter(|used| !used.anonymous);
-    binds.chain(volumes.map(|used| line(&used.name, &used.target, used.read_only))).collect()
+    let volumes = volumes.map(|used| line(&used.name, &used.target, &[read_only(used.read_only)]));
+    binds.chain(volumes).collect()
+}
+
+/// Docker's word.
+fn propagation(propagation: Propagation) -> &'static str {
+    match propagation {
+        Propagation::Private => "rprivate",
+        Propagation::Slave => "rslave",
+        Propagation::Shared => "rshared",
+    }
 }
 
 fn tmpfs_options(tmpfs: &TmpfsRequest) -> String {
@@ -203,11 +219,6 @@ fn tmpfs_options(tmpfs: &TmpfsRequest) -> String {
 /// What is mounted, and from where, all kinds in one list.
 fn mounts(app: &App, record: &Record) -> Vec<Value> {
     let config = &record.config;
-    let propagation = |propagation: Propagation| match propagation {
-        Propagation::Private => "rprivate",
-        Propagation::Slave => "rslave",
-        Propagation::Shared => "rshared",
-    };
     let binds = config.binds.iter().map(|bind| {
         json!({
             "Type": "bind", "Source": bind.source, "Destination": bind.target, "Mode": "",

@@ -22,6 +22,7 @@ use crate::{
     error::Error,
     etc::{self, Resolver},
     namespaces::NamespaceMode,
+    propagation,
     record::Record,
     security,
     snapshot::LOG_FILE,
@@ -121,7 +122,11 @@ pub(super) fn spec(
         source: PathBuf::from(&bind.source),
         target: PathBuf::from(&bind.target),
         read_only: bind.read_only,
-        propagation: bind.propagation,
+        propagation: match bind.propagation {
+            // What root of a user namespace mounts is not for the host to see.
+            Propagation::Shared if record.config.user_namespace => Propagation::Slave,
+            wanted => wanted,
+        },
     });
     let volumes = record.config.volumes.iter().zip(volumes).map(|(used, source)| Bind {
         source,
@@ -195,6 +200,7 @@ pub(super) fn prepare(record: &Record, dir: &Path, gateway: Option<Ipv4Addr>) ->
             Error::invalid("binds.source", source, format!("an existing path ({error})"))
         })?;
     }
+    propagation::check(&record.config.binds)?;
     let exit_file = dir.join(EXIT_FILE);
     match fs::remove_file(&exit_file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
