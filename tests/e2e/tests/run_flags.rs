@@ -6,6 +6,7 @@ use std::fs;
 use serde_json::Value;
 use tenantry_e2e::agent::{IMAGE, TestAgent};
 use tenantry_e2e::docker::{fails, ok, output};
+use tenantry_e2e::loop_device::LoopDevice;
 use tenantry_e2e::{skip_without_docker, until};
 
 /// What a container prints that runs this script and ends.
@@ -269,6 +270,72 @@ fn limits_of_memory_disks_and_processors_are_in_the_cgroups_files() {
     assert_eq!(container["HostConfig"]["RestartPolicy"]["MaximumRetryCount"], 3);
     assert_eq!(container["HostConfig"]["PidsLimit"], 60);
     ok(&agent, &["rm", "-f", "web"]);
+    agent.finish();
+}
+
+#[test]
+fn limits_of_a_disk_are_in_the_cgroups_files_and_told_back() {
+    skip_without_docker!();
+    let agent = TestAgent::start();
+    let Some(disk) = LoopDevice::attach(&agent) else {
+        println!("SKIPPED: no loop device can be had");
+        return;
+    };
+    let device = disk.device.as_str();
+    let rate = |amount: &str| format!("{device}:{amount}");
+    let (read, write) = (rate("1mb"), rate("2mb"));
+    let (reads, writes) = (rate("300"), rate("400"));
+    let run = ["run", "-d", "--name", "web"];
+    let flags = [
+        ["--device-read-bps", &read],
+        ["--device-write-bps", &write],
+        ["--device-read-iops", &reads],
+        ["--device-write-iops", &writes],
+    ];
+    ok(&agent, &[&run[..], flags.as_flattened(), &[IMAGE, "sleep", "1000"]].concat());
+    let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", agent.pid_of("web"))).unwrap();
+    let of_blkio = cgroups.lines().find_map(|line| line.split_once(":blkio:"));
+    let stat = rustix::fs::stat(device).unwrap();
+    let number = format!("{}:{}", rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+    match of_blkio {
+        Some((_, path)) => {
+            for (file, expected) in [
+                ("read_bps", 1 << 20),
+                ("write_bps", 2 << 20),
+                ("read_iops", 300),
+                ("write_iops", 400),
+            ] {
+                let file = format!("/sys/fs/cgroup/blkio{path}/blkio.throttle.{file}_device");
+                let text = fs::read_to_string(&file).unwrap();
+                assert_eq!(text.trim(), format!("{number} {expected}"), "{file}");
+            }
+        }
+        None => {
+            let path = cgroups.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
+            let text = fs::read_to_string(format!("/sys/fs/cgroup{path}/io.max")).unwrap();
+            let expected = format!("{number} rbps=1048576 wbps=2097152 riops=300 wiops=400");
+            assert_eq!(text.trim(), expected);
+        }
+    }
+    let host = &agent.inspect("web")["HostConfig"];
+    for (field, rate) in [
+        ("BlkioDeviceReadBps", 1 << 20),
+        ("BlkioDeviceWriteBps", 2 << 20),
+        ("BlkioDeviceReadIOps", 300),
+        ("BlkioDeviceWriteIOps", 400),
+    ] {
+        assert_eq!(host[field], serde_json::json!([{ "Path": device, "Rate": rate }]), "{field}");
+    }
+    for (flag, value, words) in [
+        ("--blkio-weight-device", rate("300"), ["BlkioWeightDevice", "all of them"]),
+        ("--device-read-bps", "/dev/null:1mb".to_owned(), ["BlkioDeviceReadBps", "block device"]),
+        ("--device-write-iops", "/dev/none:9".to_owned(), ["BlkioDeviceWriteIOps", "/dev/none"]),
+    ] {
+        let refused = fails(&agent, &["create", flag, &value, IMAGE, "true"]);
+        assert!(words.iter().all(|word| refused.contains(word)), "{refused}");
+    }
+    ok(&agent, &["rm", "-f", "web"]);
+    drop(disk);
     agent.finish();
 }
 

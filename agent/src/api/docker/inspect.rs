@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use tenantry_cgroupfs::{IoLimit, Max};
 use tenantry_container::health::Probe;
 use tenantry_container::{
     ContainerConfig, Health, HealthCheck, HealthStatus, NamespaceMode, Propagation, Record,
@@ -134,12 +135,47 @@ fn host_config(record: &Record) -> Value {
         "OomKillDisable": resources.oom_kill_disable.unwrap_or(false),
         "PidsLimit": value(resources.pids_max.as_ref()).unwrap_or(0),
         "CpusetCpus": resources.cpuset_cpus.as_deref().unwrap_or_default(),
+        "BlkioWeight": resources.io_weight.map_or(0, |weight| blkio_weight(weight.cost)),
         "LogConfig": log_config::view(&config.log),
     });
-    for (field, value) in surroundings(config) {
+    for (field, value) in surroundings(config).into_iter().chain(disk_limits(&resources.io)) {
         view[field] = value;
     }
     view
+}
+
+/// By device, in Docker's four lists.
+fn disk_limits(limits: &[IoLimit]) -> serde_json::Map<String, Value> {
+    type Rate = fn(&IoLimit) -> Option<&Max>;
+    let lists: [(&str, Rate); 4] = [
+        ("BlkioDeviceReadBps", |limit| limit.read_bytes_per_s.as_ref()),
+        ("BlkioDeviceWriteBps", |limit| limit.write_bytes_per_s.as_ref()),
+        ("BlkioDeviceReadIOps", |limit| limit.read_ops_per_s.as_ref()),
+        ("BlkioDeviceWriteIOps", |limit| limit.write_ops_per_s.as_ref()),
+    ];
+    let list = |(field, rate): (&str, Rate)| {
+        let limited = limits.iter().filter_map(|limit| {
+            let path = device_path(limit.major, limit.minor);
+            Some(json!({ "Path": path, "Rate": value(rate(limit))? }))
+        });
+        (field.to_owned(), limited.collect())
+    };
+    lists.into_iter().map(list).collect()
+}
+
+/// As the kernel calls it now: the name that it was limited by is not kept.
+fn device_path(major: u32, minor: u32) -> String {
+    let link = std::fs::read_link(format!("/sys/dev/block/{major}:{minor}"));
+    let name = link.ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
+    name.map_or_else(
+        || format!("{major}:{minor}"),
+        |name| format!("/dev/{}", name.replace('!', "/")),
+    )
+}
+
+/// The line of `create` backwards: what was asked for, between 10 and 1000.
+fn blkio_weight(weight: u64) -> u64 {
+    10 + (weight.saturating_sub(1) * 990).div_ceil(9999)
 }
 
 /// The rest of `HostConfig`.
@@ -316,5 +352,19 @@ fn status(container: &Snapshot, now: jiff::Timestamp) -> String {
         (State::Exited, Some((code, ago))) => format!("Exited ({code}) {ago} ago"),
         (State::Exited, None) => "Exited".into(),
         (State::Dead, _) => "Dead".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_of_disks_is_told_back_as_it_was_asked_for() {
+        for asked in 10..=1000 {
+            // As `create` makes it.
+            let weight = 1 + (asked - 10) * 9_999 / 990;
+            assert_eq!(blkio_weight(weight), asked);
+        }
     }
 }

@@ -55,6 +55,10 @@ pub fn refuse_what_is_missing(body: &ContainerCreateBody, host: &HostConfig) -> 
         ("NetworkDisabled", body.network_disabled == Some(true)),
     ];
     match asked.into_iter().find(|(_, asked)| *asked) {
+        Some((field @ "HostConfig.BlkioWeightDevice", _)) => {
+            let what = "a weight for one disk (BlkioWeight is for all of them)";
+            Err(ApiError::unsupported(field, what))
+        }
         Some((field, _)) => Err(ApiError::unsupported(field, "this")),
         None => Ok(()),
     }
