@@ -53,7 +53,7 @@ pub struct QueryFlags {
     file: Option<PathBuf>,
 }
 
-fn parse_moment(text: &str) -> Result<Timestamp, &'static str> {
+pub(super) fn parse_moment(text: &str) -> Result<Timestamp, &'static str> {
     moment(text, Timestamp::now()).ok_or("RFC 3339, or so long ago: 90s, 15m, 1h, 2d")
 }
 

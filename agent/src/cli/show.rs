@@ -7,8 +7,10 @@ use bollard::container::LogOutput;
 use bollard::query_parameters as query;
 use clap::Args;
 use futures_util::TryStreamExt as _;
+use jiff::Timestamp;
 use tokio::io::AsyncWriteExt as _;
 
+use super::audit::parse_moment;
 use super::{Target, table};
 use crate::origin::Runtime;
 
@@ -44,6 +46,12 @@ pub struct LogsFlags {
     tail: String,
     #[arg(long, short)]
     timestamps: bool,
+    /// From this time on: RFC 3339, or so long ago: 90s, 15m, 1h, 2d. Whole seconds.
+    #[arg(long, value_parser = parse_moment)]
+    since: Option<Timestamp>,
+    /// Up to this time; with --follow until it has come.
+    #[arg(long, value_parser = parse_moment)]
+    until: Option<Timestamp>,
     name: String,
 }
 
@@ -153,6 +161,9 @@ pub async fn logs(docker: &Docker, flags: LogsFlags) -> anyhow::Result<()> {
         .follow(flags.follow)
         .timestamps(flags.timestamps)
         .tail(&flags.tail)
+        .since(flags.since.map_or(0, unix_seconds))
+        // The second that it lies in belongs to it.
+        .until(flags.until.map_or(0, |time| unix_seconds(time).saturating_add(1)))
         .build();
     let mut pieces = docker.logs(&flags.name, Some(options));
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
@@ -164,6 +175,11 @@ pub async fn logs(docker: &Docker, flags: LogsFlags) -> anyhow::Result<()> {
     }
     stdout.flush().await?;
     Ok(stderr.flush().await?)
+}
+
+/// The client library's type.
+fn unix_seconds(time: Timestamp) -> i32 {
+    i32::try_from(time.as_second()).unwrap_or(i32::MAX)
 }
 
 pub async fn events(target: &Target, flags: EventsFlags) -> anyhow::Result<()> {

@@ -186,6 +186,10 @@ fn logs_are_shown_by_time_and_by_line() {
     check(&["--tail", "all"], "first second fourth ", "third ");
     check(&["-n", "1", "--since", stamps[1]], "fourth ", "");
 
+    let of_ours = |flags: &[&str]| agent.run(&[&["logs"], flags, &["web"]].concat()).unwrap();
+    assert_eq!(of_ours(&["--since", "10m", "--tail", "1"]).trim(), "fourth");
+    assert_eq!(of_ours(&["--until", "10m"]).trim(), "");
+
     // The last lines, and then what comes, each once.
     let follow = ["logs", "--follow", "--tail", "1", "web"];
     let mut client = command(&agent, &follow).stdout(Stdio::piped()).spawn().expect("docker runs");
