@@ -127,6 +127,7 @@ fn a_log_that_is_not_kept_is_not_read_and_what_is_not_served_is_refused() {
     assert_eq!(ok(&agent, &run), "gone");
     let refused = fails(&agent, &["logs", "quiet"]);
     assert!(refused.contains("configured logging driver does not support reading"), "{refused}");
+    assert_eq!(ok(&agent, &["inspect", "--format", "{{.LogPath}}", "quiet"]), "");
     assert_eq!(log_config(&agent, "quiet"), json!({ "Type": "none", "Config": {} }));
     for (flags, words) in [
         (["--log-driver", "syslog"], ["LogConfig.Type", "syslog", "json-file"]),
@@ -141,6 +142,7 @@ fn a_log_that_is_not_kept_is_not_read_and_what_is_not_served_is_refused() {
         }
     }
     assert_eq!(ok(&agent, &["ps", "-aq"]).lines().count(), 1);
+    assert_eq!(ok(&agent, &["info", "--format", "{{.LoggingDriver}}"]), "json-file");
     let default = json!({ "Type": "json-file", "Config": { "max-size": "20m", "max-file": "5" } });
     agent.run(&["run", "--name", "own", "--log-opt", "max-size=2k", IMAGE, "true"]).unwrap();
     assert_eq!(log_config(&agent, "own")["Config"], json!({ "max-size": "2k", "max-file": "1" }));

@@ -52,7 +52,10 @@ pub fn inspect(app: &App, container: &Snapshot) -> Value {
         "Args": args.collect::<Vec<_>>(),
         "State": state(container),
         "Image": record.image.id,
-        "LogPath": logs::newest(&container.log_path()),
+        "LogPath": match record.config.log.discards {
+            true => "".into(),
+            false => logs::newest(&container.log_path()),
+        },
         "Name": format!("/{}", record.name),
         "RestartCount": record.restarts,
         "Driver": "overlay",

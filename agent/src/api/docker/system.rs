@@ -54,10 +54,16 @@ pub async fn info(State(app): State<Shared>) -> ApiResult<Json<Value>> {
         "ServerVersion": env!("CARGO_PKG_VERSION"),
         "Containers": containers.len(),
         "ContainersRunning": running,
-        "ContainersPaused": 0,
+        "ContainersPaused": containers.iter().filter(|container| container.record.paused).count(),
         "ContainersStopped": containers.len() - running,
         "Images": images,
         "Driver": "overlay",
+        // Where nothing else is said.
+        "LoggingDriver": "json-file",
+        "Plugins": {
+            "Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": null,
+            "Log": ["json-file", "none"],
+        },
         "DockerRootDir": app.config.data_dir,
         "CgroupDriver": "cgroupfs",
         "CgroupVersion": if app.hierarchy.layout() == Layout::Unified { "2" } else { "1" },
