@@ -4,7 +4,9 @@
 //! depend on any crate of the product, nor on one that needs a package installed
 //! first: it is what installs them.
 
+mod apt;
 mod cargo;
+mod conformance;
 mod libtest;
 mod packages;
 mod process;
@@ -24,7 +26,7 @@ use crate::packages::Task;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  setup [build|test|vm|demo|bench]
+  setup [build|test|vm|demo|bench|conformance]
                                   install the packages that a command needs (default: test and vm)
   build                           release build of every program
   test [--skip-lint] [--skip-host] [--skip-vm] [--package NAME] [--only TEXT]
@@ -32,6 +34,7 @@ usage: cargo xtask COMMAND
                                   or one package, or test programs with TEXT in their name
   demo [ARGS]                     build, then play the main job on real containers (--keep leaves it running)
   bench [NAMES]                   build, then measure beside the peers
+  conformance                     build, then let crun's own test-suite judge tenantry-runtime beside runc and crun
   vm test [--kernel 6.1|6.12|newest] [--package NAME] [--only TEXT] [--unlisted]
                                   the virtual machine suite alone; --unlisted tries integration
                                   tests that no manifest lists for it yet
@@ -75,6 +78,7 @@ fn dispatch(args: Vec<String>) -> Result<ExitCode> {
         ["bench", rest @ ..] => {
             return run_program(Task::Bench, "tenantry-bench", "tenantry-bench", rest);
         }
+        ["conformance"] => return conformance::run(),
         ["vm", "test", rest @ ..] => return test::vm_only(&test::Options::parse(rest)?),
         ["vm", "bench", names @ ..] => return vm::run_bench(names),
         ["vm", "shell-run", rest @ ..] => return vm::run_one(rest),

@@ -106,6 +106,16 @@ const PEERS: &[Package] = &[
     wants("prometheus-node-exporter", Probe::Program("prometheus-node-exporter")),
 ];
 
+/// The judge of runtimes is Python with a first process in C; the other two are judged with us.
+const CONFORMANCE: &[Package] = &[
+    needs("runc", Probe::Program("runc")),
+    needs("crun", Probe::Program("crun")),
+    needs("python3", Probe::Program("python3")),
+    needs("xz-utils", Probe::Program("xz")),
+    needs("gcc", Probe::Program("gcc")),
+    needs("libc6-dev", Probe::File("/usr/lib/x86_64-linux-gnu/libc.a")),
+];
+
 /// What a person wants to do, and thereby which packages that takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Task {
@@ -114,6 +124,7 @@ pub enum Task {
     Vm,
     Demo,
     Bench,
+    Conformance,
 }
 
 impl Task {
@@ -125,6 +136,7 @@ impl Task {
             Task::Vm => &[BUILD, VM],
             Task::Demo => &[BUILD, RUN],
             Task::Bench => &[BUILD, RUN, PEERS],
+            Task::Conformance => &[BUILD, CONFORMANCE],
         }
     }
 
@@ -151,7 +163,10 @@ impl FromStr for Task {
             "vm" => Task::Vm,
             "demo" => Task::Demo,
             "bench" => Task::Bench,
-            _ => anyhow::bail!("no such task: {text} (build, test, vm, demo or bench)"),
+            "conformance" => Task::Conformance,
+            _ => {
+                anyhow::bail!("no such task: {text} (build, test, vm, demo, bench or conformance)")
+            }
         })
     }
 }
@@ -193,7 +208,8 @@ mod tests {
 
     #[test]
     fn each_name_has_one_probe_wherever_it_occurs() {
-        let all: Vec<&Package> = [BUILD, RUN, HOST_TEST, VM, PEERS].into_iter().flatten().collect();
+        let all: Vec<&Package> =
+            [BUILD, RUN, HOST_TEST, VM, PEERS, CONFORMANCE].into_iter().flatten().collect();
         for a in &all {
             for b in all.iter().filter(|b| b.name == a.name) {
                 assert_eq!(format!("{:?}", a.probe), format!("{:?}", b.probe), "{}", a.name);

@@ -14,9 +14,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::apt;
 use crate::process;
 use crate::supervise;
-use crate::vm::apt;
 
 const PROGRAM: &str = "qemu-system-x86_64";
 

@@ -7,8 +7,8 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
+use crate::apt;
 use crate::process;
-use crate::vm::apt;
 
 /// A kernel that the suite can boot.
 #[derive(Debug)]

@@ -5,7 +5,6 @@
 //! needs (kernel, tools, payload) is put on disks beforehand; nothing is installed
 //! on the host. A machine that cannot be had is one skipped entry with the reason.
 
-mod apt;
 mod bench;
 mod disks;
 mod emulator;

@@ -13,7 +13,7 @@ use crate::process;
 /// Downloads the kernel that the package `meta` of a Debian `suite` depends on, with
 /// `dir` for apt's state, and hands back the files of its packages.
 pub fn download_kernel(suite: &str, meta: &str, dir: &Path) -> Result<Vec<PathBuf>> {
-    let apt = Apt::open(suite, dir)?;
+    let apt = Apt::open(suite, Kind::Packages, dir)?;
     let depends = apt.text("apt-cache", &["depends", "--important", meta])?;
     let package = kernel_package(&depends)
         .with_context(|| format!("{} names no kernel package: {depends}", meta))?;
@@ -23,7 +23,26 @@ pub fn download_kernel(suite: &str, meta: &str, dir: &Path) -> Result<Vec<PathBu
 
 /// Downloads `packages` of a Debian `suite`, with `dir` for apt's state.
 pub fn download(suite: &str, packages: &[&str], dir: &Path) -> Result<Vec<PathBuf>> {
-    Apt::open(suite, dir)?.download(packages)
+    Apt::open(suite, Kind::Packages, dir)?.download(packages)
+}
+
+/// Downloads the sources of `package` as its author released them, of a Debian `suite`: the
+/// archive's hash is the signed list's.
+pub fn download_source(suite: &str, package: &str, dir: &Path) -> Result<PathBuf> {
+    let apt = Apt::open(suite, Kind::Sources, dir)?;
+    apt.run("apt-get", &["-q", "source", "--download-only", package])?;
+    let files = apt.downloaded()?;
+    let original = |path: &&PathBuf| path.to_string_lossy().contains(".orig.tar.");
+    let archive =
+        files.iter().filter(original).find(|path| path.extension() != Some("asc".as_ref()));
+    archive.cloned().with_context(|| format!("the source of {package} has no archive: {files:?}"))
+}
+
+/// What a mirror is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Packages,
+    Sources,
 }
 
 /// The kernel that a meta package depends on, from `apt-cache depends`.
@@ -51,7 +70,7 @@ struct Apt {
 
 impl Apt {
     /// With the suite's lists as they are now.
-    fn open(suite: &str, dir: &Path) -> Result<Apt> {
+    fn open(suite: &str, kind: Kind, dir: &Path) -> Result<Apt> {
         let download = dir.join("download");
         if download.exists() {
             fs::remove_dir_all(&download).context("emptying the download folder")?;
@@ -60,7 +79,10 @@ impl Apt {
             fs::create_dir_all(dir.join(sub)).with_context(|| format!("creating {sub}"))?;
         }
         fs::write(dir.join("status"), "").context("writing an empty package status")?;
-        let sources = debian_source(&host_sources(), suite)?;
+        let mut sources = debian_source(&host_sources(), suite)?;
+        if kind == Kind::Sources {
+            sources = sources.replacen("Types: deb\n", "Types: deb-src\n", 1);
+        }
         fs::write(dir.join("sources/debian.sources"), sources).context("writing the sources")?;
         let at = |name: &str| dir.join(name).display().to_string();
         let options = [
@@ -83,9 +105,14 @@ impl Apt {
     /// The files of `packages`, without what they depend on.
     fn download(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
         self.run("apt-get", &[&["-q", "download"], packages].concat())?;
+        let mut files = self.downloaded()?;
+        files.retain(|path| path.extension().is_some_and(|ext| ext == "deb"));
+        Ok(files)
+    }
+
+    fn downloaded(&self) -> Result<Vec<PathBuf>> {
         let entries = fs::read_dir(&self.download).context("reading the download folder")?;
-        let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        Ok(files.filter(|path| path.extension().is_some_and(|ext| ext == "deb")).collect())
+        Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
     }
 
     fn command(&self, program: &str, args: &[&str]) -> Command {
