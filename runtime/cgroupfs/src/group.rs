@@ -254,6 +254,11 @@ impl Group {
         }
     }
 
+    /// The directory with a v1 controller's files. `None` on pure v2.
+    pub(crate) fn v1_dir(&self, controller: &str) -> Option<&Path> {
+        self.dir(controller).filter(|_| self.0.layout == Layout::Hybrid)
+    }
+
     /// `/sys/dev/block`, where every block device has an entry by its number.
     pub(crate) fn sys_dev_block(&self) -> &Path {
         &self.0.sys_dev_block

@@ -15,6 +15,7 @@
 
 mod apply;
 pub mod delta;
+mod devices;
 mod error;
 mod file;
 mod group;
@@ -32,6 +33,7 @@ pub mod types;
 mod validate;
 
 pub use delta::Delta;
+pub use devices::DeviceRule;
 pub use error::{ApplyError, Error, NotRestored};
 pub use group::Group;
 pub use hierarchy::Hierarchy;

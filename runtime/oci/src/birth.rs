@@ -36,7 +36,7 @@ use tenantry_shim::{launch, overlay, terminal};
 
 use crate::config::{Namespaces, Plan, ProcessPlan, Rlimit, render_map};
 use crate::error::Error;
-use crate::{console, gate, hooks};
+use crate::{console, gate, home, hooks};
 
 /// What a birth is given beside its plan.
 #[derive(Debug)]
@@ -285,7 +285,7 @@ fn become_container(input: ChildInput<'_>, line: &ChildEnd) -> Result<Program, F
     overlay::make_private()?;
     line.say_ready().map_err(at("send", "birth"))?;
     line.wait_for_go().map_err(at("read", "birth"))?;
-    run_hooks(&plan.hooks.create_container, input.state)?;
+    run_hooks(&plan.hooks.create_container, input.state, None)?;
     let mut detached = input.trees;
     mounts::create_filesystems(&plan.steps, &mut detached)?;
     launch::enter_root(input.root)?;
@@ -306,7 +306,7 @@ fn become_container(input: ChildInput<'_>, line: &ChildEnd) -> Result<Program, F
         sys::unshare(UnshareFlags::NEWCGROUP).map_err(at("unshare", "cgroup namespace"))?;
     }
     launch::enter_directory(&process.cwd)?;
-    let program = program::prepare(process)?;
+    let program = program::prepare(&home::with_home(process))?;
     program.look()?;
     line.say_ready().map_err(at("send", "birth"))?;
     Ok(program)
@@ -318,7 +318,8 @@ fn finish(
     seccomp: Option<&[u8]>,
     program: &Program,
 ) -> Result<Infallible, Failure> {
-    run_hooks(&plan.hooks.start_container, state)?;
+    // Our own environment is the host's, and none of the container's business.
+    run_hooks(&plan.hooks.start_container, state, Some(&plan.process.process.env))?;
     execute(&plan.process, seccomp, program)
 }
 
@@ -341,15 +342,21 @@ pub fn execute(
         umask: process.umask,
         sets: process.sets,
         no_new_privileges: who.no_new_privileges,
-        over_user: who.uid != 0 && process.sets.permitted != 0,
+        // What is inheritable alone could no longer be set when all is lost with the user id.
+        over_user: who.uid != 0 && process.sets.permitted | process.sets.inheritable != 0,
     };
     privileges::reduce_to(&kept, seccomp)?;
     Err(program.execute(&vectors))
 }
 
-fn run_hooks(hooks: &[hooks::Hook], state: &serde_json::Value) -> Result<(), Failure> {
+/// `env`: what one has that names no environment. `None`: ours.
+fn run_hooks(
+    hooks: &[hooks::Hook],
+    state: &serde_json::Value,
+    env: Option<&[String]>,
+) -> Result<(), Failure> {
     let cancelled = |error: Error| failure("hook", error.chain(), Errno::CANCELED);
-    hooks::run(hooks, &state.to_string()).map_err(cancelled)
+    hooks::run_with(hooks, &state.to_string(), env).map_err(cancelled)
 }
 
 /// Where a further process belongs: with the first one.

@@ -158,6 +158,9 @@ pub struct Exec {
     pub user: Option<String>,
     #[arg(long)]
     pub no_new_privs: bool,
+    /// A capability in addition to the container's.
+    #[arg(long, short)]
+    pub cap: Vec<String>,
     #[arg(long, default_value_t = 0)]
     pub preserve_fds: u32,
     pub id: String,
@@ -200,8 +203,9 @@ mod tests {
         assert!(
             matches!(options.command, Command::Kill { all: true, signal, .. } if signal == "9")
         );
-        let options = parse("exec --tty --env A=1 abc sh -c true");
+        let options = parse("exec --tty --env A=1 -c NET_ADMIN abc sh -c true");
         let Command::Exec(exec) = options.command else { panic!("no exec") };
         assert_eq!((exec.command.join(" ").as_str(), exec.env.len()), ("sh -c true", 1));
+        assert_eq!(exec.cap, ["NET_ADMIN"]);
     }
 }

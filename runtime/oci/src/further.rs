@@ -18,7 +18,7 @@ use tenantry_shim::{launch, privileges, program, terminal};
 use crate::birth::{self, Born};
 use crate::config::ProcessPlan;
 use crate::error::Error;
-use crate::gate;
+use crate::{gate, home};
 
 #[derive(Debug)]
 pub struct Further<'a> {
@@ -101,7 +101,7 @@ fn become_process(
     drop(doors);
     launch::close_all_but(line)?;
     launch::enter_directory(&process.cwd)?;
-    let program = program::prepare(process)?;
+    let program = program::prepare(&home::with_home(process))?;
     program.look()?;
     line.say_ready().map_err(at("send", "exec"))?;
     line.wait_for_go().map_err(at("read", "exec"))?;

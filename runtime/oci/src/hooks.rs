@@ -1,7 +1,7 @@
 //! `hooks`: other programs that are run at points of a container's life.
 //!
-//! Owns reading and running them. Each gets the container's state on its standard input,
-//! its own environment and nothing of ours; its output goes nowhere, because ours is the
+//! Owns reading and running them. Each gets the container's state on its standard input
+//! and the environment that it names, or else that of who runs it; its output goes nowhere, because ours is the
 //! container's. Called from both sides of a birth.
 
 use std::io::Write as _;
@@ -24,7 +24,8 @@ pub struct Hook {
     pub path: PathBuf,
     /// The first is the program's own name.
     pub args: Vec<String>,
-    pub env: Vec<String>,
+    /// `None`: it names none.
+    pub env: Option<Vec<String>>,
     pub timeout_s: Option<u64>,
 }
 
@@ -84,24 +85,31 @@ fn read(name: &str, hook: &runtime::Hook) -> Result<Hook, Error> {
     Ok(Hook {
         path: hook.path().clone(),
         args: hook.args().clone().unwrap_or_default(),
-        env: hook.env().clone().unwrap_or_default(),
+        env: hook.env().clone(),
         timeout_s,
     })
 }
 
 /// In their order; the first that fails is the last.
 pub fn run(hooks: &[Hook], state: &str) -> Result<(), Error> {
-    hooks.iter().try_for_each(|hook| run_one(hook, state))
+    run_with(hooks, state, None)
 }
 
-fn run_one(hook: &Hook, state: &str) -> Result<(), Error> {
+/// `env`: what a hook has that names no environment. `None`: ours.
+pub fn run_with(hooks: &[Hook], state: &str, env: Option<&[String]>) -> Result<(), Error> {
+    hooks.iter().try_for_each(|hook| run_one(hook, state, hook.env.as_deref().or(env)))
+}
+
+fn run_one(hook: &Hook, state: &str, env: Option<&[String]>) -> Result<(), Error> {
     let failed = |why: String| Error::Hook { path: hook.path.clone(), why };
     let mut command = Command::new(&hook.path);
     if let Some((own_name, arguments)) = hook.args.split_first() {
         command.arg0(own_name).args(arguments);
     }
-    let variables = hook.env.iter().filter_map(|variable| variable.split_once('='));
-    command.env_clear().envs(variables);
+    if let Some(env) = env {
+        let variables = env.iter().filter_map(|variable| variable.split_once('='));
+        command.env_clear().envs(variables);
+    }
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
     if let Some(mut stdin) = child.stdin.take() {
@@ -153,7 +161,7 @@ mod tests {
 
     fn shell(script: &str, timeout_s: Option<u64>) -> Hook {
         let args = ["sh", "-c", script].map(str::to_owned).to_vec();
-        let env = vec!["PATH=/usr/bin:/bin".to_owned(), "WORD=hook".to_owned()];
+        let env = Some(vec!["PATH=/usr/bin:/bin".to_owned(), "WORD=hook".to_owned()]);
         Hook { path: "/bin/sh".into(), args, env, timeout_s }
     }
 
@@ -163,6 +171,22 @@ mod tests {
         let script = format!("cat > {0}; echo $WORD$HOME >> {0}", file.path().display());
         run(&[shell(&script, None)], "{\"id\":\"x\"}").unwrap();
         assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "{\"id\":\"x\"}hook\n");
+    }
+
+    #[test]
+    fn a_hook_without_an_environment_has_that_of_who_runs_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let script = format!("echo $PATH >> {}", file.path().display());
+        let hook = Hook { env: None, ..shell(&script, None) };
+        run(std::slice::from_ref(&hook), "").unwrap();
+        run_with(std::slice::from_ref(&hook), "", Some(&["PATH=/its/own".to_owned()])).unwrap();
+        run_with(&[Hook { env: Some(vec![]), ..hook }], "", None).unwrap();
+        let said = std::fs::read_to_string(file.path()).unwrap();
+        let said: Vec<&str> = said.lines().collect();
+        assert_eq!(said[0], std::env::var("PATH").unwrap());
+        assert_eq!(said[1], "/its/own");
+        // The shell's own default.
+        assert_ne!(said[2], said[0]);
     }
 
     #[test]

@@ -18,10 +18,13 @@ mod error;
 mod features;
 mod further;
 mod gate;
+mod home;
 mod hooks;
+mod host_nodes;
 mod log;
 mod record;
 
+use std::ffi::CString;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -56,7 +59,12 @@ fn becomes_a_container(command: &Command) -> bool {
 /// A container's root can neither write to this program's file (CVE-2019-5736) nor trace a
 /// child of it that has entered the container and still holds the host's descriptors.
 fn protect() -> rustix::io::Result<()> {
-    detach::execute_from_read_only_mount()?;
+    // Hooks that name no environment have ours.
+    let environment = std::env::vars_os().filter_map(|(name, value)| {
+        let variable = [name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat();
+        CString::new(variable).ok()
+    });
+    detach::execute_from_read_only_mount(&environment.collect::<Vec<_>>())?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     // What was executed through a descriptor is named after its number.
     rustix::thread::set_name(c"tenantry-runtime")

@@ -42,8 +42,9 @@ pub fn detach() -> Result<()> {
 /// A script in the container whose interpreter is `/proc/self/exe` makes `exec`
 /// run the shim's file inside; through `/proc/PID/exe` root could then write to
 /// it (CVE-2019-5736). A file on a read-only mount cannot be opened for writing.
-/// An agent that spawns the shim from such a mount saves one `execve`.
-pub fn execute_from_read_only_mount() -> Result<()> {
+/// An agent that spawns the shim from such a mount saves one `execve`. `environment` is what
+/// the program executed again has of its own.
+pub fn execute_from_read_only_mount(environment: &[CString]) -> Result<()> {
     const OWN: &str = "/proc/self/exe";
     if rustix::fs::statvfs(OWN)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Ok(());
@@ -53,7 +54,7 @@ pub fn execute_from_read_only_mount() -> Result<()> {
         .map(|argument| CString::new(std::os::unix::ffi::OsStringExt::into_vec(argument)))
         .collect::<std::result::Result<_, _>>()
         .map_err(|_| rustix::io::Errno::INVAL)?;
-    Err(ExecVectors::new(&arguments, &[]).execute_descriptor(own.as_fd()))
+    Err(ExecVectors::new(&arguments, environment).execute_descriptor(own.as_fd()))
 }
 
 fn read_only_copy(path: &str) -> Result<OwnedFd> {

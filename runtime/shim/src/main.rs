@@ -22,7 +22,7 @@ use tenantry_shim::{detach, sys};
 fn main() -> ExitCode {
     // Both before anything else is open. Without a listener there is nobody to
     // tell of a failure but the parent, by the exit code.
-    if detach::execute_from_read_only_mount().is_err() || detach::detach().is_err() {
+    if detach::execute_from_read_only_mount(&[]).is_err() || detach::detach().is_err() {
         return ExitCode::from(2);
     }
     let Some(listener) = sys::take_descriptor(fd::LISTENER) else {

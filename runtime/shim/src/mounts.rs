@@ -104,6 +104,9 @@ pub fn attach(steps: &[Step], detached: Detached) -> Result<(), Failure> {
             (Step::Directory { path }, _) => {
                 rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)).map_err(at("mkdir", path))?;
             }
+            (Step::Ensure { path }, _) => {
+                in_root::create_directory(path).map_err(at("mkdir", path))?;
+            }
             (Step::Symlink { path, to }, _) => {
                 rustix::fs::symlink(*to, *path).map_err(at("symlink", path))?;
             }

@@ -66,6 +66,10 @@ pub enum Step {
     Directory {
         path: String,
     },
+    /// A directory that is there, with its parents, or is made.
+    Ensure {
+        path: String,
+    },
     Symlink {
         path: &'static str,
         to: &'static str,
@@ -384,6 +388,7 @@ mod tests {
                 format!("{kind} {} {target} {}", source.display(), flags(attributes))
             }
             Step::Directory { path } => format!("mkdir {path}"),
+            Step::Ensure { path } => format!("ensure {path}"),
             Step::Symlink { path, to } => format!("symlink {path} {to}"),
             Step::Device { path, major, minor } => format!("device {path} {major}:{minor}"),
             Step::Node { path, kind, major, minor, mode, .. } => {

@@ -138,6 +138,93 @@ fn a_further_process_is_where_the_first_one_is() {
 }
 
 #[test]
+fn what_a_bundle_leaves_open_is_as_with_other_runtimes() {
+    skip_unless_possible!();
+    let bundle = Bundle::own("open");
+    let log = bundle.directory.join("log");
+    std::fs::write(bundle.rootfs().join("etc/passwd"), "u:x:1000:1000::/var/empty:/bin/sh\n")
+        .unwrap();
+    let kept = |name: &str, status: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        line.split_whitespace().last().unwrap().to_owned()
+    };
+    bundle.change(|config| {
+        config["process"]["args"] = json!(["sleep", "1000"]);
+        config["process"]["cwd"] = json!("/not/there/yet");
+        config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+        config["process"]["env"] = json!(["PATH=/bin"]);
+        config["process"]["noNewPrivileges"] = json!(false);
+        config["process"]["capabilities"] = json!({
+            "bounding": ["CAP_SYS_ADMIN", "CAP_UNKNOWN"],
+            "inheritable": ["CAP_SYS_ADMIN"],
+        });
+        config["root"]["readonly"] = json!(true);
+    });
+    bundle.ok(&["--log", log.to_str().unwrap(), "run", "--detach", "open"]);
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(said.contains("level=warning") && said.contains("CAP_UNKNOWN"), "{said}");
+    let pid = bundle.state("open")["pid"].as_u64().unwrap();
+    let of_first = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap();
+    let environment = of_first("environ");
+    assert!(String::from_utf8_lossy(&environment).contains("HOME=/var/empty\0"));
+    let place = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap();
+    assert_eq!(place, Path::new("/not/there/yet"));
+    let status = String::from_utf8(of_first("status")).unwrap();
+    assert_eq!(kept("CapInh", &status), "0000000000200000");
+    assert_eq!(kept("CapPrm", &status), "0000000000000000");
+    // Further processes: one capability more, and a home of their own.
+    let root = ["exec", "--user", "0:0", "--cap", "CAP_KILL", "open", "cat", "/proc/self/status"];
+    let status = bundle.ok(&root);
+    assert_eq!(kept("CapBnd", &status), "0000000000200020", "{status}");
+    // Root has what is inheritable as well, once it executes.
+    assert_eq!(kept("CapEff", &status), "0000000000200020", "{status}");
+    assert_eq!(kept("CapAmb", &status), "0000000000000000", "{status}");
+    let status = bundle.ok(&["exec", "--user", "0:0", "open", "cat", "/proc/self/status"]);
+    assert_eq!(kept("CapEff", &status), "0000000000200000", "{status}");
+    assert_eq!(bundle.ok(&["exec", "open", "sh", "-c", "echo $HOME"]), "/var/empty\n");
+    assert_eq!(bundle.ok(&["exec", "-e", "HOME=/x", "open", "sh", "-c", "echo $HOME"]), "/x\n");
+    bundle.ok(&["delete", "--force", "open"]);
+    bundle.finish();
+}
+
+#[test]
+fn of_the_hosts_devices_only_those_that_are_allowed_can_be_opened() {
+    skip_unless_possible!();
+    let bundle = Bundle::own("nodes");
+    bundle.change(|config| {
+        config["process"]["args"] = json!(["sleep", "1000"]);
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        mounts.push(
+            json!({"destination": "/host", "type": "bind", "source": "/dev", "options": ["rbind"]}),
+        );
+        config["linux"]["resources"]["devices"] = json!([
+            {"allow": false, "access": "rwm"},
+            {"allow": true, "type": "c", "major": 10, "minor": 237, "access": "rw"},
+        ]);
+    });
+    bundle.ok(&["run", "--detach", "nodes"]);
+    let open = |path: &str| {
+        let script = format!("exec 3< {path}");
+        let mut command = bundle.command(&["exec", "nodes", "sh", "-c", &script]);
+        command.output().unwrap().status.success()
+    };
+    for (path, expected) in [
+        ("/host/loop-control", true),
+        ("/host/null", true),
+        ("/host/loop0", false),
+        ("/dev/null", true),
+    ] {
+        let there = Path::new("/dev").join(path.rsplit('/').next().unwrap()).exists();
+        assert_eq!(open(path), expected && there, "{path}");
+    }
+    // What one makes for oneself is no way around.
+    let script = "mknod /data/loop b 7 0 && ! (exec 3< /data/loop)";
+    bundle.ok(&["exec", "--cap", "CAP_MKNOD", "nodes", "sh", "-c", script]);
+    bundle.ok(&["delete", "--force", "nodes"]);
+    bundle.finish();
+}
+
+#[test]
 fn limits_reach_the_kernel_and_a_pause_stops_everything() {
     skip_unless_possible!();
     let bundle = Bundle::own("limits");
@@ -175,24 +262,30 @@ fn hooks_run_once_each_in_their_order() {
     let note = |name: &str| hook(format!("cat > /dev/null; echo {name} >> {}", outside.display()));
     bundle.change(|config| {
         config["process"]["args"] = json!(["sh", "-c", "echo program >> /data/order"]);
+        config["process"]["env"] = json!(["PATH=/bin:/its/own"]);
         config["hooks"] = json!({
             "prestart": note("prestart"),
-            "createRuntime": note("createRuntime"),
+            "createRuntime": note("createRuntime $PATH"),
             "createContainer": note("createContainer"),
-            "startContainer": hook("echo startContainer >> /data/order".to_owned()),
+            "startContainer": hook("echo startContainer $PATH >> /data/order".to_owned()),
             "poststart": note("poststart"),
             "poststop": note("poststop"),
         });
     });
+    // One that names no environment has that of who runs it: the caller, or the container.
+    let path = std::env::var("PATH").unwrap();
     let order = || std::fs::read_to_string(&outside).unwrap_or_default().replace('\n', " ");
     bundle.ok(&["create", "hooks"]);
-    assert_eq!(order(), "prestart createRuntime createContainer ");
+    assert_eq!(order(), format!("prestart createRuntime {path} createContainer "));
     bundle.ok(&["start", "hooks"]);
     until("it has stopped", || bundle.state("hooks")["status"] == "stopped");
     let inside = std::fs::read_to_string(bundle.rootfs().join("data/order")).unwrap();
-    assert_eq!(inside, "startContainer\nprogram\n");
+    assert_eq!(inside, "startContainer /bin:/its/own\nprogram\n");
     bundle.ok(&["delete", "hooks"]);
-    assert_eq!(order(), "prestart createRuntime createContainer poststart poststop ");
+    assert_eq!(
+        order(),
+        format!("prestart createRuntime {path} createContainer poststart poststop ")
+    );
     // One that fails undoes the creation.
     bundle.change(|config| config["hooks"]["createRuntime"] = hook("exit 3".to_owned()));
     let error = bundle.fails(&["create", "hooks"]);

@@ -8,14 +8,16 @@ use tenantry_container::seccomp::Cache;
 use tenantry_shim::cgroup::Placement;
 use tenantry_shim::{launch, sys};
 
-use super::{Runtime, no_further_descriptors, placement, read_bundle, wait_for, write_pid_file};
+use super::{
+    Bundle, Runtime, no_further_descriptors, placement, read_bundle, wait_for, write_pid_file,
+};
 use crate::birth::{self, Born, Circumstances};
 use crate::command_line::{Create, Run};
 use crate::config::{self, OWN_PARENT, Plan};
 use crate::error::{Error, failed};
 use crate::gate;
-use crate::hooks;
 use crate::record::{Place, Record, Status, start_ticks};
+use crate::{hooks, host_nodes};
 
 /// To make a cgroup below a parent that others remove.
 const MOST_ATTEMPTS: usize = 20;
@@ -27,12 +29,15 @@ impl Runtime {
             let why = "a root that is not changed can be left";
             return Err(Error::unsupported("--no-pivot", why));
         }
-        let (bundle, spec, raw) = read_bundle(&arguments.bundle)?;
+        let Bundle { place: bundle, spec, raw, unknown_capabilities } =
+            read_bundle(&arguments.bundle)?;
+        self.warn_of_capabilities(&unknown_capabilities);
         let linux = spec.linux().as_ref();
         let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
         let cgroup = config::cgroup_path(path, &arguments.id)?;
         let group = self.hierarchy.group(&cgroup);
-        let plan = config::plan(&spec, &raw, &bundle, &placement(&group))?;
+        let nodes = host_nodes::look(&spec);
+        let plan = config::plan(&spec, &raw, &bundle, &placement(&group), &nodes)?;
         check_console(arguments, &plan)?;
         let record = Record {
             oci_version: spec.version().clone(),
@@ -68,7 +73,9 @@ impl Runtime {
         let seccomp = self.seccomp(place, plan)?;
         let gate = gate::open(place)?;
         let group = self.make_group(&record)?;
-        let born = group.apply(&plan.resources).map_err(Error::from).and_then(|_| {
+        let limited = group.apply(&plan.resources).map_err(Error::from);
+        let ruled = limited.and_then(|_| Ok(group.rule_devices(&plan.device_rules)?));
+        let born = ruled.and_then(|_| {
             let placement = Placement::of(&placement(&group));
             let circumstances = Circumstances {
                 placement: &placement,

@@ -5,14 +5,12 @@ use std::path::Path;
 
 use oci_spec::runtime::Process;
 use serde_json::{Value, json};
+use tenantry_container::process::merge_environment;
 use tenantry_shim::cgroup::Placement;
 
-use super::{
-    Runtime, no_further_descriptors, placement, read_bundle, read_document, wait_for,
-    write_pid_file,
-};
+use super::{Runtime, no_further_descriptors, placement, read_raw, wait_for, write_pid_file};
 use crate::command_line::Exec;
-use crate::config::{ProcessPlan, plan_process};
+use crate::config::{ProcessPlan, ignore_unknown_capabilities, plan_process};
 use crate::error::{Error, failed};
 use crate::further::{self, Further};
 use crate::record::{Place, Status};
@@ -29,7 +27,7 @@ impl Runtime {
         }
         let init = record.pidfd().ok_or(refused)?;
         let process = match &arguments.process {
-            Some(path) => plan_process(&read_document::<Process>(path)?.0)?,
+            Some(path) => self.of_document(path, read_raw(path)?)?,
             None => self.of_arguments(arguments, &record.bundle)?,
         };
         match (process.process.terminal.is_some(), &arguments.console_socket) {
@@ -63,9 +61,14 @@ impl Runtime {
 
     /// The container's own process with another program.
     fn of_arguments(&self, arguments: &Exec, bundle: &Path) -> Result<ProcessPlan, Error> {
-        let (_, _, raw) = read_bundle(bundle)?;
-        let document = changed(raw["process"].clone(), arguments)?;
-        let wrong = |source| Error::Document { path: bundle.join("config.json"), source };
+        let path = bundle.join("config.json");
+        let mut raw = read_raw(&path)?;
+        self.of_document(&path, changed(raw["process"].take(), arguments)?)
+    }
+
+    fn of_document(&self, path: &Path, mut document: Value) -> Result<ProcessPlan, Error> {
+        self.warn_of_capabilities(&ignore_unknown_capabilities(&mut document));
+        let wrong = |source| Error::Document { path: path.to_owned(), source };
         let process: Process = serde_json::from_value(document).map_err(wrong)?;
         plan_process(&process)
     }
@@ -82,9 +85,20 @@ fn changed(mut process: Value, arguments: &Exec) -> Result<Value, Error> {
         process["noNewPrivileges"] = json!(true);
     }
     if !arguments.env.is_empty() {
-        let mut env = process["env"].as_array().cloned().unwrap_or_default();
-        env.extend(arguments.env.iter().map(|variable| json!(variable)));
-        process["env"] = Value::Array(env);
+        let env = process["env"].as_array().into_iter().flatten();
+        let env: Vec<String> = env.filter_map(Value::as_str).map(str::to_owned).collect();
+        process["env"] = json!(merge_environment(&env, &arguments.env));
+    }
+    for name in &arguments.cap {
+        let inheritable = process["capabilities"]["inheritable"].as_array();
+        let inheritable = inheritable.is_some_and(|names| names.contains(&json!(name)));
+        // Only what is inheritable can be ambient.
+        let ambient = inheritable.then_some("ambient");
+        for set in ["bounding", "permitted", "effective"].into_iter().chain(ambient) {
+            let mut names = process["capabilities"][set].as_array().cloned().unwrap_or_default();
+            names.push(json!(name));
+            process["capabilities"][set] = Value::Array(names);
+        }
     }
     if let Some(user) = &arguments.user {
         let (uid, gid) = user.split_once(':').unwrap_or((user, "0"));
@@ -102,5 +116,42 @@ fn kept_seccomp(place: &Place) -> Result<Option<Vec<u8>>, Error> {
         Ok(program) => Ok(Some(program)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed("read", path.display())(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::command_line::{Command, Options};
+
+    #[test]
+    fn a_variable_takes_the_place_of_the_containers() {
+        let line = ["tenantry-runtime", "exec", "-e", "PATH=/b", "--env", "NEW=1", "x", "true"];
+        let Command::Exec(arguments) = Options::try_parse_from(line).unwrap().command else {
+            panic!("no exec")
+        };
+        let process = json!({"env": ["PATH=/a", "TERM=xterm"]});
+        let env = changed(process, &arguments).unwrap()["env"].take();
+        assert_eq!(env, json!(["PATH=/b", "TERM=xterm", "NEW=1"]));
+    }
+
+    #[test]
+    fn a_capability_is_added_where_it_has_an_effect() {
+        let check = |inheritable: Value, expected: Value| {
+            let line = ["tenantry-runtime", "exec", "--cap", "CAP_KILL", "x", "true"];
+            let Command::Exec(arguments) = Options::try_parse_from(line).unwrap().command else {
+                panic!("no exec")
+            };
+            let process = json!({"capabilities": {"inheritable": inheritable}});
+            let mut sets = changed(process, &arguments).unwrap()["capabilities"].take();
+            sets.as_object_mut().unwrap().remove("inheritable");
+            assert_eq!(sets, expected);
+        };
+        let one = json!(["CAP_KILL"]);
+        check(json!([]), json!({"bounding": one, "permitted": one, "effective": one}));
+        let all = json!({"bounding": one, "permitted": one, "effective": one, "ambient": one});
+        check(json!(["CAP_KILL"]), all);
     }
 }

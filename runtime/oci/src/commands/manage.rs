@@ -173,7 +173,7 @@ impl Runtime {
             let wrong = |source| Error::Document { path: path.to_owned(), source };
             serde_json::from_slice(&text).map_err(wrong)?
         } else {
-            read_document(path)?.0
+            read_document(path)?
         };
         let wanted = translate_resources(&resources)?;
         let (_place, record, status) = self.find(id)?;

@@ -15,6 +15,7 @@ use tenantry_shim::spec::{CgroupPlacement, V1Directory};
 
 use crate::birth::Born;
 use crate::command_line::{Command, LogFormat, Options};
+use crate::config::ignore_unknown_capabilities;
 use crate::error::{Error, failed};
 use crate::record::{Look, Place, Record, Status, Store, status};
 use crate::{features, log};
@@ -89,6 +90,12 @@ impl Runtime {
         })
     }
 
+    fn warn_of_capabilities(&self, unknown: &[String]) {
+        if !unknown.is_empty() {
+            self.warn(&format!("ignored unknown capabilities: {}", unknown.join(", ")));
+        }
+    }
+
     fn warn(&self, message: &str) {
         log::warning(self.log.as_deref(), self.log_format, message);
     }
@@ -100,24 +107,48 @@ fn placement(group: &Group) -> CgroupPlacement {
     CgroupPlacement { unified: group.unified_dir().to_owned(), v1 }
 }
 
-/// A document as what it says, and as it stands.
-fn read_document<T: serde::de::DeserializeOwned>(path: &Path) -> Result<(T, Value), Error> {
+fn read_document<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    serde_json::from_slice(&read_text(path)?)
+        .map_err(|source| Error::Document { path: path.to_owned(), source })
+}
+
+/// As it stands.
+fn read_raw(path: &Path) -> Result<Value, Error> {
+    read_document(path)
+}
+
+fn read_text(path: &Path) -> Result<Vec<u8>, Error> {
     let size = fs::metadata(path).map_err(failed("read", path.display()))?.len();
     if size > MOST_BYTES {
         let allowed = format!("{MOST_BYTES} bytes at most");
         return Err(Error::invalid(path.display().to_string(), size, &allowed));
     }
-    let text = fs::read(path).map_err(failed("read", path.display()))?;
-    let wrong = |source| Error::Document { path: path.to_owned(), source };
-    let document = serde_json::from_slice(&text).map_err(wrong)?;
-    let raw = serde_json::from_slice(&text).map_err(wrong)?;
-    Ok((document, raw))
+    fs::read(path).map_err(failed("read", path.display()))
 }
 
-fn read_bundle(bundle: &Path) -> Result<(PathBuf, Spec, Value), Error> {
-    let bundle = fs::canonicalize(bundle).map_err(failed("find the bundle", bundle.display()))?;
-    let (spec, raw) = read_document(&bundle.join("config.json"))?;
-    Ok((bundle, spec, raw))
+#[derive(Debug)]
+struct Bundle {
+    place: PathBuf,
+    spec: Spec,
+    /// The same document as it stands.
+    raw: Value,
+    /// Capabilities that nobody knows, which are in neither.
+    unknown_capabilities: Vec<String>,
+}
+
+fn read_bundle(bundle: &Path) -> Result<Bundle, Error> {
+    let place = fs::canonicalize(bundle).map_err(failed("find the bundle", bundle.display()))?;
+    let path = place.join("config.json");
+    let text = read_text(&path)?;
+    let wrong = |source| Error::Document { path: path.clone(), source };
+    let mut raw: Value = serde_json::from_slice(&text).map_err(wrong)?;
+    let ignored = raw.get_mut("process").map(ignore_unknown_capabilities).unwrap_or_default();
+    // From the text where that is possible: its mistakes have lines.
+    let spec = match ignored.is_empty() {
+        true => serde_json::from_slice(&text),
+        false => serde_json::from_value(raw.clone()),
+    };
+    Ok(Bundle { place, spec: spec.map_err(wrong)?, raw, unknown_capabilities: ignored })
 }
 
 /// Complete or not there: who waits for it reads it at once.
@@ -169,9 +200,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         write_example(directory.path()).unwrap();
         assert!(write_example(directory.path()).is_err(), "it overwrites nothing");
-        let (bundle, spec, raw) = read_bundle(directory.path()).unwrap();
+        let Bundle { place, spec, raw, unknown_capabilities } =
+            read_bundle(directory.path()).unwrap();
+        assert!(unknown_capabilities.is_empty());
         let placement = CgroupPlacement { unified: "/cg/x".into(), v1: vec![] };
-        let plan = crate::config::plan(&spec, &raw, &bundle, &placement).unwrap();
+        let plan = crate::config::plan(&spec, &raw, &place, &placement, &[]).unwrap();
         assert_eq!(plan.process.process.args, ["sh"]);
     }
 }

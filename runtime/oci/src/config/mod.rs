@@ -4,6 +4,7 @@
 //! runtime does not is refused by the field's name; what the specification does not know
 //! is ignored, as it demands.
 
+mod device_rules;
 mod devices;
 mod mounts;
 mod namespaces;
@@ -20,15 +21,19 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec;
 use rustix::mount::MountAttrFlags as Attr;
 use serde_json::Value;
-use tenantry_cgroupfs::Resources;
+use tenantry_cgroupfs::{DeviceRule, Resources};
 use tenantry_shim::plan::Step;
 use tenantry_shim::spec::{CgroupPlacement, Propagation};
 
 use crate::error::Error;
 use crate::hooks::Hooks;
+pub use device_rules::HostNode;
+pub use mounts::is_bind;
 pub use namespaces::{Namespaces, render as render_map};
 pub use options::FLAGS as MOUNT_FLAGS;
-pub use process::{ProcessPlan, Rlimit, capability_names, plan as plan_process};
+pub use process::{
+    ProcessPlan, Rlimit, capability_names, ignore_unknown_capabilities, plan as plan_process,
+};
 pub use resources::{OWN_PARENT, cgroup_path, translate as translate_resources};
 
 /// A container before it is born: nothing in it is left to choose.
@@ -42,12 +47,15 @@ pub struct Plan {
     pub domainname: Option<String>,
     pub process: ProcessPlan,
     pub resources: Resources,
+    /// For the devices controller of v1; empty where all may be opened.
+    pub device_rules: Vec<DeviceRule>,
     /// A profile in the format that our own containers have.
     pub seccomp: Option<String>,
     pub hooks: Hooks,
 }
 
-/// `raw` is the same document as `spec`. `bundle` is absolute.
+/// `raw` is the same document as `spec`. `bundle` is absolute. `host_nodes` are those that its
+/// binds show of the host's `/dev`.
 ///
 /// # Errors
 /// [`Error::Invalid`] and [`Error::Unsupported`] with the field's name.
@@ -56,6 +64,7 @@ pub fn plan(
     raw: &Value,
     bundle: &Path,
     placement: &CgroupPlacement,
+    host_nodes: &[HostNode],
 ) -> Result<Plan, Error> {
     check_version(spec.version())?;
     refuse_whole_fields(raw)?;
@@ -70,7 +79,8 @@ pub fn plan(
     let resources = linux.resources().as_ref();
     let open_devices = resources.is_some_and(devices::all_are_allowed);
     let mounts = spec.mounts().as_deref().unwrap_or_default();
-    let world = mounts::World { bundle, placement, open_devices };
+    let rules = device_rules::Rules::of(linux);
+    let world = mounts::World { bundle, placement, open_devices, rules: &rules, host_nodes };
     let mut steps = mounts::steps(mounts, &world)?;
     steps.extend(devices::steps(mounts, linux, &namespaces, open_devices)?);
     steps.extend(namespaces.settings(linux.sysctl().as_ref())?);
@@ -80,6 +90,10 @@ pub fn plan(
     steps.extend(read_only.map(|path| Step::ReadOnly { path: path.clone() }));
     let (root_propagation, propagate) = root_propagation(linux.rootfs_propagation().as_deref())?;
     steps.extend(propagate);
+    // While it can still be made.
+    if process.process.cwd != "/" {
+        steps.push(Step::Ensure { path: process.process.cwd.clone() });
+    }
     let mut attributes = Attr::empty();
     attributes.set(Attr::MOUNT_ATTR_RDONLY, root.readonly().unwrap_or(false));
     attributes.set(Attr::MOUNT_ATTR_NODEV, !open_devices);
@@ -100,6 +114,7 @@ pub fn plan(
         domainname: named("domainname", spec.domainname())?,
         process,
         resources: resources.map(translate_resources).transpose()?.unwrap_or_default(),
+        device_rules: if open_devices { Vec::new() } else { rules.lines() },
         seccomp: seccomp::profile(&raw["linux"]["seccomp"])?,
         hooks: Hooks::of(spec.hooks().as_ref())?,
         namespaces,

@@ -6,8 +6,9 @@ use std::path::Path;
 use oci_spec::runtime::Mount;
 use rustix::mount::MountAttrFlags as Attr;
 use tenantry_shim::plan::{Step, cgroup_steps};
-use tenantry_shim::spec::CgroupPlacement;
+use tenantry_shim::spec::{CgroupPlacement, V1Directory};
 
+use super::device_rules::{HostNode, Rules};
 use super::options::{self, Options};
 use crate::error::Error;
 
@@ -18,6 +19,18 @@ pub struct World<'a> {
     pub placement: &'a CgroupPlacement,
     /// Device nodes anywhere may be opened.
     pub open_devices: bool,
+    /// If not: which ones.
+    pub rules: &'a Rules,
+    pub host_nodes: &'a [HostNode],
+}
+
+impl World<'_> {
+    fn has_device_cgroup(&self) -> bool {
+        let names = |directory: &V1Directory| {
+            directory.controller.split(',').any(|controller| controller == "devices")
+        };
+        self.placement.v1.iter().any(names)
+    }
 }
 
 /// File systems without a source of their own.
@@ -60,7 +73,7 @@ fn mount_steps(mount: &Mount, place: &str, world: &World<'_>) -> Result<Vec<Step
     let target = destination(mount)?;
     let options = options::parse(mount.options().as_deref().unwrap_or_default(), place)?;
     if is_bind(mount) {
-        return Ok(vec![bind(mount, place, target, &options, world)?]);
+        return bind(mount, place, target, &options, world);
     }
     let kind = mount.typ().as_deref().unwrap_or_default();
     match kind {
@@ -96,29 +109,43 @@ fn mount_steps(mount: &Mount, place: &str, world: &World<'_>) -> Result<Vec<Step
     }
 }
 
-/// Only what comes from the host's `/dev` may hold usable device nodes.
+/// Where v1's devices controller says which nodes of the host's `/dev` may be opened, that is
+/// all. Where there is none those are mounts of their own over the others, which are as unusable
+/// as everywhere else.
 fn bind(
     mount: &Mount,
     place: &str,
     target: String,
     options: &Options,
     world: &World<'_>,
-) -> Result<Step, Error> {
+) -> Result<Vec<Step>, Error> {
     let source = mount.source().as_ref();
     let source = source.filter(|source| !source.as_os_str().is_empty()).ok_or_else(|| {
         Error::invalid(format!("{place}.source"), "", "a path on the host, for a bind")
     })?;
     let source = world.bundle.join(source);
-    let mut attributes = options.attributes;
-    if !world.open_devices && !source.starts_with("/dev") {
-        attributes |= Attr::MOUNT_ATTR_NODEV;
-    }
-    Ok(Step::Tree {
+    let tree = |source, target, attributes| Step::Tree {
         source,
         target,
         attributes,
         // `bind` may also stand in the place of the type.
         recursive: options.bind.unwrap_or(false),
         propagation: options.propagation,
-    })
+    };
+    if world.open_devices || (source.starts_with("/dev") && world.has_device_cgroup()) {
+        return Ok(vec![tree(source, target, options.attributes)]);
+    }
+    let shown = world.host_nodes.iter().filter(|node| world.rules.allow(node));
+    let shown = shown.filter_map(|node| Some((node, node.path.strip_prefix(&source).ok()?)));
+    let nodes: Vec<Step> = shown
+        .filter_map(|(node, below)| {
+            let below = below.to_str()?;
+            let target =
+                if below.is_empty() { target.clone() } else { format!("{target}/{below}") };
+            Some(tree(node.path.clone(), target, options.attributes))
+        })
+        .collect();
+    let mut steps = vec![tree(source, target, options.attributes | Attr::MOUNT_ATTR_NODEV)];
+    steps.extend(nodes);
+    Ok(steps)
 }

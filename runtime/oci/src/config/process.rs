@@ -1,5 +1,7 @@
 //! `process`: the program, who it is and what it may do. Also that of an `exec`.
 
+use serde_json::Value;
+
 use oci_spec::runtime::{Capabilities, LinuxCapabilities, PosixRlimitType, Process};
 use rustix::process::Resource;
 use tenantry_container::capabilities;
@@ -85,6 +87,32 @@ fn sets(named: &LinuxCapabilities) -> Sets {
 /// The kernel's names, in the order of their numbers.
 pub fn capability_names() -> Vec<String> {
     capabilities::names(capabilities::all())
+}
+
+/// Takes out what no kernel of ours calls a capability, and names it: the specification has it
+/// ignored, with a warning. `process` is the specification's.
+pub fn ignore_unknown_capabilities(process: &mut Value) -> Vec<String> {
+    let known = capability_names();
+    let is_known = |name: &str| {
+        let name = name.to_ascii_uppercase();
+        known.iter().any(|known| *known == name || known.strip_prefix("CAP_") == Some(&name))
+    };
+    let mut ignored: Vec<String> = Vec::new();
+    let sets = process.get_mut("capabilities").and_then(Value::as_object_mut);
+    for names in sets.into_iter().flat_map(|sets| sets.values_mut()).filter_map(Value::as_array_mut)
+    {
+        names.retain(|name| match name.as_str() {
+            Some(name) if !is_known(name) => {
+                ignored.push(name.to_owned());
+                false
+            }
+            // What is no text is refused where the document is read.
+            _ => true,
+        });
+    }
+    ignored.sort();
+    ignored.dedup();
+    ignored
 }
 
 fn capability_bits(names: &Capabilities) -> u64 {

@@ -15,9 +15,19 @@ fn placement() -> CgroupPlacement {
     CgroupPlacement { unified: "/cg/unified/x".into(), v1: vec![] }
 }
 
+fn nodes() -> Vec<HostNode> {
+    let node = |path: &str, minor| HostNode {
+        path: path.into(),
+        kind: rustix::fs::FileType::CharacterDevice,
+        major: if path == "/dev/null" { 1 } else { 10 },
+        minor,
+    };
+    vec![node("/dev/fuse", 229), node("/dev/null", 3), node("/dev/net/tun", 200)]
+}
+
 fn planned(raw: &Value) -> Result<Plan, Error> {
     let spec: Spec = serde_json::from_value(raw.clone()).unwrap();
-    plan(&spec, raw, Path::new("/bundle"), &placement())
+    plan(&spec, raw, Path::new("/bundle"), &placement(), &nodes())
 }
 
 /// The example with `value` at a JSON pointer, whose parents are made.
@@ -61,6 +71,7 @@ fn outline(plan: &Plan) -> Vec<String> {
             format!("node {path} {major}:{minor} {mode:o}")
         }
         Step::Link { path, to } => format!("link {path} {to}"),
+        Step::Ensure { path } => format!("ensure {path}"),
         Step::Write { path, text } => format!("write {path} {text}"),
         Step::Restrict { path, attributes } => format!("restrict {path} {}", flags(attributes)),
         Step::Mask { path } => format!("mask {path}"),
@@ -134,6 +145,29 @@ fn without_capabilities_a_process_has_none() {
 }
 
 #[test]
+fn capabilities_that_nobody_knows_are_taken_out_and_named() {
+    let mut process = json!({"capabilities": {
+        "bounding": ["CAP_KILL", "CAP_UNKNOWN", "chown"],
+        "effective": ["UNKNOWN_CAP", "CAP_UNKNOWN"],
+        "ambient": null,
+    }});
+    assert_eq!(ignore_unknown_capabilities(&mut process), ["CAP_UNKNOWN", "UNKNOWN_CAP"]);
+    let left = json!({"bounding": ["CAP_KILL", "chown"], "effective": [], "ambient": null});
+    assert_eq!(process["capabilities"], left);
+    assert!(ignore_unknown_capabilities(&mut process).is_empty());
+    assert!(ignore_unknown_capabilities(&mut json!({"args": ["x"]})).is_empty());
+}
+
+#[test]
+fn a_working_directory_is_made_before_the_root_is_read_only() {
+    let mut raw = with("/process/cwd", json!("/not/there"));
+    raw["root"]["readonly"] = json!(true);
+    let lines = outline(&planned(&raw).unwrap());
+    let at = |wanted: &str| lines.iter().position(|line| line == wanted).unwrap();
+    assert!(at("ensure /not/there") < at("restrict / ro,nodev"), "{lines:?}");
+}
+
+#[test]
 fn a_wrong_process_is_refused_by_its_fields() {
     check_refused("/process/args", json!([]), "process.args");
     check_refused("/process/cwd", json!("relative"), "process.cwd");
@@ -186,7 +220,7 @@ fn binds_come_from_the_bundle_and_open_no_devices() {
     let plan = planned(&raw).unwrap();
     let expected = [
         "rbind /bundle/data /data ro,nodev",
-        "bind /dev/fuse /data ",
+        "bind /dev/fuse /data nodev",
         "bind /srv /data nodev,noexec",
     ];
     assert_eq!(outline(&plan)[..3], expected);
@@ -209,6 +243,36 @@ fn a_privileged_container_may_open_all_devices() {
         {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rwm"}]);
     let plan = planned(&with("/linux/resources/devices", rules)).unwrap();
     assert_eq!(outline(&plan).last().unwrap(), "restrict / ro,nodev");
+}
+
+#[test]
+fn of_the_hosts_devices_those_that_are_allowed_are_mounts_of_their_own() {
+    let mut raw = example();
+    raw["mounts"] =
+        json!([{"destination": "/dev", "type": "bind", "source": "/dev", "options": ["rbind"]}]);
+    raw["linux"]["resources"]["devices"] = json!([{"allow": false, "access": "rwm"},
+        {"allow": true, "type": "c", "major": 10, "minor": 200, "access": "rw"}]);
+    let plan = planned(&raw).unwrap();
+    let lines = outline(&plan);
+    let expected =
+        ["rbind /dev /dev nodev", "rbind /dev/null /dev/null ", "rbind /dev/net/tun /dev/net/tun "];
+    assert_eq!(lines[..3], expected);
+    assert_eq!(plan.device_rules[0].text, "a");
+    raw["mounts"][0]["source"] = json!("/dev/net/tun");
+    raw["mounts"][0]["destination"] = json!("/dev/tap");
+    let lines = outline(&planned(&raw).unwrap());
+    assert_eq!(lines[..2], ["rbind /dev/net/tun /dev/tap nodev", "rbind /dev/net/tun /dev/tap "]);
+    // Where there is a controller, it decides.
+    let spec: Spec = serde_json::from_value(raw.clone()).unwrap();
+    let v1 = vec![V1Directory { controller: "devices".into(), path: "/cg/devices/x".into() }];
+    let placement = CgroupPlacement { unified: "/cg/unified/x".into(), v1 };
+    let plan = super::plan(&spec, &raw, Path::new("/bundle"), &placement, &nodes()).unwrap();
+    assert_eq!(outline(&plan)[0], "rbind /dev/net/tun /dev/tap ");
+    assert!(!outline(&plan)[1].starts_with("rbind"));
+    raw["linux"]["resources"]["devices"] = json!([{"allow": true, "access": "rwm"}]);
+    let plan = planned(&raw).unwrap();
+    assert_eq!(outline(&plan)[0], "rbind /dev/net/tun /dev/tap ");
+    assert!(plan.device_rules.is_empty());
 }
 
 #[test]
@@ -330,7 +394,7 @@ fn every_view_of_a_v1_cgroup_is_read_only() {
     let spec: Spec = serde_json::from_value(raw.clone()).unwrap();
     let cpu = V1Directory { controller: "cpu".into(), path: "/cg/cpu/x".into() };
     let placement = CgroupPlacement { v1: vec![cpu], ..placement() };
-    let plan = plan(&spec, &raw, Path::new("/bundle"), &placement).unwrap();
+    let plan = plan(&spec, &raw, Path::new("/bundle"), &placement, &[]).unwrap();
     let lines = outline(&plan);
     let ro = "bind /cg/cpu/x /sys/fs/cgroup/cpu ro,nosuid,nodev,noexec".to_owned();
     assert!(lines.contains(&ro), "{lines:?}");
