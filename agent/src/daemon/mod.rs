@@ -5,10 +5,10 @@
 //! pins, bridge, firewall table, cgroups, sockets.
 
 mod assemble;
+mod held;
 
 use std::io::IsTerminal as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::assemble::assemble;
+use self::held::{hold, make_private};
 use crate::api::{self, App};
 use crate::build;
 use crate::config::{Config, ConfigError, RawConfig, read_file};
@@ -148,7 +149,7 @@ fn start(config: Config, shim: Option<PathBuf>) -> Result<(), Refusal> {
 }
 
 async fn run(config: Config, shim: Option<PathBuf>) -> Result<(), Refusal> {
-    let _held = hold(&config)?;
+    let _held = hold(&config).await?;
     for directory in [&config.data_dir, &config.run_dir] {
         make_private(directory).map_err(Refusal::failed(directory.display().to_string()))?;
     }
@@ -272,38 +273,6 @@ async fn leave(app: &App) {
 /// Below the run directory.
 const SLOTS_STATE: &str = "slots.json";
 const FOREIGN_STATE: &str = "foreign.delivered";
-
-/// Held for the agent's life: no other agent may use the same cgroups or directories.
-#[derive(Debug)]
-struct Held {
-    _name: StdUnixListener,
-    _directories: [std::fs::File; 2],
-}
-
-fn hold(config: &Config) -> Result<Held, Refusal> {
-    use std::os::linux::net::SocketAddrExt as _;
-    // An abstract socket is a lock that the kernel removes with its holder.
-    let name = format!("tenantry/{}", config.cgroup_parent);
-    let taken = |_| Refusal::Taken(format!("cgroup_parent {}", config.cgroup_parent));
-    let address = std::os::unix::net::SocketAddr::from_abstract_name(name)
-        .map_err(Refusal::failed("lock"))?;
-    let listener = StdUnixListener::bind_addr(&address).map_err(taken)?;
-    let lock = |directory: &Path| -> Result<std::fs::File, Refusal> {
-        make_private(directory).map_err(Refusal::failed(directory.display().to_string()))?;
-        let path = directory.join("lock");
-        let file =
-            std::fs::File::create(&path).map_err(Refusal::failed(path.display().to_string()))?;
-        file.try_lock().map_err(|_| Refusal::Taken(directory.display().to_string()))?;
-        Ok(file)
-    };
-    Ok(Held { _name: listener, _directories: [lock(&config.data_dir)?, lock(&config.run_dir)?] })
-}
-
-fn make_private(directory: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(directory)?;
-    // Others may pass through to a container's files, and not look around.
-    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o711))
-}
 
 fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, Refusal> {
     let failed = || Refusal::failed::<std::io::Error>(path.display().to_string());
