@@ -40,6 +40,7 @@ use anyhow::Context as _;
 use bollard::Docker;
 use clap::{Parser, Subcommand};
 
+use crate::api::docker::API_VERSION;
 use crate::{daemon, guard};
 
 #[derive(Debug, Parser)]
@@ -155,7 +156,11 @@ impl Target {
         );
         // A container may run, and be waited for, as long as it likes.
         let a_year_s = 365 * 24 * 3600;
-        Ok(Docker::connect_with_unix(path, a_year_s, bollard::API_DEFAULT_VERSION)?)
+        // What the agent serves; the crate's own version is newer.
+        let (major, minor) = API_VERSION.split_once('.').context("a version of two numbers")?;
+        let version =
+            bollard::ClientVersion { major_version: major.parse()?, minor_version: minor.parse()? };
+        Ok(Docker::connect_with_unix(path, a_year_s, &version)?)
     }
 
     /// For what the client library has no word for.
