@@ -135,12 +135,18 @@ pub struct ThrottleNote {
 pub fn write_json<T: Serialize>(path: &Path, value: &T, durable: bool) -> io::Result<()> {
     let bytes = serde_json::to_vec_pretty(value)?;
     let temporary = path.with_extension("tmp");
-    let mut file = File::create(&temporary)?;
-    file.write_all(&bytes)?;
-    if durable {
-        file.sync_all()?;
+    let written = File::create(&temporary).and_then(|mut file| {
+        file.write_all(&bytes)?;
+        if durable {
+            file.sync_all()?;
+        }
+        fs::rename(&temporary, path)
+    });
+    if let Err(error) = written {
+        // On a full disk a half would stay, and take room from who removes something.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
     }
-    fs::rename(&temporary, path)?;
     if durable && let Some(parent) = path.parent() {
         File::open(parent)?.sync_all()?;
     }
@@ -150,4 +156,22 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T, durable: bool) -> io::Re
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     let bytes = fs::read(path)?;
     serde_json::from_slice(&bytes).map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_take_its_place_leaves_no_half_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        // Nothing can be renamed over a directory with something in it.
+        let path = directory.path().join("taken");
+        fs::create_dir_all(path.join("inside")).unwrap();
+        write_json(&path, &[1, 2, 3], true).unwrap_err();
+        let left: Vec<_> = fs::read_dir(directory.path()).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+        write_json(&directory.path().join("free"), &[1, 2, 3], true).unwrap();
+        assert_eq!(read_json::<[u8; 3]>(&directory.path().join("free")).unwrap(), [1, 2, 3]);
+    }
 }

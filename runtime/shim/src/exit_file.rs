@@ -15,12 +15,14 @@ pub fn write(path: &Path, record: &ExitRecord) -> Result<(), Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
     let file = rustix::fs::open(&temporary, flags, Mode::from_raw_mode(0o644))?;
     let text = serde_json::to_vec(record).map_err(|_| Errno::INVAL)?;
-    let written = rustix::io::write(&file, &text)?;
-    if written < text.len() {
+    let written = match rustix::io::write(&file, &text) {
+        Ok(written) if written < text.len() => Err(Errno::NOSPC),
+        Ok(_) => rustix::fs::rename(&temporary, path),
+        Err(errno) => Err(errno),
+    };
+    written.inspect_err(|_| {
         let _ = rustix::fs::unlink(&temporary);
-        return Err(Errno::NOSPC);
-    }
-    rustix::fs::rename(&temporary, path)
+    })
 }
 
 fn temporary_path(path: &Path) -> PathBuf {

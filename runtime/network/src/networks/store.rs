@@ -119,13 +119,17 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> io::Result<T> {
 
 /// A reader sees it whole or not at all, also across a power loss.
 fn write<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let temporary = path.with_extension("tmp");
     let written = (|| {
-        let temporary = path.with_extension("tmp");
         let mut file = File::create(&temporary)?;
         file.write_all(&serde_json::to_vec_pretty(value)?)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
         path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
     })();
+    if written.is_err() {
+        // On a full disk a half would stay.
+        let _ = fs::remove_file(&temporary);
+    }
     written.map_err(|e: io::Error| Error::io("write", path.display().to_string(), e))
 }
