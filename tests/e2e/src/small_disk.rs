@@ -31,6 +31,14 @@ impl SmallDisk {
         path
     }
 
+    /// Leaves room for so many pages of 4 KiB, over all files together.
+    pub fn fill_but(&self, pages: u64) -> PathBuf {
+        let path = self.fill();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(file.metadata().unwrap().len().saturating_sub(pages * 4096)).unwrap();
+        path
+    }
+
     fn mount(&self, arguments: &[&str]) {
         assert!(Command::new("mount").args(arguments).arg(&self.0).status().unwrap().success());
     }

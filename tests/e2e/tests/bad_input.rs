@@ -155,3 +155,87 @@ fn the_socket_refuses_what_it_does_not_know() {
     assert!(document.contains("/v1/containers/{id}/limits"), "{document}");
     agent.finish();
 }
+
+/// Status and body of a request to a socket.
+fn ask(socket: &std::path::Path, method: &str, path: &str, body: &str) -> (u16, String) {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    let head = format!("{method} {path} HTTP/1.0\r\nHost: x\r\nContent-Type: application/json\r\n");
+    write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
+    (status, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
+}
+
+#[test]
+fn the_docker_socket_answers_with_dockers_statuses() {
+    skip_unless_possible!();
+    let agent = TestAgent::start();
+    agent.run_detached("web", &[], &["sleep", "1000"]).unwrap();
+    agent.ok(&["run", "--name", "done", IMAGE, "true"]);
+    let image = format!("{{\"Image\": \"{IMAGE}\"}}");
+    let with = |more: &str| format!("{{\"Image\": \"{IMAGE}\", {more}}}");
+    let mut wrong = Vec::new();
+    let mut check = |method: &str, path: &str, body: &str, status: u16, words: &[&str]| {
+        let (got, said) = ask(&agent.docker_socket(), method, path, body);
+        let named = words.iter().all(|word| said.contains(word));
+        // Whatever is refused has one message.
+        let told = status < 400 || said.starts_with("{\"message\":");
+        if got != status || !named || !told {
+            wrong.push(format!("{method} {path} {body}: {got} {said}; not {status} {words:?}"));
+        }
+    };
+    check("GET", "/v1.99/containers/json", "", 400, &["1.99 is too new", "Maximum", "1.43"]);
+    check("GET", "/v1.12/containers/json", "", 400, &["1.12 is too old", "Minimum", "1.24"]);
+    check("GET", "/v1.24/containers/json", "", 200, &["web"]);
+    check("GET", "/v1.43/_ping", "", 200, &["OK"]);
+    check("GET", "/containers/json", "", 200, &["web"]);
+
+    check("GET", "/v1.43/containers/nobody/json", "", 404, &["nobody"]);
+    check("POST", "/containers/nobody/start", "", 404, &["nobody"]);
+    check("DELETE", "/containers/nobody", "", 404, &["nobody"]);
+    check("POST", "/containers/nobody/exec", "{\"Cmd\": [\"true\"]}", 404, &["nobody"]);
+    check("POST", "/exec/nobody/start", "{}", 404, &["nobody"]);
+    check("GET", "/images/nobody/json", "", 404, &["nobody"]);
+    check("DELETE", "/images/nobody", "", 404, &["nobody"]);
+    check("GET", "/networks/nobody", "", 404, &["nobody"]);
+    check("GET", "/volumes/nobody", "", 404, &["nobody"]);
+    check("POST", "/containers/create", "{\"Image\": \"no/such\"}", 404, &["no/such"]);
+
+    check("POST", "/containers/create?name=web", &image, 409, &["web", "in use"]);
+    check("DELETE", "/containers/web", "", 409, &["running"]);
+    check("POST", "/containers/web/unpause", "", 409, &["paused"]);
+    check("POST", "/containers/done/exec", "{\"Cmd\": [\"true\"]}", 409, &["running"]);
+    check("POST", "/containers/done/kill", "", 409, &["running"]);
+    check("POST", "/containers/done/rename?name=web", "", 409, &["web"]);
+    check("POST", "/containers/web/start", "", 304, &[]);
+    check("POST", "/containers/done/stop", "", 304, &[]);
+    check("DELETE", "/networks/bridge", "", 403, &["bridge"]);
+
+    check("POST", "/containers/create?name=no%20spaces", &image, 400, &["name", "no spaces"]);
+    check("POST", "/containers/create", "{", 400, &[]);
+    check("POST", "/containers/create", "{\"Image\": 3}", 400, &["Image"]);
+    check("POST", "/containers/create", "{}", 400, &["Image"]);
+    let memory = with("\"HostConfig\": {\"Memory\": 1}");
+    check("POST", "/containers/create", &memory, 400, &["emory", "6m"]);
+    let memory = with("\"HostConfig\": {\"Memory\": \"much\"}");
+    check("POST", "/containers/create", &memory, 400, &["HostConfig", "Memory"]);
+    let restart = with("\"HostConfig\": {\"RestartPolicy\": {\"Name\": \"maybe\"}}");
+    check("POST", "/containers/create", &restart, 400, &["estart", "maybe", "unless-stopped"]);
+    check("POST", "/containers/web/kill?signal=SIGNOPE", "", 400, &["SIGNOPE"]);
+    check("GET", "/containers/web/logs", "", 400, &["stdout", "stderr"]);
+    check("GET", "/containers/web/logs?stdout=1&tail=some", "", 400, &["tail", "some"]);
+    check("POST", "/containers/web/wait?condition=sometime", "", 400, &["condition", "sometime"]);
+    check("POST", "/containers/web/resize?h=x&w=1", "", 400, &["h"]);
+    check("GET", "/containers/json?filters=%7B%22nope%22%3A%5B%22x%22%5D%7D", "", 400, &["nope"]);
+    check("GET", "/containers/json?filters=x", "", 400, &["filters"]);
+    check("GET", "/containers/json?limit=x", "", 400, &["limit"]);
+    check("GET", "/events?since=then", "", 400, &["since", "then"]);
+    check("POST", "/networks/create", "{\"Name\": \"a b\"}", 400, &["a b"]);
+    check("POST", "/volumes/create", "{\"Name\": \"a b\"}", 400, &["a b"]);
+    check("POST", "/containers/web/exec", "{\"Cmd\": []}", 400, &["Cmd"]);
+    check("POST", "/no/such/page", "", 501, &["/no/such/page"]);
+    assert_eq!(wrong, Vec::<String>::new(), "{wrong:#?}");
+    agent.finish();
+}

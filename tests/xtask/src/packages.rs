@@ -61,6 +61,8 @@ const HOST_TEST: &[Package] = &[
     needs("prometheus", Probe::Program("promtool")),
     wants("docker-cli", Probe::Program("docker")),
     wants("docker-compose", Probe::Program("docker-compose")),
+    // A client library, for the Python that Debian has.
+    wants("python3-docker", Probe::File("/usr/lib/python3/dist-packages/docker/__init__.py")),
     // Other runtimes, whose containers are metered too.
     wants("docker.io", Probe::Program("dockerd")),
     wants("podman", Probe::Program("podman")),
