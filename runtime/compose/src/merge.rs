@@ -19,6 +19,10 @@ enum Rule {
     Names,
     /// One for each place in the container.
     Target,
+    /// A list, or the one thing that would be in it.
+    Several,
+    /// A mapping, or its `context` alone.
+    Context,
 }
 
 fn rule(path: &[&str]) -> Rule {
@@ -30,6 +34,9 @@ fn rule(path: &[&str]) -> Rule {
         | ["networks" | "volumes", _, "labels"] => Rule::Pairs,
         ["services", _, "networks" | "depends_on"] => Rule::Names,
         ["services", _, "volumes" | "devices" | "secrets" | "configs"] => Rule::Target,
+        ["services", _, "env_file" | "dns" | "dns_search" | "dns_opt" | "tmpfs" | "profiles"]
+        | ["services", _, "build", "tags"] => Rule::Several,
+        ["services", _, "build"] => Rule::Context,
         _ => Rule::Deep,
     }
 }
@@ -47,6 +54,8 @@ pub fn merge(base: Node, over: Node, path: &mut Vec<String>) -> Node {
     let (base, over) = match rule {
         Rule::Pairs => (as_map(base, true), as_map(over, true)),
         Rule::Names => (as_map(base, false), as_map(over, false)),
+        Rule::Several => (as_list(base), as_list(over)),
+        Rule::Context => (as_context(base), as_context(over)),
         Rule::Deep | Rule::Replace | Rule::Target => (base, over),
     };
     let place = over.place.clone();
@@ -118,6 +127,26 @@ fn as_map(node: Node, with_values: bool) -> Node {
     Node { value: Value::Map(entries), ..node }
 }
 
+/// The long form of what may stand alone.
+fn as_list(node: Node) -> Node {
+    match node.value {
+        Value::Scalar { .. } | Value::Map(_) => {
+            let place = node.place.clone();
+            Node { place, value: Value::List(vec![node]), tag: Tag::Merge }
+        }
+        Value::List(_) | Value::Null => node,
+    }
+}
+
+/// The long form of `build: DIRECTORY`.
+fn as_context(node: Node) -> Node {
+    if node.text().is_none() {
+        return node;
+    }
+    let place = node.place.clone();
+    Node { place, value: Value::Map(vec![("context".into(), node)]), tag: Tag::Merge }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,6 +204,38 @@ mod tests {
             "{ports: ['1:1'], user: u}",
             "{ports: !override ['2:2'], user: !reset x}",
             "{ports=[2:2] user=~}",
+        );
+    }
+
+    #[test]
+    fn the_short_form_of_a_field_is_joined_with_its_long_one() {
+        let check = |base, over, expected: &str| {
+            assert_eq!(shown(&merged(base, over)), expected, "{base} + {over}");
+        };
+        check("{build: ./web}", "{build: {target: dev}}", "{build={context=./web target=dev}}");
+        check("{build: {target: dev}}", "{build: ./web}", "{build={target=dev context=./web}}");
+        check("{build: ./web}", "{build: ./api}", "{build={context=./api}}");
+        check("{build: ./web}", "{build: !override {target: dev}}", "{build={target=dev}}");
+        for field in ["env_file", "dns", "dns_search", "dns_opt", "tmpfs", "profiles"] {
+            let check = |base: &str, over: &str, expected: &str| {
+                let [base, over] = [base, over].map(|value| format!("{{{field}: {value}}}"));
+                let expected = format!("{{{field}={expected}}}");
+                assert_eq!(shown(&merged(&base, &over)), expected, "{base} + {over}");
+            };
+            check("a", "b", "[a b]");
+            check("a", "[b, a]", "[a b]");
+            check("[a]", "b", "[a b]");
+            check("a", "!override b", "b");
+        }
+        check(
+            "{env_file: a}",
+            "{env_file: {path: b, required: false}}",
+            "{env_file=[a {path=b required=false}]}",
+        );
+        check(
+            "{depends_on: {a: {condition: c}}}",
+            "{depends_on: [b]}",
+            "{depends_on={a={condition=c} b=~}}",
         );
     }
 }
