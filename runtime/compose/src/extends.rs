@@ -92,10 +92,15 @@ pub fn rebased(mut service: Node, directory: &Path) -> Node {
         match (name.as_str(), &mut node.value) {
             ("build", Value::Scalar { text, .. }) => *text = below(directory, text),
             ("build", Value::Map(fields)) => {
-                let contexts = fields.iter_mut().filter(|(name, _)| name == "context");
-                contexts.for_each(|(_, node)| rebase_text(node, directory, |_| true));
+                if !fields.iter().any(|(name, _)| name == "context") {
+                    let value = Value::Scalar { text: ".".into(), plain: true };
+                    let own = Node { place: node.place.clone(), value, tag: Tag::Merge };
+                    fields.push(("context".into(), own));
+                }
+                rebase_field(node, "context", directory);
             }
             ("env_file", Value::Scalar { text, .. }) => *text = below(directory, text),
+            ("env_file", Value::Map(_)) => rebase_field(node, "path", directory),
             ("env_file", Value::List(nodes)) => {
                 for node in nodes {
                     rebase_text(node, directory, |_| true);
@@ -112,6 +117,16 @@ pub fn rebased(mut service: Node, directory: &Path) -> Node {
         }
     }
     service
+}
+
+/// The same for an entry of any section.
+fn rebased_in(section: &str, mut node: Node, directory: &Path) -> Node {
+    match section {
+        "services" => return rebased(node, directory),
+        "secrets" | "configs" => rebase_field(&mut node, "file", directory),
+        _ => {}
+    }
+    node
 }
 
 fn rebase_text(node: &mut Node, directory: &Path, is_path: impl Fn(&str) -> bool) {
@@ -131,6 +146,9 @@ fn rebase_field(node: &mut Node, field: &str, directory: &Path) {
 }
 
 fn below(directory: &Path, text: &str) -> String {
+    if text.contains("://") {
+        return text.to_owned();
+    }
     let joined = directory.join(text);
     let shown = joined.display().to_string();
     // A source without a dot in front is a volume's name.
@@ -180,8 +198,7 @@ fn beside(mut all: Node, at: &At<'_>, other: &Node, directory: &Path) -> Result<
             if ours.iter().any(|(ours, _)| *ours == name) {
                 return Err(at.invalid(format!("{section}.{name} is in both files")));
             }
-            let node = if section == "services" { rebased(node, directory) } else { node };
-            ours.push((name, node));
+            ours.push((name, rebased_in(section, node, directory)));
         }
         all = with(&all, section, known);
     }

@@ -240,6 +240,31 @@ fn an_included_file_has_its_own_directory() {
 }
 
 #[test]
+fn an_included_file_s_paths_are_all_its_own() {
+    let inner = "services:\n  a:\n    image: i\n    env_file: {path: a.env}\n    \
+                 build: {context: ctx}\n    secrets: [k]\n    configs: [c]\n  \
+                 b: {build: {target: t}}\n  c: {build: 'https://example.org/c.git'}\n\
+                 secrets: {k: {file: ./k}}\nconfigs: {c: {file: ../c}}\n";
+    let files = [
+        ("compose.yaml", "include: [sub/compose.yaml]\nservices: {d: {image: d}}\n"),
+        ("sub/compose.yaml", inner),
+        ("sub/a.env", "OF=sub\n"),
+        ("a.env", "OF=app\n"),
+    ];
+    let (project, _) = read_all(&files, &["compose.yaml"]).unwrap();
+    let body = container(&project, "a");
+    assert_eq!(body.env.unwrap(), ["OF=sub"]);
+    let context = |name: &str| project.services[name].build.as_ref().unwrap().context.clone();
+    assert_eq!(
+        ["a", "b", "c"].map(context),
+        ["/app/sub/ctx", "/app/sub", "https://example.org/c.git"]
+    );
+    let mounts = body.host_config.unwrap().mounts.unwrap();
+    let sources: Vec<_> = mounts.iter().map(|mount| mount.source.as_deref().unwrap()).collect();
+    assert_eq!(sources, ["/app/sub/k", "/app/sub/../c"]);
+}
+
+#[test]
 fn dot_env_gives_variables_and_what_nobody_set_is_warned_of() {
     let files = [
         (".env", "TAG=2\nFROM_SHELL=file\n"),
