@@ -1,9 +1,9 @@
 //! From files to a project: read, variables, merge, and what it says.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Invalid, Result};
 use crate::node::{At, Node};
@@ -11,8 +11,11 @@ use crate::project::{self, Project};
 use crate::variables::Variables;
 use crate::{env_file, extends, merge, yaml};
 
-/// Of files that include files.
+/// Different ones, in one project.
 const MAX_FILES: usize = 100;
+
+/// Of files that name files. A circle of paths that are written ever longer ends here, too.
+const MAX_DEPTH: usize = 32;
 
 /// Where files are read from.
 pub trait Files {
@@ -42,7 +45,9 @@ pub fn load(files: &dyn Files, sources: &Sources<'_>) -> Result<(Project, Vec<St
         directory: sources.directory,
         environment: &environment,
         missing: RefCell::default(),
-        read: RefCell::default(),
+        open: RefCell::default(),
+        known: RefCell::default(),
+        read: Cell::new(0),
     };
     let mut root: Option<Node> = None;
     for file in sources.files {
@@ -92,23 +97,59 @@ struct Reader<'a> {
     files: &'a dyn Files,
     directory: &'a Path,
     environment: &'a BTreeMap<String, String>,
-    missing: RefCell<std::collections::BTreeSet<String>>,
-    read: RefCell<usize>,
+    missing: RefCell<BTreeSet<String>>,
+    /// Those that are being read, each named by the one before.
+    open: RefCell<Vec<PathBuf>>,
+    /// Whole trees of files that a file named: most are named by several services.
+    known: RefCell<BTreeMap<PathBuf, Node>>,
+    read: Cell<usize>,
 }
 
 impl Reader<'_> {
     /// A file's tree, with its variables replaced, and all that it extends and includes. `from`
-    /// is where it is named, if a file names it.
+    /// is where it is named, if a file names it; each of those is read once.
     fn file(&self, from: Option<&At<'_>>, path: &Path) -> Result<Node> {
-        let shown = path.display().to_string();
+        // `..` stays: behind a symbolic link it leads elsewhere than the path says.
+        let is_part = |part: &Component<'_>| *part != Component::CurDir;
+        let key: PathBuf = path.components().filter(is_part).collect();
+        if from.is_some()
+            && let Some(known) = self.known.borrow().get(&key)
+        {
+            return Ok(known.clone());
+        }
         let wrong = |reason: String| match from {
             Some(at) => at.invalid(reason),
-            None => Invalid::file(&shown, reason),
+            None => Invalid::file(&path.display().to_string(), reason),
         };
-        *self.read.borrow_mut() += 1;
-        if *self.read.borrow() > MAX_FILES {
-            return Err(wrong(format!("more than {MAX_FILES} files, or files in a circle")));
+        let open = self.open.borrow().clone();
+        if let Some(start) = open.iter().position(|before| *before == key) {
+            let circle: Vec<String> =
+                open[start..].iter().chain([&key]).map(|path| path.display().to_string()).collect();
+            return Err(wrong(format!("files in a circle: {}", circle.join(" → "))));
         }
+        if open.len() == MAX_DEPTH {
+            return Err(wrong(format!("files that name files: deeper than {MAX_DEPTH}")));
+        }
+        self.read.set(self.read.get() + 1);
+        if self.read.get() > MAX_FILES {
+            return Err(wrong(format!("more than {MAX_FILES} files")));
+        }
+        self.open.borrow_mut().push(key.clone());
+        let node = self.tree(from, path, &wrong)?;
+        self.open.borrow_mut().pop();
+        if from.is_some() {
+            self.known.borrow_mut().insert(key, node.clone());
+        }
+        Ok(node)
+    }
+
+    fn tree(
+        &self,
+        from: Option<&At<'_>>,
+        path: &Path,
+        wrong: &dyn Fn(String) -> Invalid,
+    ) -> Result<Node> {
+        let shown = path.display().to_string();
         let text = self.files.read(&self.directory.join(path));
         let text = text.map_err(|error| wrong(format!("cannot read {shown}: {error}")))?;
         let tree = yaml::parse(&shown.as_str().into(), &text)?;

@@ -265,6 +265,37 @@ fn an_included_file_s_paths_are_all_its_own() {
 }
 
 #[test]
+fn a_file_that_many_services_extend_is_one_file() {
+    let many = |count: usize, file: &str| {
+        let one = |n: usize| format!("  s{n}: {{extends: {{file: {file}, service: s0}}}}\n");
+        format!("services:\n{}", (0..count).map(one).collect::<String>())
+    };
+    let base = "services: {s0: {image: base}}\n";
+    let files = [
+        ("compose.yaml", &*many(11, "./lib/common.yml")),
+        ("lib/common.yml", &*many(9, "base.yml")),
+        ("lib/base.yml", base),
+    ];
+    let (project, _) = read_all(&files, &["compose.yaml"]).unwrap();
+    assert_eq!(project.services.len(), 11);
+    assert_eq!(container(&project, "s10").image.as_deref(), Some("base"));
+    let include = |name: &str| format!("include: [{name}]\nservices: {{}}\n");
+    let (b, a) = (include("b.yaml"), include("a.yaml"));
+    let circle = [("compose.yaml", &*a), ("a.yaml", &*b), ("b.yaml", &*a)];
+    let error = read_all(&circle, &["compose.yaml"]).unwrap_err();
+    assert!(error.contains("include[0]: files in a circle: a.yaml → b.yaml → a.yaml"), "{error}");
+    let name = |n: usize| format!("f{n}.yaml");
+    let own: Vec<(String, String)> =
+        (0..101).map(|n| (name(n), format!("services: {{s{n}: {{image: i}}}}"))).collect();
+    let all = include(&own.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", "));
+    let files: Vec<(&str, &str)> = std::iter::once(("compose.yaml", &*all))
+        .chain(own.iter().map(|(name, text)| (name.as_str(), text.as_str())))
+        .collect();
+    let error = read_all(&files, &["compose.yaml"]).unwrap_err();
+    assert!(error.contains("more than 100 files"), "{error}");
+}
+
+#[test]
 fn dot_env_gives_variables_and_what_nobody_set_is_warned_of() {
     let files = [
         (".env", "TAG=2\nFROM_SHELL=file\n"),
