@@ -308,6 +308,14 @@ fn dot_env_gives_variables_and_what_nobody_set_is_warned_of() {
     assert_eq!(project.name, "app");
 }
 
+#[test]
+fn another_runtime_and_storage_are_asked_of_the_agent_which_refuses_them_by_name() {
+    let text = "services: {a: {image: i, runtime: runc, storage_opt: {size: 1G}}}";
+    let host = container(&read(text).unwrap(), "a").host_config.unwrap();
+    assert_eq!(host.runtime.as_deref(), Some("runc"));
+    assert_eq!(host.storage_opt.unwrap()["size"], "1G");
+}
+
 /// File, line, field and reason, each.
 #[test]
 fn a_mistake_is_told_with_its_file_line_and_field() {

@@ -161,7 +161,10 @@ pub fn read(name: &str, at: &At<'_>, context: &Context<'_>) -> Result<Service> {
             at.invalid(format!("one name cannot be {scale} containers': scale is 1 at most"))
         );
     }
-    fields.ignore(&["extends", "attach", "develop", "platform", "storage_opt", "runtime"]);
+    // The agent has one of each, and refuses others by name.
+    parts.host.runtime = fields.string("runtime")?;
+    parts.host.storage_opt = map(&mut fields, "storage_opt")?;
+    fields.ignore(&["extends", "attach", "develop", "platform"]);
     fields.refuse(
         &["external_links", "credential_spec", "provider", "models", "gpus", "use_api_socket"],
         "not supported",
