@@ -21,8 +21,10 @@ pub struct Project {
     pub services: BTreeMap<String, Service>,
     /// Those that a service is on, by their names in the file.
     pub networks: BTreeMap<String, Network>,
-    /// Those that a service has mounted, or that the file names.
+    /// All that the file names.
     pub volumes: BTreeMap<String, Volume>,
+    /// Services that no profile asked for (`with_profiles`).
+    left_out: BTreeSet<String>,
     origin: [(String, String); 2],
 }
 
@@ -89,7 +91,7 @@ pub fn read(
     let files: Vec<String> =
         sources.files.iter().map(|file| directory.join(file).display().to_string()).collect();
     let origin = Labels::origin(&directory.display().to_string(), &files.join(","));
-    Ok(Project { name, services, networks, volumes, origin })
+    Ok(Project { name, services, networks, volumes, left_out: BTreeSet::new(), origin })
 }
 
 fn name(
@@ -371,12 +373,35 @@ impl Project {
             let further = service.needed().filter(|needed| !wanted.contains(*needed));
             open.extend(further.map(str::to_owned));
         }
-        self.services.retain(|name, _| wanted.contains(name));
+        let (kept, left_out) =
+            self.services.into_iter().partition(|(name, _)| wanted.contains(name));
+        self.services = kept;
+        let left_out: BTreeMap<String, Service> = left_out;
+        self.left_out.extend(left_out.into_keys());
         for service in self.services.values_mut() {
             let is_there = |name: &String, required: bool| required || wanted.contains(name);
             service.depends_on.retain(|name, dependency| is_there(name, dependency.required));
         }
         self
+    }
+
+    /// Whether the file has a service, also where no profile asks for it.
+    pub fn has_service(&self, name: &str) -> bool {
+        self.services.contains_key(name) || self.left_out.contains(name)
+    }
+
+    /// Volumes that these services mount.
+    pub fn volumes_of(&self, services: &[String]) -> Vec<&Volume> {
+        let bodies = services.iter().filter_map(|name| self.services.get(name));
+        let hosts = bodies.filter_map(|service| service.container.host_config.as_ref());
+        let mut mounted = BTreeSet::new();
+        for host in hosts {
+            let binds = host.binds.iter().flatten();
+            mounted.extend(binds.filter_map(|bind| bind.split(':').next()));
+            let mounts = host.mounts.iter().flatten();
+            mounted.extend(mounts.filter_map(|mount| mount.source.as_deref()));
+        }
+        self.volumes.values().filter(|volume| mounted.contains(volume.name.as_str())).collect()
     }
 
     /// The Compose files, as they were given.

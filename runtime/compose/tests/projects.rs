@@ -190,6 +190,32 @@ fn what_depends_on_something_comes_after_it_and_profiles_are_asked_for() {
 }
 
 #[test]
+fn a_service_that_no_profile_asks_for_is_still_the_file_s() {
+    let without = shop().with_profiles(&[], &[]);
+    assert!(!without.services.contains_key("setup"));
+    assert!(without.has_service("setup") && without.has_service("web"));
+    assert!(!without.has_service("gone"));
+}
+
+#[test]
+fn volumes_are_asked_for_by_the_services_that_mount_them() {
+    let text = "services:\n  \
+                  a: {image: i, volumes: ['short:/s', './x:/x', /anonymous]}\n  \
+                  b: {image: i, volumes: [{type: volume, source: long, target: /l}]}\n\
+                volumes: {short: , long: {external: true}, nobody_s: {external: true}}\n";
+    let project = read(text).unwrap();
+    let of = |services: &[&str]| {
+        let services: Vec<String> = services.iter().map(|name| (*name).to_owned()).collect();
+        let of = project.volumes_of(&services);
+        of.into_iter().map(|volume| volume.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&["a"]), ["app_short"]);
+    assert_eq!(of(&["b"]), ["long"]);
+    assert_eq!(of(&["b", "a"]), ["long", "app_short"]);
+    assert!(of(&[]).is_empty());
+}
+
+#[test]
 fn a_container_s_hash_changes_with_what_it_is_and_not_with_how_many_there_are() {
     let hash = |text: &str| {
         let project = read(text).unwrap();

@@ -283,7 +283,7 @@ pub async fn provide(compose: &Compose<'_>, services: &[String]) -> anyhow::Resu
             other => drop(other?),
         }
     }
-    for volume in project.volumes.values() {
+    for volume in project.volumes_of(services) {
         let name = &volume.name;
         match docker.inspect_volume(name).await {
             Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => {

@@ -142,8 +142,7 @@ fn scaled<'a>(compose: &Compose<'a>, texts: &[String]) -> anyhow::Result<Compose
 /// Containers of services that the file no longer has.
 async fn orphans(compose: &Compose<'_>, remove: bool) -> anyhow::Result<()> {
     let all = present::of_services(compose.docker, &compose.project.name, &[]).await?;
-    let is_known =
-        |container: &Container| compose.project.services.contains_key(&container.service);
+    let is_known = |container: &Container| compose.project.has_service(&container.service);
     for orphan in all.into_iter().filter(|container| !is_known(container)) {
         let name = &orphan.present.name;
         if remove {
