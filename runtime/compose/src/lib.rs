@@ -28,7 +28,7 @@ mod variables;
 mod yaml;
 
 pub use error::{Invalid, Place, Result};
-pub use load::{Files, Sources, load};
+pub use load::{Files, Sources, environment, load};
 pub use names::{Labels, project_name};
 pub use project::{Network, Project, Volume};
 pub use service::{Attachment, Build, Condition, Dependency, PullPolicy, Service};

@@ -39,7 +39,8 @@ pub struct Sources<'a> {
 
 /// The project, and what a person should be warned of.
 pub fn load(files: &dyn Files, sources: &Sources<'_>) -> Result<(Project, Vec<String>)> {
-    let environment = environment(files, sources)?;
+    let own = sources.environment.clone();
+    let environment = environment(files, sources.directory, sources.env_files, own)?;
     let reader = Reader {
         files,
         directory: sources.directory,
@@ -65,18 +66,24 @@ pub fn load(files: &dyn Files, sources: &Sources<'_>) -> Result<(Project, Vec<St
     Ok((project, reader.missing.into_inner().iter().map(warn).collect()))
 }
 
-/// What variables are replaced by: the caller's environment, over the files'.
-fn environment(files: &dyn Files, sources: &Sources<'_>) -> Result<BTreeMap<String, String>> {
-    let default = [sources.directory.join(".env")];
-    let (paths, is_optional) = match sources.env_files {
+/// What variables are replaced by: the caller's own environment, over the files'. Without
+/// `env_files`, the directory's `.env` is read if it is there.
+pub fn environment(
+    files: &dyn Files,
+    directory: &Path,
+    env_files: &[PathBuf],
+    own: BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>> {
+    let default = [directory.join(".env")];
+    let (paths, is_optional) = match env_files {
         [] => (&default[..], true),
         given => (given, false),
     };
-    let mut all = sources.environment.clone();
+    let mut all = own;
     let mut of_files = BTreeMap::new();
     for path in paths {
         let shown = path.display().to_string();
-        let text = match files.read(&sources.directory.join(path)) {
+        let text = match files.read(&directory.join(path)) {
             Ok(text) => text,
             Err(error) if is_optional && error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(Invalid::file(&shown, error.to_string())),
