@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bollard::Docker;
-use bollard::models::{ContainerState, HealthStatusEnum};
+use bollard::models::{ContainerState, ContainerStateStatusEnum, HealthStatusEnum};
 use bollard::query_parameters as query;
 use futures_util::StreamExt as _;
 use tenantry_compose::Condition;
 
-use crate::cli::run::exit_code;
-
-/// Between two looks at a container's health, which itself is looked at every few seconds.
+/// Between two looks at a container that is on its way.
 const LOOKS: Duration = Duration::from_millis(100);
 
 /// Until `container` is what `condition` says; an error if it cannot be any more.
@@ -30,19 +28,31 @@ pub async fn until(docker: &Docker, container: &str, condition: Condition) -> an
 }
 
 async fn completed(docker: &Docker, container: &str) -> anyhow::Result<()> {
-    let state = state(docker, container).await?;
-    let code = match (state.running, state.exit_code) {
-        // A stopped container never ends again: whoever waits for that waits for ever.
-        (Some(false), Some(code)) if state.finished_at.is_some() => code,
-        _ => {
+    loop {
+        let state = state(docker, container).await?;
+        if let Some(code) = ended(&state) {
+            anyhow::ensure!(code == 0, "{container} did not complete: it exited with code {code}");
+            return Ok(());
+        }
+        if state.running == Some(true) {
+            // Its answer says that one run ended; whether it was the last one, the state says.
             let options = query::WaitContainerOptionsBuilder::new().condition("not-running");
             let mut answers = docker.wait_container(container, Some(options.build()));
-            let answer = answers.next().await;
-            exit_code(answer.context("the agent ended the wait without an answer")?)?
+            let _ = answers.next().await;
+        } else {
+            tokio::time::sleep(LOOKS).await;
         }
-    };
-    anyhow::ensure!(code == 0, "{container} did not complete: it exited with code {code}");
-    Ok(())
+    }
+}
+
+/// With which code a container ran to its end; `None` if it never ran, runs, or will run again.
+fn ended(state: &ContainerState) -> Option<i64> {
+    match state.status {
+        Some(ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::DEAD) => {
+            Some(state.exit_code.unwrap_or_default())
+        }
+        _ => None,
+    }
 }
 
 /// Until a container runs, and is well if it is asked about that.
@@ -92,6 +102,27 @@ mod tests {
     use bollard::models::Health;
 
     use super::*;
+
+    #[test]
+    fn only_what_ran_and_will_not_run_again_is_over() {
+        use ContainerStateStatusEnum as Status;
+        let check = |status, exit_code, expected| {
+            let state = ContainerState {
+                status: Some(status),
+                running: Some(status == Status::RUNNING),
+                exit_code: Some(exit_code),
+                finished_at: Some("0001-01-01T00:00:00Z".into()),
+                ..ContainerState::default()
+            };
+            assert_eq!(ended(&state), expected, "{status}");
+        };
+        check(Status::CREATED, 0, None);
+        check(Status::RUNNING, 0, None);
+        check(Status::PAUSED, 0, None);
+        check(Status::RESTARTING, 1, None);
+        check(Status::EXITED, 0, Some(0));
+        check(Status::EXITED, 3, Some(3));
+    }
 
     #[test]
     fn a_container_is_waited_for_while_it_can_become_healthy() {
