@@ -13,6 +13,8 @@ pub struct Present {
     /// The image's id, as it was then.
     pub image: String,
     pub running: bool,
+    /// It has namespaces of a container that is no longer the one that lends them.
+    pub cut_off: bool,
 }
 
 /// What a service is to become.
@@ -22,6 +24,8 @@ pub struct Wanted {
     pub hash: String,
     pub image: String,
     pub recreate: Recreate,
+    /// What runs already is to begin again: something that it depends on has changed.
+    pub restart: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,8 +44,31 @@ pub enum Action {
     Recreate(Present),
     Create(u32),
     Start(Present),
+    Restart(Present),
     /// It runs, as it is wanted.
     Keep(Present),
+}
+
+/// What became of a service, for those that depend on it; each is more than those before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// Its containers ran already.
+    Nothing,
+    /// The same containers began again, with new namespaces.
+    Started,
+    /// A container is new.
+    Made,
+}
+
+impl Change {
+    pub fn of(actions: &[Action]) -> Change {
+        let one = |action: &Action| match action {
+            Action::Remove(_) | Action::Keep(_) => Change::Nothing,
+            Action::Start(_) | Action::Restart(_) => Change::Started,
+            Action::Create(_) | Action::Recreate(_) => Change::Made,
+        };
+        actions.iter().map(one).max().unwrap_or(Change::Nothing)
+    }
 }
 
 /// Removals first: what is taken away may hold a port or an address that another one needs.
@@ -49,7 +76,9 @@ pub fn plan(wanted: &Wanted, mut present: Vec<Present>) -> Vec<Action> {
     let is_old = |present: &Present| match wanted.recreate {
         Recreate::Always => true,
         Recreate::Never => false,
-        Recreate::Changed => present.hash != wanted.hash || present.image != wanted.image,
+        Recreate::Changed => {
+            present.hash != wanted.hash || present.image != wanted.image || present.cut_off
+        }
     };
     // Whoever is as wanted stays before whoever would have to be made anew.
     present.sort_by_key(|present| (is_old(present), present.number));
@@ -62,6 +91,7 @@ pub fn plan(wanted: &Wanted, mut present: Vec<Present>) -> Vec<Action> {
     actions.extend(present.into_iter().map(|present| match (is_old(&present), present.running) {
         (true, _) => Action::Recreate(present),
         (false, false) => Action::Start(present),
+        (false, true) if wanted.restart => Action::Restart(present),
         (false, true) => Action::Keep(present),
     }));
     actions.extend(free.take(missing).map(Action::Create));
@@ -80,16 +110,25 @@ mod tests {
             hash: hash.into(),
             image: "i".into(),
             running,
+            cut_off: false,
         }
     }
 
     fn planned(scale: u32, recreate: Recreate, there: &[Present]) -> Vec<String> {
-        let wanted = Wanted { scale, hash: "h".into(), image: "i".into(), recreate };
+        shown(wanted(scale, recreate), there)
+    }
+
+    fn wanted(scale: u32, recreate: Recreate) -> Wanted {
+        Wanted { scale, hash: "h".into(), image: "i".into(), recreate, restart: false }
+    }
+
+    fn shown(wanted: Wanted, there: &[Present]) -> Vec<String> {
         let shown = |action: Action| match action {
             Action::Remove(present) => format!("remove {}", present.number),
             Action::Recreate(present) => format!("recreate {}", present.number),
             Action::Create(number) => format!("create {number}"),
             Action::Start(present) => format!("start {}", present.number),
+            Action::Restart(present) => format!("restart {}", present.number),
             Action::Keep(present) => format!("keep {}", present.number),
         };
         plan(&wanted, there.to_vec()).into_iter().map(shown).collect()
@@ -119,5 +158,35 @@ mod tests {
         let mut other_image = present(1, "h", true);
         other_image.image = "j".into();
         assert_eq!(planned(1, Recreate::Changed, &[other_image]), ["recreate 1"]);
+    }
+
+    #[test]
+    fn who_shares_namespaces_with_a_container_that_is_gone_is_made_anew() {
+        let there = [Present { cut_off: true, ..present(1, "h", true) }, present(2, "h", true)];
+        assert_eq!(planned(2, Recreate::Changed, &there), ["recreate 1", "keep 2"]);
+        assert_eq!(planned(2, Recreate::Never, &there), ["keep 1", "keep 2"]);
+    }
+
+    #[test]
+    fn who_is_to_begin_again_keeps_its_container() {
+        let there = [present(1, "h", true), present(2, "h", false), present(3, "old", true)];
+        let wanted = |recreate| Wanted { restart: true, ..wanted(3, recreate) };
+        assert_eq!(
+            shown(wanted(Recreate::Changed), &there),
+            ["restart 1", "start 2", "recreate 3"]
+        );
+        assert_eq!(shown(wanted(Recreate::Never), &there), ["restart 1", "start 2", "restart 3"]);
+    }
+
+    #[test]
+    fn a_service_has_changed_as_much_as_its_most_changed_container() {
+        let one = || present(1, "h", true);
+        let check = |actions: &[Action], expected| assert_eq!(Change::of(actions), expected);
+        check(&[], Change::Nothing);
+        check(&[Action::Remove(one()), Action::Keep(one())], Change::Nothing);
+        check(&[Action::Start(one()), Action::Keep(one())], Change::Started);
+        check(&[Action::Restart(one())], Change::Started);
+        check(&[Action::Create(2), Action::Start(one())], Change::Made);
+        check(&[Action::Recreate(one())], Change::Made);
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bollard_stubs::models::{ContainerCreateBody, RestartPolicyNameEnum};
+use bollard_stubs::models::{ContainerCreateBody, HostConfig, RestartPolicyNameEnum};
+use tenantry_compose::plan::Change;
 use tenantry_compose::{Condition, Files, Project, Sources, load, order};
 
 /// Files that are only told.
@@ -213,6 +214,39 @@ fn volumes_are_asked_for_by_the_services_that_mount_them() {
     assert_eq!(of(&["b"]), ["long"]);
     assert_eq!(of(&["b", "a"]), ["long", "app_short"]);
     assert!(of(&[]).is_empty());
+}
+
+#[test]
+fn who_has_another_one_s_namespaces_goes_with_it() {
+    let text = "services:\n  \
+                  vpn: {image: i}\n  \
+                  app: {image: i, network_mode: 'service:vpn', pid: host}\n  \
+                  linked: {image: i, links: [vpn]}\n  \
+                  told: {image: i, depends_on: {vpn: {condition: service_started, restart: true}}}\n  \
+                  after: {image: i, depends_on: [vpn], volumes_from: [app]}\n";
+    let project = read(text).unwrap();
+    let app = &project.services["app"];
+    let with = |mode: &str| HostConfig {
+        network_mode: Some(mode.into()),
+        pid_mode: Some("host".into()),
+        ..HostConfig::default()
+    };
+    let lent = |of: &str| (of == "vpn").then(|| "new".to_owned());
+    assert!(!app.is_cut_off(&with("container:new"), lent));
+    assert!(app.is_cut_off(&with("container:old"), lent));
+    assert!(!app.is_cut_off(&with("container:old"), |_| None));
+    assert!(!project.services["told"].is_cut_off(&with("p_default"), lent));
+    assert!(app.shares_namespaces() && !project.services["told"].shares_namespaces());
+    let restarts = |name: &str| {
+        let service = &project.services[name];
+        [Change::Nothing, Change::Started, Change::Made]
+            .map(|change| service.restarts_with("vpn", change))
+    };
+    assert_eq!(restarts("app"), [false, true, true]);
+    assert_eq!(restarts("linked"), [false, false, true]);
+    assert_eq!(restarts("told"), [false, false, true]);
+    assert_eq!(restarts("after"), [false, false, false]);
+    assert!(!project.services["after"].restarts_with("app", Change::Made));
 }
 
 #[test]

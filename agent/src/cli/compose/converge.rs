@@ -6,12 +6,11 @@ use anyhow::Context as _;
 use bollard::errors::Error as DockerError;
 use bollard::models::{ContainerCreateBody, Mount, MountType, NetworkConnectRequest};
 use bollard::query_parameters as query;
-use futures_util::future::try_join_all;
 use tenantry_compose::Service;
-use tenantry_compose::plan::{Action, Present, Recreate, Wanted, plan};
+use tenantry_compose::plan::{Action, Change, Present, Recreate, Wanted, plan};
 
 use super::present::{self, Container};
-use super::{Compose, done};
+use super::{Compose, done, failures};
 
 /// How a service's containers are brought to what the file says.
 #[derive(Clone, Copy, Debug)]
@@ -22,29 +21,43 @@ pub struct How {
     pub stop_timeout: Option<i32>,
 }
 
-/// Whether anything of it is new, so that who depends on it may have to begin anew.
+/// What became of it, so that who depends on it may have to begin again. `restart`: since what it
+/// depends on has.
 pub async fn converge(
     compose: &Compose<'_>,
     service: &Service,
     image_id: &str,
     how: How,
-) -> anyhow::Result<bool> {
+    restart: bool,
+) -> anyhow::Result<Change> {
     let services = [service.name.clone()];
-    let there = present::of_services(compose.docker, &compose.project.name, &services).await?;
+    let mut there = present::of_services(compose.docker, &compose.project.name, &services).await?;
+    if service.shares_namespaces() {
+        let all = present::of_services(compose.docker, &compose.project.name, &[]).await?;
+        for container in &mut there {
+            let present = &mut container.present;
+            let options = None::<query::InspectContainerOptions>;
+            let host = compose.docker.inspect_container(&present.id, options).await?.host_config;
+            present.cut_off = host.is_some_and(|host| {
+                service.is_cut_off(&host, |of| Some(lender(&all, of)?.present.id.clone()))
+            });
+        }
+    }
     let wanted = Wanted {
         scale: service.scale,
         hash: compose.project.hash(service),
         image: image_id.to_owned(),
         recreate: how.recreate,
+        restart,
     };
     let actions = plan(&wanted, there.into_iter().map(|container| container.present).collect());
     let (removals, others): (Vec<_>, Vec<_>) =
         actions.into_iter().partition(|action| matches!(action, Action::Remove(_)));
-    let is_new = others.iter().any(|action| !matches!(action, Action::Keep(_)));
+    let change = Change::of(&others);
     let one = One { compose, service, image_id, how };
-    try_join_all(removals.into_iter().map(|action| one.act(action))).await?;
-    try_join_all(others.into_iter().map(|action| one.act(action))).await?;
-    Ok(is_new)
+    failures::all(removals.into_iter().map(|action| one.act(action))).await?;
+    failures::all(others.into_iter().map(|action| one.act(action))).await?;
+    Ok(change)
 }
 
 /// One service on its way.
@@ -73,6 +86,10 @@ impl One<'_> {
                 self.start(&id, &name).await?;
             }
             Action::Start(present) => self.start(&present.id, &present.name).await?,
+            Action::Restart(present) => {
+                restart(docker, &present.id, self.how.stop_timeout).await?;
+                done("Container", &present.name, "Restarted");
+            }
             Action::Recreate(present) => {
                 let name = self.compose.project.container_name(self.service, present.number);
                 let id = self.recreate(&present, &name).await?;
@@ -209,7 +226,7 @@ pub async fn shared(
 ) -> anyhow::Result<()> {
     let there = present::of_services(compose.docker, &compose.project.name, &[]).await?;
     let first = |of: &str| -> anyhow::Result<String> {
-        let found = there.iter().find(|container: &&Container| container.service == of);
+        let found = lender(&there, of);
         let found = found.with_context(|| format!("{}: {of} has no container", service.name))?;
         Ok(found.present.id.clone())
     };
@@ -229,6 +246,11 @@ pub async fn shared(
         host.volumes_from.get_or_insert_default().push(text);
     }
     Ok(())
+}
+
+/// Whose namespaces and volumes are meant by a service: its first container's.
+fn lender<'a>(there: &'a [Container], service: &str) -> Option<&'a Container> {
+    there.iter().find(|container| container.service == service)
 }
 
 /// Where the file says nothing else, what was kept is mounted again.
@@ -255,6 +277,18 @@ pub async fn stop(
         options = options.t(seconds);
     }
     docker.stop_container(id, Some(options.build())).await
+}
+
+pub async fn restart(
+    docker: &bollard::Docker,
+    id: &str,
+    timeout: Option<i32>,
+) -> Result<(), DockerError> {
+    let mut options = query::RestartContainerOptionsBuilder::new();
+    if let Some(seconds) = timeout {
+        options = options.t(seconds);
+    }
+    docker.restart_container(id, Some(options.build())).await
 }
 
 pub async fn remove(docker: &bollard::Docker, id: &str, volumes: bool) -> Result<(), DockerError> {

@@ -6,6 +6,7 @@
 
 mod converge;
 mod down;
+mod failures;
 mod find;
 mod images;
 mod logs;

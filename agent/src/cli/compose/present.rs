@@ -81,6 +81,8 @@ fn container(summary: ContainerSummary) -> Option<Container> {
             hash: label(Labels::HASH),
             image: if image.is_empty() { summary.image_id.unwrap_or_default() } else { image },
             running: matches!(state.as_str(), "running" | "restarting" | "paused"),
+            // The list does not say it; who needs it looks.
+            cut_off: false,
         },
         service: label(Labels::SERVICE),
         one_off: label(Labels::ONE_OFF) == "True",

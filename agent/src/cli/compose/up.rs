@@ -5,14 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use futures_util::future::try_join_all;
-use tenantry_compose::plan::Recreate;
-use tenantry_compose::{Condition, PullPolicy, order};
+use tenantry_compose::plan::{Change, Recreate};
+use tenantry_compose::{Condition, Dependency, PullPolicy, order};
 use tokio::sync::watch;
 
 use super::converge::{self, How};
 use super::present::{self, Container};
-use super::{Compose, done, images, logs, wait};
+use super::{Compose, done, failures, images, logs, wait};
 
 #[derive(Debug, Args)]
 pub struct UpFlags {
@@ -61,6 +60,9 @@ enum Pull {
 
 #[derive(Debug, Args)]
 pub struct ScaleFlags {
+    /// Leave the services alone that the named ones depend on.
+    #[arg(long)]
+    no_deps: bool,
     #[arg(required = true, value_name = "SERVICE=NUMBER")]
     scale: Vec<String>,
 }
@@ -99,7 +101,7 @@ pub async fn up(compose: &Compose<'_>, flags: UpFlags) -> anyhow::Result<ExitCod
     }
     let there = present::of_services(compose.docker, &project.name, &services).await?;
     if flags.wait {
-        try_join_all(there.iter().map(|container| healthy(compose, container))).await?;
+        failures::all(there.iter().map(|container| healthy(compose, container))).await?;
     }
     if flags.detach || flags.wait {
         return Ok(ExitCode::SUCCESS);
@@ -114,8 +116,11 @@ async fn healthy(compose: &Compose<'_>, container: &Container) -> anyhow::Result
 }
 
 pub async fn scale(compose: &Compose<'_>, flags: ScaleFlags) -> anyhow::Result<()> {
-    let services = flags.services();
     let compose = &scaled(compose, &flags.scale)?;
+    let services = match flags.no_deps {
+        true => flags.services(),
+        false => order::order(&compose.project, &flags.services())?,
+    };
     converge::provide(compose, &services).await?;
     let image_ids = images::provide(compose, &services, false, None).await?;
     let how = How { recreate: Recreate::Never, start: true, stop_timeout: None };
@@ -158,10 +163,18 @@ async fn orphans(compose: &Compose<'_>, remove: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How far a service is; `Some` when its containers are started: whether any is new.
-type Progress = watch::Receiver<Option<bool>>;
+/// How far a service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Far {
+    OnItsWay,
+    Done(Change),
+    Failed,
+}
 
-/// All services at once, each behind those that it depends on.
+type Progress = watch::Receiver<Far>;
+
+/// All services at once, each behind those of them that it depends on. One that fails ends
+/// those that need it, and no other.
 pub async fn all(
     compose: &Compose<'_>,
     services: &[String],
@@ -169,65 +182,86 @@ pub async fn all(
     how: How,
 ) -> anyhow::Result<()> {
     let channels: BTreeMap<&String, _> =
-        services.iter().map(|name| (name, watch::channel(None))).collect();
+        services.iter().map(|name| (name, watch::channel(Far::OnItsWay))).collect();
     let progress: BTreeMap<&String, Progress> =
         channels.iter().map(|(name, (_, progress))| (*name, progress.clone())).collect();
-    let one = async |name: &String| {
-        let (report, _) = &channels[name];
-        let restart = match how.start {
-            true => dependencies(compose, name, &progress).await?,
-            false => false,
-        };
-        let recreate = if restart { Recreate::Always } else { how.recreate };
+    let converged = async |name: &String| {
+        let restart = dependencies(compose, name, &progress, how.start).await?;
         let service = &compose.project.services[name];
-        let how = How { recreate, ..how };
-        let is_new = converge::converge(compose, service, &image_ids[name], how).await;
-        let is_new = is_new.with_context(|| format!("service {name}"))?;
-        // Whoever waits holds the other end; if nobody does, nobody needs to know.
-        let _ = report.send(Some(is_new));
-        anyhow::Ok(())
+        let change = converge::converge(compose, service, &image_ids[name], how, restart).await;
+        change.with_context(|| format!("service {name}"))
     };
-    try_join_all(services.iter().map(one)).await.map(drop)
+    let one = async |name: &String| {
+        let change = converged(name).await;
+        let (report, _) = &channels[name];
+        // Whoever waits holds the other end; if nobody does, nobody needs to know.
+        let _ = report.send(change.as_ref().map_or(Far::Failed, |change| Far::Done(*change)));
+        change
+    };
+    failures::all(services.iter().map(one)).await
 }
 
 /// Until what a service depends on, and is there, is far enough.
 pub async fn ready(compose: &Compose<'_>, name: &str) -> anyhow::Result<()> {
-    dependencies(compose, name, &BTreeMap::new()).await.map(drop)
+    for (other, dependency) in &compose.project.services[name].depends_on {
+        far_enough(compose, name, other, dependency).await?;
+    }
+    Ok(())
 }
 
-/// Waits for what a service depends on; whether it must begin anew since that is new.
+/// Waits for what a service depends on and is brought up beside it, as far as that is asked for;
+/// whether it must begin again since that did. Others are left alone: `--no-deps`.
 async fn dependencies(
     compose: &Compose<'_>,
     name: &str,
     progress: &BTreeMap<&String, Progress>,
+    start: bool,
 ) -> anyhow::Result<bool> {
+    let service = &compose.project.services[name];
     let mut restart = false;
-    for (other, dependency) in &compose.project.services[name].depends_on {
-        if let Some(progress) = progress.get(other) {
-            let mut progress = progress.clone();
-            let is_new = progress.wait_for(Option::is_some).await;
-            restart |= dependency.restart && is_new.is_ok_and(|is_new| *is_new == Some(true));
+    for (other, dependency) in &service.depends_on {
+        let Some(progress) = progress.get(other) else { continue };
+        let far = *progress.clone().wait_for(|far| *far != Far::OnItsWay).await?;
+        match far {
+            Far::Done(change) => restart |= service.restarts_with(other, change),
+            _ if dependency.required => {
+                anyhow::bail!("{name} is not begun: it depends on {other}");
+            }
+            _ => continue,
         }
-        let services = [other.clone()];
-        let there = present::of_services(compose.docker, &compose.project.name, &services).await?;
-        for container in there {
-            let name_of = &container.present.name;
-            let far = wait::until(compose.docker, name_of, dependency.condition).await;
-            match far {
-                Ok(()) => {}
-                Err(error) if !dependency.required => eprintln!("tenantry: {error:#}"),
-                Err(error) => {
-                    return Err(error.context(format!("{name} depends on {other}")));
-                }
-            }
-            if dependency.condition != Condition::Started {
-                let what = match dependency.condition {
-                    Condition::Healthy => "Healthy",
-                    _ => "Exited",
-                };
-                done("Container", name_of, what);
-            }
+        if start {
+            far_enough(compose, name, other, dependency).await?;
         }
     }
-    Ok(restart)
+    Ok(restart && start)
+}
+
+/// Until the containers of `other` are as far as `name` asks for.
+async fn far_enough(
+    compose: &Compose<'_>,
+    name: &str,
+    other: &str,
+    dependency: &Dependency,
+) -> anyhow::Result<()> {
+    let services = [other.to_owned()];
+    let there = present::of_services(compose.docker, &compose.project.name, &services).await?;
+    for container in there {
+        let name_of = &container.present.name;
+        let far = wait::until(compose.docker, name_of, dependency.condition).await;
+        match far {
+            Ok(()) => {}
+            Err(error) if !dependency.required => eprintln!("tenantry: {error:#}"),
+            Err(error) => {
+                return Err(error.context(format!("{name} depends on {other}")));
+            }
+        }
+        if dependency.condition != Condition::Started {
+            let what = match dependency.condition {
+                Condition::Healthy => "Healthy",
+                _ => "Exited",
+            };
+            done("Container", name_of, what);
+        }
+    }
+    Ok(())
 }

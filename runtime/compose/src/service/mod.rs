@@ -23,6 +23,7 @@ pub use networks::Attachment;
 use crate::error::Result;
 use crate::load::Files;
 use crate::node::{At, Fields};
+use crate::plan::Change;
 use crate::project::{Network, Volume};
 
 #[derive(Clone, Debug)]
@@ -106,6 +107,39 @@ impl Service {
         depends.chain(shared).chain(links).chain(volumes)
     }
 
+    /// Services of whose containers it has namespaces, each with what the Engine API says of
+    /// that namespace.
+    fn lenders<'a>(&'a self, host: &'a HostConfig) -> [(Option<&'a str>, Option<&'a str>); 3] {
+        [
+            (self.network_of.as_deref(), host.network_mode.as_deref()),
+            (self.pid_of.as_deref(), host.pid_mode.as_deref()),
+            (self.ipc_of.as_deref(), host.ipc_mode.as_deref()),
+        ]
+    }
+
+    pub fn shares_namespaces(&self) -> bool {
+        self.lenders(&HostConfig::default()).iter().any(|(of, _)| of.is_some())
+    }
+
+    /// Whether one of its containers has namespaces of another container than the one that lends
+    /// them now. `host` is the container's own, `lent` each service's container by its id; who is
+    /// not in it lends nothing and cuts nobody off.
+    pub fn is_cut_off(&self, host: &HostConfig, lent: impl Fn(&str) -> Option<String>) -> bool {
+        self.lenders(host).into_iter().any(|(of, mode)| {
+            let id = of.and_then(&lent);
+            id.is_some_and(|id| mode.unwrap_or_default() != format!("container:{id}"))
+        })
+    }
+
+    /// Whether a change of `other` makes it begin again: since the file says so, or since it has
+    /// namespaces that end with the other's processes.
+    pub fn restarts_with(&self, other: &str, change: Change) -> bool {
+        let lenders = [&self.network_of, &self.pid_of, &self.ipc_of];
+        let shares = lenders.into_iter().any(|of| of.as_deref() == Some(other));
+        let is_told = self.depends_on.get(other).is_some_and(|dependency| dependency.restart);
+        (shares && change >= Change::Started) || (is_told && change == Change::Made)
+    }
+
     /// The first is the one that a container begins on.
     pub fn attachments_by_priority(&self) -> Vec<(&String, &Attachment)> {
         let mut all: Vec<_> = self.attachments.iter().collect();
@@ -142,8 +176,12 @@ pub fn read(name: &str, at: &At<'_>, context: &Context<'_>) -> Result<Service> {
     let pid_of = shared(&mut parts.host.pid_mode);
     let ipc_of = shared(&mut parts.host.ipc_mode);
     let mut depends_on = fields.read("depends_on", dependencies::read)?.unwrap_or_default();
-    let implied = links.iter().map(|(of, _)| of).chain(volumes_of.iter().map(|(of, _)| of));
-    for other in implied.chain(&network_of).chain(&pid_of).chain(&ipc_of) {
+    let linked = links.iter().map(|(of, _)| of);
+    for other in linked.chain(&network_of).chain(&pid_of).chain(&ipc_of) {
+        let implied = Dependency { restart: true, ..Dependency::default() };
+        depends_on.entry(other.clone()).or_insert(implied);
+    }
+    for (other, _) in &volumes_of {
         depends_on.entry(other.clone()).or_default();
     }
     if let Some(at) = fields.get("depends_on").filter(|_| depends_on.contains_key(name)) {
