@@ -10,7 +10,7 @@ use futures_util::TryStreamExt as _;
 use futures_util::future::try_join_all;
 
 use super::present::{self, Container};
-use super::{Compose, converge};
+use super::{Compose, converge, failures};
 
 #[derive(Debug, Args)]
 pub struct LogsFlags {
@@ -55,10 +55,10 @@ pub async fn until_end(
     eprintln!("stopping; once more Ctrl-C leaves the containers to themselves");
     let stop = |container: &Container| {
         let id = container.present.id.clone();
-        async move { converge::stop(compose.docker, &id, timeout).await }
+        async move { Ok(converge::stop(compose.docker, &id, timeout).await?) }
     };
     tokio::select! {
-        stopped = try_join_all(there.iter().map(stop)) => drop(stopped?),
+        stopped = failures::all(there.iter().map(stop)) => stopped?,
         interrupted = tokio::signal::ctrl_c() => interrupted?,
     }
     // As a shell says it of a program that Ctrl-C ended.

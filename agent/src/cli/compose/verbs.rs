@@ -2,9 +2,9 @@
 
 use bollard::query_parameters as query;
 use clap::Args;
-use futures_util::future::try_join_all;
 use tenantry_compose::order;
 
+use super::failures::{self, Failures};
 use super::present::{self, Container};
 use super::{Compose, converge, done};
 
@@ -67,6 +67,7 @@ pub async fn start(compose: &Compose<'_>, flags: &ServicesFlags) -> anyhow::Resu
 }
 
 pub async fn stop(compose: &Compose<'_>, flags: &StopFlags) -> anyhow::Result<()> {
+    let mut failures = Failures::default();
     for wave in waves(compose, &flags.services).await?.into_iter().rev() {
         let running = wave.iter().filter(|container| container.present.running);
         let stop = async |container: &Container| {
@@ -74,63 +75,69 @@ pub async fn stop(compose: &Compose<'_>, flags: &StopFlags) -> anyhow::Result<()
             done("Container", &container.present.name, "Stopped");
             anyhow::Ok(())
         };
-        try_join_all(running.map(stop)).await?;
+        failures.note(failures::all(running.map(stop)).await);
     }
-    Ok(())
+    failures.end()
 }
 
 pub async fn restart(compose: &Compose<'_>, flags: &StopFlags) -> anyhow::Result<()> {
+    let mut failures = Failures::default();
     for wave in waves(compose, &flags.services).await? {
-        let mut options = query::RestartContainerOptionsBuilder::new();
-        if let Some(seconds) = flags.timeout {
-            options = options.t(seconds);
-        }
-        let options = options.build();
         let restart = async |container: &Container| {
-            let id = &container.present.id;
-            compose.docker.restart_container(id, Some(options.clone())).await?;
+            converge::restart(compose.docker, &container.present.id, flags.timeout).await?;
             done("Container", &container.present.name, "Restarted");
             anyhow::Ok(())
         };
-        try_join_all(wave.iter().map(restart)).await?;
+        failures.note(failures::all(wave.iter().map(restart)).await);
     }
-    Ok(())
+    failures.end()
 }
 
-async fn running(compose: &Compose<'_>, services: &[String]) -> anyhow::Result<Vec<Container>> {
+/// Those of the services that are in one of these states.
+async fn in_state(
+    compose: &Compose<'_>,
+    services: &[String],
+    states: &[&str],
+) -> anyhow::Result<Vec<Container>> {
     let mut all = present::of_services(compose.docker, &compose.project.name, services).await?;
-    all.retain(|container| container.present.running);
+    all.retain(|container| states.contains(&container.state.as_str()));
     Ok(all)
 }
 
 pub async fn kill(compose: &Compose<'_>, flags: &KillFlags) -> anyhow::Result<()> {
-    for container in running(compose, &flags.services).await? {
+    let there = in_state(compose, &flags.services, &["running", "restarting", "paused"]).await?;
+    let kill = async |container: &Container| {
         let options = query::KillContainerOptionsBuilder::new().signal(&flags.signal).build();
         compose.docker.kill_container(&container.present.id, Some(options)).await?;
         done("Container", &container.present.name, "Killed");
-    }
-    Ok(())
+        Ok(())
+    };
+    failures::all(there.iter().map(kill)).await
 }
 
 pub async fn pause(compose: &Compose<'_>, flags: &ServicesFlags) -> anyhow::Result<()> {
-    for container in running(compose, &flags.services).await? {
+    let there = in_state(compose, &flags.services, &["running"]).await?;
+    let pause = async |container: &Container| {
         compose.docker.pause_container(&container.present.id).await?;
         done("Container", &container.present.name, "Paused");
-    }
-    Ok(())
+        Ok(())
+    };
+    failures::all(there.iter().map(pause)).await
 }
 
 pub async fn unpause(compose: &Compose<'_>, flags: &ServicesFlags) -> anyhow::Result<()> {
-    for container in running(compose, &flags.services).await? {
+    let there = in_state(compose, &flags.services, &["paused"]).await?;
+    let unpause = async |container: &Container| {
         compose.docker.unpause_container(&container.present.id).await?;
         done("Container", &container.present.name, "Unpaused");
-    }
-    Ok(())
+        Ok(())
+    };
+    failures::all(there.iter().map(unpause)).await
 }
 
 pub async fn rm(compose: &Compose<'_>, flags: &RmFlags) -> anyhow::Result<()> {
     let all = present::of_services(compose.docker, &compose.project.name, &flags.services).await?;
-    for container in all {
+    let remove = async |container: &Container| {
         let present = &container.present;
         if present.running && flags.stop {
             converge::stop(compose.docker, &present.id, None).await?;
@@ -139,6 +146,7 @@ pub async fn rm(compose: &Compose<'_>, flags: &RmFlags) -> anyhow::Result<()> {
             converge::remove(compose.docker, &present.id, flags.volumes).await?;
             done("Container", &present.name, "Removed");
         }
-    }
-    Ok(())
+        Ok(())
+    };
+    failures::all(all.iter().map(remove)).await
 }
