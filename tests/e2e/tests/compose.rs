@@ -249,6 +249,70 @@ fn profiles_one_off_programs_secrets_and_shared_namespaces() {
 }
 
 #[test]
+fn who_depends_on_a_service_goes_with_it_and_one_refusal_ends_nothing_else() {
+    skip_without_docker!();
+    let agent = TestAgent::start();
+    let text = format!(
+        "x-all: &all {{image: {IMAGE}, command: sleep 1000}}\n\
+         services:\n  \
+           lender: {{<<: *all, environment: [EDITION], volumes: ['kept:/kept']}}\n  \
+           guest: {{<<: *all, network_mode: 'service:lender'}}\n  \
+           told: {{<<: *all, depends_on: {{lender: {{condition: service_started, restart: true}}}}}}\n  \
+           migrate: {{image: {IMAGE}, command: 'true'}}\n  \
+           web:\n    <<: *all\n    \
+             depends_on: {{migrate: {{condition: service_completed_successfully}}}}\n\
+         volumes: {{kept: }}\n"
+    );
+    let file = file(&agent, &text);
+    let mut ours = Project { agent: &agent, client: Client::Ours, file, edition: "1" };
+    // What was only made has completed nothing.
+    ours.ok(&["up", "--no-start"]);
+    ours.ok(&["scale", "web=2"]);
+    let migrated = ok(&agent, &["inspect", "-f", "{{.State.StartedAt}}", "shop-migrate-1"]);
+    assert!(!migrated.starts_with("0001"), "{migrated}");
+    ours.ok(&["up", "-d", "-t", "0"]);
+    ours.ok(&["exec", "-T", "told", "touch", "/own"]);
+    let first = ours.running();
+
+    // A dependency that is only started again makes nobody anew.
+    ours.ok(&["stop", "-t", "0"]);
+    ours.ok(&["up", "-d", "-t", "0"]);
+    assert_eq!(ours.running(), first);
+
+    // A new one does: who lives in its namespaces is new, who is told to restart restarts.
+    let told = agent.pid_of("shop-told-1");
+    ours.edition = "2";
+    ours.ok(&["up", "-d", "-t", "0"]);
+    let second = ours.running();
+    assert_ne!(second["lender"], first["lender"]);
+    assert_ne!(second["guest"], first["guest"]);
+    assert_eq!(second["told"], first["told"]);
+    assert_ne!(agent.pid_of("shop-told-1"), told);
+    ours.ok(&["exec", "-T", "told", "ls", "/own"]);
+    let network =
+        |name: &str| fs::read_link(format!("/proc/{}/ns/net", agent.pid_of(name))).unwrap();
+    assert_eq!(network("shop-guest-1"), network("shop-lender-1"));
+
+    // One that is not paused does not keep the one behind it so.
+    ours.ok(&["pause", "told"]);
+    ours.ok(&["unpause"]);
+    assert_eq!(agent.state("shop-told-1"), "running");
+
+    // A stranger keeps its network and nothing else.
+    ok(
+        &agent,
+        &["run", "-d", "--name", "stranger", "--network", "shop_default", IMAGE, "sleep", "99"],
+    );
+    let error = ours.fails(&["down", "-v", "-t", "0"]);
+    assert!(error.contains("network shop_default"), "{error}");
+    assert_eq!(ok(&agent, &["ps", "-a", "--format", "{{.Names}}"]), "stranger");
+    assert!(ok(&agent, &["volume", "ls", "-q"]).is_empty());
+    ok(&agent, &["rm", "-f", "stranger"]);
+    ours.ok(&["down"]);
+    agent.finish();
+}
+
+#[test]
 fn what_cannot_be_is_said_and_leaves_nothing_half_made() {
     skip_unless_possible!();
     let agent = TestAgent::start();
