@@ -319,18 +319,31 @@ impl Layer<'_> {
             });
         }
         self.make_room(entry, name)?;
-        let metadata = self.metadata(entry)?;
         let file = self.tree.make_file(name).map_err(self.failed(entry, "make file"))?;
-        let file = File::from(file);
+        let filled = self.fill(entry, &File::from(file), content);
+        if filled.is_err() && self.dialect == Dialect::Over {
+            // What is unpacked into a container stays there: not half a file.
+            let _ = self.tree.remove(name);
+        }
+        filled
+    }
+
+    fn fill<R: Read>(
+        &mut self,
+        entry: &Entry,
+        file: &File,
+        content: &mut Content<'_, '_, R>,
+    ) -> Result<()> {
+        let metadata = self.metadata(entry)?;
         let whole = [Segment { offset: 0, bytes: entry.size }];
         let segments = entry.sparse.as_deref().unwrap_or(&whole);
         for segment in segments {
-            self.write(entry, &file, segment, content)?;
+            self.write(entry, file, segment, content)?;
         }
         let finished = file
             .set_len(entry.size)
-            .and_then(|()| tree::set_metadata(&file, &metadata))
-            .and_then(|()| tree::set_mtime(&file, entry.mtime));
+            .and_then(|()| tree::set_metadata(file, &metadata))
+            .and_then(|()| tree::set_mtime(file, entry.mtime));
         finished.map_err(self.failed(entry, "set attributes of"))?;
         self.size_bytes += entry.size;
         Ok(())

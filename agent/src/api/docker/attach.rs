@@ -6,6 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::pin::pin;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
@@ -27,6 +28,9 @@ use crate::api::error::{ApiError, ApiResult};
 pub type RawStream = TokioIo<Upgraded>;
 
 /// Docker writes booleans as `1`, `true`, `True`, `0`, or leaves them out.
+/// Between a stream's head and the stream.
+const HEAD_START: Duration = Duration::from_millis(5);
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct AttachQuery {
@@ -69,7 +73,7 @@ pub async fn attach(
     let types = wants_stdin && terminal && config.open_stdin;
     app.engine.note(&id, Action::Attach, &[])?;
     tokio::spawn(async move {
-        let Ok(upgraded) = upgrade.await else { return };
+        let Some(upgraded) = opened(upgrade).await else { return };
         let (reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
         let (leave, left) = oneshot::channel();
         if let Some(stdin) = stdin {
@@ -160,6 +164,14 @@ pub fn upgrade(mut request: Request, terminal: bool) -> ApiResult<(Response, OnU
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = headers;
     Ok((response, upgrade))
+}
+
+/// The raw stream, a moment after its head was sent. Docker's library for Python reads the head
+/// through a buffer and the stream past it: what came together with the head would be lost.
+pub async fn opened(upgrade: OnUpgrade) -> Option<Upgraded> {
+    let upgraded = upgrade.await.ok()?;
+    tokio::time::sleep(HEAD_START).await;
+    Some(upgraded)
 }
 
 /// What a client reads.

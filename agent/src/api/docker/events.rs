@@ -22,7 +22,9 @@ use crate::api::error::{ApiError, ApiResult};
 #[serde(default)]
 pub struct EventsQuery {
     filters: Option<String>,
-    /// When the stream ends; what was before it began is not kept.
+    /// Checked, and no more: what was before the stream began is not kept.
+    since: Option<String>,
+    /// When the stream ends.
     until: Option<String>,
 }
 
@@ -32,7 +34,10 @@ pub async fn events(
 ) -> ApiResult<Response> {
     let allowed = ["type", "event", "container", "image", "label", "network", "volume"];
     let filters = Filters::parse(query.filters.as_deref(), &allowed)?;
-    let end = query.until.filter(|text| !text.is_empty()).map(ends).transpose()?;
+    let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let moment = |field| move |text: String| until_then(field, &text);
+    given(query.since).map(moment("since")).transpose()?;
+    let end = given(query.until).map(moment("until")).transpose()?;
     let lines = all(&app).filter_map(move |event| {
         let line = fits(&filters, &event).then(|| Bytes::from(event.to_string() + "\n"));
         std::future::ready(line.map(Ok::<_, std::io::Error>))
@@ -65,11 +70,10 @@ fn all(app: &Shared) -> impl Stream<Item = Value> + Send + use<> {
     futures_util::stream::select(containers, futures_util::stream::select(images, objects))
 }
 
-fn ends(until: String) -> ApiResult<Duration> {
+fn until_then(field: &'static str, text: &str) -> ApiResult<Duration> {
     let now = jiff::Timestamp::now();
     let allowed = "a time, or seconds since 1970";
-    let end =
-        filters::moment(&until, now).ok_or_else(|| ApiError::invalid("until", &until, allowed))?;
+    let end = filters::moment(text, now).ok_or_else(|| ApiError::invalid(field, text, allowed))?;
     Ok(Duration::from_secs(u64::try_from(end - now.as_second()).unwrap_or(0)))
 }
 

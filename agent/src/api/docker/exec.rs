@@ -22,7 +22,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 
 use super::super::{Shared, is_running, logs};
-use super::attach::{RawStream, feed, upgrade};
+use super::attach::{RawStream, feed, opened, upgrade};
 use super::terminal::{self, Keys, Left, ResizeQuery};
 use crate::api::error::{ApiError, ApiResult};
 
@@ -200,7 +200,7 @@ pub async fn start(
     let (response, upgrade) = upgrade(request, false)?;
     let handle = run(&app, &id, &exec, stdio).await?;
     tokio::spawn(async move {
-        let Ok(upgraded) = upgrade.await else { return };
+        let Some(upgraded) = opened(upgrade).await else { return };
         let (reader, mut writer) = tokio::io::split(hyper_util::rt::TokioIo::new(upgraded));
         if let Some(stdin) = ends.stdin {
             tokio::spawn(feed(reader, stdin));
@@ -236,7 +236,7 @@ async fn start_with_terminal(
     let interactive = exec.config.attach_stdin.unwrap_or(false);
     tokio::spawn(async move {
         let upgraded = match upgrade {
-            Some(upgrade) => upgrade.await.ok(),
+            Some(upgrade) => opened(upgrade).await,
             None => None,
         };
         let (leave, left) = oneshot::channel();

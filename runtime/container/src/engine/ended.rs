@@ -111,8 +111,15 @@ pub(super) async fn ended(
     tracing::debug!(container_id = cell.id, oom_kills, micros, "looked for OOM kills");
     cell.update(|inner| inner.record.oom_kills += oom_kills);
     let mut outcome = outcome(verdict, oom_kills > 0);
-    if let Ok(left) = record::read_json::<ExitRecord>(&cell.dir.join(launch::EXIT_FILE)) {
-        outcome.lost_output_bytes = left.lost_output_bytes;
+    match record::read_json::<ExitRecord>(&cell.dir.join(launch::EXIT_FILE)) {
+        Ok(left) => outcome.lost_output_bytes = left.lost_output_bytes,
+        Err(error) => {
+            tracing::warn!(container_id = cell.id, %error, "what output was lost is not known");
+        }
+    }
+    if outcome.lost_output_bytes > 0 {
+        let bytes = outcome.lost_output_bytes;
+        tracing::warn!(container_id = cell.id, bytes, "output lost: its log was not written");
     }
     let decision = judge(shared, cell, outcome, running.since.elapsed());
     if let Some(throttled) = &running.throttled {

@@ -138,7 +138,7 @@ assert made.tags == ["picture:v1"], made.tags
 assert made.tag("copy", tag="v2")
 assert {"picture:v1", "copy:v2"} <= {tag for one in client.images.list() for tag in one.tags}
 assert made.history()[0]["Id"]
-saved = b"".join(client.images.get("picture:v1").save(named=True))
+saved = b"".join(client.images.get("picture:v1").save(named="picture:v1"))
 client.images.remove("picture:v1")
 client.images.remove("copy:v2")
 assert client.images.load(saved)[0].tags == ["picture:v1"]
