@@ -53,6 +53,7 @@ pub struct App {
     pub hierarchy: Hierarchy,
     pub execs: docker::exec::Execs,
     pub image_events: Arc<docker::images::events::ImageEvents>,
+    pub event_history: docker::event_history::EventHistory,
     pub collector: Collector,
     pub controller: Arc<Controller>,
     pub rules: Arc<Rules>,

@@ -14,6 +14,7 @@ use tenantry_network::{
 
 use super::{FOREIGN_STATE, Refusal, SLOTS_STATE};
 use crate::api::App;
+use crate::api::docker::event_history::EventHistory;
 use crate::api::docker::exec::Execs;
 use crate::api::docker::images::events::ImageEvents;
 use crate::audit::{Audit, FileLimits};
@@ -247,6 +248,7 @@ pub(super) async fn assemble(
                 hierarchy,
                 execs: Execs::default(),
                 image_events,
+                event_history: EventHistory::default(),
                 collector,
                 controller,
                 rules,

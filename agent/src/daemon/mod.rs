@@ -181,6 +181,8 @@ async fn serve(app: Arc<App>) -> Result<(), Refusal> {
     let signals = Refusal::failed::<std::io::Error>;
     let mut terminate = signal(SignalKind::terminate()).map_err(signals("signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(signals("signals"))?;
+    let (events, keeper) = (api::docker::events::all(&app), Arc::clone(&app));
+    tokio::spawn(async move { keeper.event_history.keep(events).await });
     let docker_service =
         tower::util::MapRequest::new(api::docker::router(app.clone()), api::docker::strip_version);
     let docker_service = <_ as axum::ServiceExt<Request>>::into_make_service(docker_service);

@@ -188,6 +188,47 @@ pub async fn remove(
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+pub struct PruneQuery {
+    filters: Option<String>,
+}
+
+/// Removes those that neither run nor are to.
+pub async fn prune(
+    State(app): State<Shared>,
+    Query(query): Query<PruneQuery>,
+) -> ApiResult<Json<Value>> {
+    let filters = Filters::parse(query.filters.as_deref(), &["label", "label!", "until"])?;
+    let until = filters.until(jiff::Timestamp::now())?;
+    let sizes = Sizes::new(&app);
+    let (mut removed, mut reclaimed) = (Vec::new(), 0);
+    for container in app.engine.list() {
+        let record = &container.record;
+        let rests =
+            matches!(record.state, Lifecycle::Created | Lifecycle::Exited | Lifecycle::Dead);
+        let created_s = (record.created_unix_ns / 1_000_000_000) as i64;
+        let fits = rests
+            && filters.labels_fit(&record.config.labels)
+            && until.is_none_or(|until| created_s < until);
+        if !fits {
+            continue;
+        }
+        let bytes = sizes.own_bytes(&container).await.unwrap_or(0);
+        match app.engine.remove(&record.id, false).await {
+            Ok(()) => {
+                removed.push(record.id.clone());
+                reclaimed += bytes;
+            }
+            // It was started, or removed, meanwhile.
+            Err(error) => {
+                tracing::info!(container_id = record.id, error = error.chain(), "not pruned");
+            }
+        }
+    }
+    Ok(Json(json!({ "ContainersDeleted": removed, "SpaceReclaimed": reclaimed })))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct WaitQuery {
     condition: Option<String>,
 }

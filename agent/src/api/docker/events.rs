@@ -22,7 +22,7 @@ use crate::api::error::{ApiError, ApiResult};
 #[serde(default)]
 pub struct EventsQuery {
     filters: Option<String>,
-    /// Checked, and no more: what was before the stream began is not kept.
+    /// From when on past events come first; of those the last 256 are kept, as by Docker.
     since: Option<String>,
     /// When the stream ends.
     until: Option<String>,
@@ -34,24 +34,24 @@ pub async fn events(
 ) -> ApiResult<Response> {
     let allowed = ["type", "event", "container", "image", "label", "network", "volume"];
     let filters = Filters::parse(query.filters.as_deref(), &allowed)?;
-    let given = |text: Option<String>| text.filter(|text| !text.is_empty());
-    let moment = |field| move |text: String| until_then(field, &text);
-    given(query.since).map(moment("since")).transpose()?;
-    let end = given(query.until).map(moment("until")).transpose()?;
-    let lines = all(&app).filter_map(move |event| {
-        let line = fits(&filters, &event).then(|| Bytes::from(event.to_string() + "\n"));
+    let since = moment("since", query.since)?;
+    let until = moment("until", query.until)?;
+    let (past, live) = app.event_history.read(since);
+    let live = match until {
+        Some(until) => live.take_until(sleep_until(until)).left_stream(),
+        None => live.right_stream(),
+    };
+    let lines = futures_util::stream::iter(past).chain(live).filter_map(move |event| {
+        let is_late = until.is_some_and(|until| event["time"].as_i64().is_some_and(|t| t > until));
+        let is_wanted = !is_late && fits(&filters, &event);
+        let line = is_wanted.then(|| Bytes::from(event.to_string() + "\n"));
         std::future::ready(line.map(Ok::<_, std::io::Error>))
     });
-    let body = match end {
-        Some(end) => Body::from_stream(lines.take_until(tokio::time::sleep(end))),
-        None => Body::from_stream(lines),
-    };
-    Ok(([("content-type", "application/json")], body).into_response())
+    Ok(([("content-type", "application/json")], Body::from_stream(lines)).into_response())
 }
 
-/// Docker's format has no word for events that a slow reader has missed; the native stream
-/// tells it.
-fn all(app: &Shared) -> impl Stream<Item = Value> + Send + use<> {
+/// Of everything, as it happens.
+pub fn all(app: &Shared) -> impl Stream<Item = Value> + Send + use<> {
     let containers = BroadcastStream::new(app.engine.subscribe());
     let containers =
         containers.filter_map(|event| std::future::ready(event.ok().map(|event| render(&event))));
@@ -70,11 +70,17 @@ fn all(app: &Shared) -> impl Stream<Item = Value> + Send + use<> {
     futures_util::stream::select(containers, futures_util::stream::select(images, objects))
 }
 
-fn until_then(field: &'static str, text: &str) -> ApiResult<Duration> {
-    let now = jiff::Timestamp::now();
+/// In seconds since 1970.
+fn moment(field: &'static str, text: Option<String>) -> ApiResult<Option<i64>> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     let allowed = "a time, or seconds since 1970";
-    let end = filters::moment(text, now).ok_or_else(|| ApiError::invalid(field, text, allowed))?;
-    Ok(Duration::from_secs(u64::try_from(end - now.as_second()).unwrap_or(0)))
+    let moment = filters::moment(&text, jiff::Timestamp::now());
+    moment.map(Some).ok_or_else(|| ApiError::invalid(field, text, allowed))
+}
+
+async fn sleep_until(moment: i64) {
+    let left = moment - jiff::Timestamp::now().as_second();
+    tokio::time::sleep(Duration::from_secs(u64::try_from(left).unwrap_or(0))).await;
 }
 
 fn fits(filters: &Filters, event: &Value) -> bool {

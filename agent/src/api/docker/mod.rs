@@ -12,6 +12,7 @@ pub mod changes;
 pub mod containers;
 pub mod create;
 pub mod differences;
+pub mod event_history;
 pub mod events;
 pub mod exec;
 pub mod filters;
@@ -56,6 +57,7 @@ pub fn router(app: Shared) -> Router {
         .route("/events", get(events::events))
         .route("/containers/json", get(containers::list))
         .route("/containers/create", post(create::create))
+        .route("/containers/prune", post(containers::prune))
         .route("/containers/{id}/json", get(containers::inspect))
         .route("/containers/{id}/start", post(containers::start))
         .route("/containers/{id}/stop", post(containers::stop))

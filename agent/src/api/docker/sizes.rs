@@ -37,7 +37,8 @@ impl<'a> Sizes<'a> {
         view["SizeRootFs"] = (own + image).into();
     }
 
-    async fn own_bytes(&self, container: &Snapshot) -> Option<u64> {
+    /// What it wrote; `None`: not known yet.
+    pub async fn own_bytes(&self, container: &Snapshot) -> Option<u64> {
         let root = container.upper_path();
         loop {
             let found = self.app.collector.fs_usage.ask(&container.record.id, &root, None);

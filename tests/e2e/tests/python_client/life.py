@@ -162,7 +162,9 @@ for wanted in [("container", "create"), ("container", "start"), ("container", "r
     assert wanted in told, (wanted, sorted(set(told)))
 assert client.containers.list(all=True) == []
 assert client.df()["Containers"] in ([], None)
-client.containers.prune()
+left = client.containers.create(image, "true", labels={"pruned": "yes"})
+assert not client.containers.prune(filters={"label": "pruned=no"})["ContainersDeleted"]
+assert client.containers.prune()["ContainersDeleted"] == [left.id]
 client.volumes.prune()
 client.networks.prune()
 print("whole")
