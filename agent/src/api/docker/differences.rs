@@ -287,7 +287,7 @@ mod tests {
         fs::create_dir(&upper).unwrap();
         symlink(dir.path().join("secret"), upper.join("link")).unwrap();
         assert_eq!(walk(&upper, &[]), [("/link".to_owned(), Kind::Added)]);
-        let opened = open(&open(CWD, &upper).unwrap(), "link");
+        let opened = open(open(CWD, &upper).unwrap(), "link");
         assert!(unless_gone(opened).unwrap().is_none());
     }
 
