@@ -33,7 +33,7 @@ const CRUN: &str = "crun";
 /// When a package, the suite or a runtime is not to be had. A test that fails is none.
 pub fn run() -> Result<ExitCode> {
     setup::install(Task::Conformance)?;
-    let built = cargo::build_programs(&["tenantry-oci"])?;
+    let built = cargo::build_programs_of(&["tenantry-oci"])?;
     let place = cargo::target_directory().join("conformance");
     let suite = suite::obtain(&place)?;
     let adapter = place.join("adapter");
