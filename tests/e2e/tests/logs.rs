@@ -66,7 +66,8 @@ fn a_log_has_a_bound_and_is_read_across_its_files() {
         most = most.max(log_bytes(&small));
         ok(&agent, &["logs", "--tail", "1", "small"]) == "over"
     });
-    assert!((20_000..=30_000).contains(&most), "{most} bytes");
+    // Two whole ones, which end where a line does, and the beginning of a third.
+    assert!((15_000..=30_000).contains(&most), "{most} bytes");
     let kept = ok(&agent, &["logs", "small"]);
     let (count, last) = kept.rsplit_once('\n').expect("lines");
     // The first may have begun in a file that is gone.
