@@ -15,7 +15,7 @@ use tenantry_container::{Snapshot, State as Lifecycle, WaitCondition, signals};
 
 use super::super::{Shared, begin, is_running};
 use super::attach::is_true;
-use super::filters::Filters;
+use super::filters::{FilterQuery, Filters};
 use super::sizes::Sizes;
 use super::{create, inspect};
 use crate::api::error::{ApiError, ApiResult};
@@ -186,16 +186,10 @@ pub async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct PruneQuery {
-    filters: Option<String>,
-}
-
 /// Removes those that neither run nor are to.
 pub async fn prune(
     State(app): State<Shared>,
-    Query(query): Query<PruneQuery>,
+    Query(query): Query<FilterQuery>,
 ) -> ApiResult<Json<Value>> {
     let filters = Filters::parse(query.filters.as_deref(), &["label", "label!", "until"])?;
     let until = filters.until(jiff::Timestamp::now())?;

@@ -2,9 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::api::error::{ApiError, ApiResult};
+
+/// Of a request that takes filters and nothing else.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct FilterQuery {
+    pub filters: Option<String>,
+}
 
 /// Values by filter; what is not asked for is empty.
 #[derive(Debug, Default)]

@@ -11,13 +11,12 @@ use axum::response::{IntoResponse as _, Response};
 use bollard::models::{
     Ipam, IpamConfig, NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest,
 };
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tenantry_container::{Error as EngineError, Snapshot};
 use tenantry_network::{CreateNetwork, Driver, Endpoint, NetworkEvent, NetworkRecord, SixWish};
 
 use super::super::Shared;
-use super::filters::Filters;
+use super::filters::{FilterQuery, Filters};
 use super::networking;
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::logs::rfc3339;
@@ -25,12 +24,6 @@ use crate::api::logs::rfc3339;
 /// The bridge's name on the host, as Docker's own driver has it.
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 const MTU: &str = "com.docker.network.driver.mtu";
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct FilterQuery {
-    filters: Option<String>,
-}
 
 pub async fn list(
     State(app): State<Shared>,

@@ -14,7 +14,7 @@ use tenantry_image::{Digest, Removal, Removed};
 use super::events::Action;
 use super::{blocking, list};
 use crate::api::docker::attach::is_true;
-use crate::api::docker::filters::Filters;
+use crate::api::docker::filters::{FilterQuery, Filters};
 use crate::api::docker::registry;
 use crate::api::error::{ApiError, ApiResult};
 use crate::api::{App, Shared};
@@ -85,15 +85,9 @@ pub async fn remove(
     .await
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct PruneQuery {
-    filters: Option<String>,
-}
-
 pub async fn prune(
     State(app): State<Shared>,
-    Query(query): Query<PruneQuery>,
+    Query(query): Query<FilterQuery>,
 ) -> ApiResult<Json<Value>> {
     let allowed = ["dangling", "label", "label!", "until"];
     let filters = Filters::parse(query.filters.as_deref(), &allowed)?;
